@@ -1,0 +1,1 @@
+"""Model configurations: plain data, one file per family."""

@@ -1,0 +1,1 @@
+"""Data sets in one schema, and the phantom data set."""

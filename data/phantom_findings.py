@@ -1,0 +1,544 @@
+"""The findings a phantom can show: what may be asked for, and how each looks on a film.
+
+A finding first changes the person (`adjust_anatomy`: a larger heart, a raised diaphragm, broken ribs), then
+the film (`paint`: fluid replaces air, haze adds density, a tube lies on top). Severity scales size and
+density. Looks follow the Fleischner Society's glossary (Hansell et al., Radiology 246, 2008).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .phantom_anatomy import (
+    SIGN,
+    Anatomy,
+    Break,
+    Chest,
+    angle_level,
+    heart_extent,
+    hilum,
+    lateral_hilum,
+    lateral_outline,
+    lateral_wall,
+    lung_outline,
+    vessel_tree,
+)
+from .phantom_canvas import ellipse, ribbon, smoothstep, spline
+
+SEVERITIES = ("mild", "moderate", "severe")
+_ONE_SIDE, _SIDES, _ZONES = ("left", "right"), ("left", "right", "bilateral"), ("upper", "mid", "lower")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Values a finding's fields may take; an empty tuple stands for `("",)`."""
+
+    sides: tuple[str, ...] = ("",)
+    zones: tuple[str, ...] = ("",)
+    kinds: tuple[str, ...] = ("",)
+
+
+DEVICES = (
+    "endotracheal tube",
+    "central venous catheter",
+    "pacemaker",
+    "nasogastric tube",
+    "sternotomy wires",
+)
+SIDED_DEVICES = ("central venous catheter", "pacemaker")
+
+CHOICES: dict[str, Choices] = {
+    "Enlarged Cardiomediastinum": Choices(),
+    "Cardiomegaly": Choices(),
+    "Lung Opacity": Choices(_SIDES, _ZONES),
+    "Lung Lesion": Choices(_SIDES, _ZONES),
+    "Edema": Choices(("bilateral",)),
+    "Consolidation": Choices(_SIDES, _ZONES),
+    "Pneumonia": Choices(_SIDES, _ZONES),
+    "Atelectasis": Choices(_SIDES, ("mid", "lower")),
+    "Pneumothorax": Choices(_ONE_SIDE),
+    "Pleural Effusion": Choices(_SIDES),
+    "Pleural Other": Choices(_SIDES, _ZONES, ("thickening", "plaques")),
+    "Fracture": Choices(_ONE_SIDE, _ZONES, ("acute", "healed")),
+    "Support Devices": Choices(("", "left", "right"), kinds=DEVICES),
+}
+"""What each observation can be asked for with."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to be seen on a phantom.
+
+    Args:
+        observation: one of `OBSERVATIONS` but "No Finding" (give no findings for that).
+        side: the patient's "left" or "right", "bilateral", or "" where a side makes no sense.
+        zone: "upper", "mid" or "lower", or "" where a zone makes no sense.
+        severity: "mild", "moderate" or "severe".
+        kind: which device, which pleural change, how old a fracture (see `CHOICES`); "" lets the seed decide.
+
+    Raises:
+        ValueError: for a value that this observation does not take; the message lists those it takes.
+    """
+
+    observation: str
+    side: str = ""
+    zone: str = ""
+    severity: str = "moderate"
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        if self.observation not in CHOICES:
+            hint = "give no findings at all" if self.observation == "No Finding" else f"one of {tuple(CHOICES)}"
+            raise ValueError(f"observation {self.observation!r} cannot be drawn: {hint}")
+        choices = CHOICES[self.observation]
+        for name, allowed in (
+            ("side", choices.sides),
+            ("zone", choices.zones),
+            ("severity", SEVERITIES),
+            ("kind", ("", *choices.kinds)),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{self.observation}: {name} {value!r} is none of {allowed}")
+        if self.observation == "Support Devices" and self.kind and bool(self.side) != (self.kind in SIDED_DEVICES):
+            raise ValueError(f"{self.kind}: side {self.side!r}, but only {SIDED_DEVICES} have (and need) a side")
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The patient's sides concerned."""
+        return _ONE_SIDE if self.side == "bilateral" else (self.side,) if self.side else ()
+
+    @property
+    def degree(self) -> int:
+        """0 for mild, 1 for moderate, 2 for severe."""
+        return SEVERITIES.index(self.severity)
+
+
+def complete(finding: Finding, rng: np.random.Generator) -> Finding:
+    """The finding with its kind chosen where it was left open."""
+    kinds = CHOICES[finding.observation].kinds
+    if finding.kind or kinds == ("",):
+        return finding
+    if finding.observation == "Support Devices":
+        kinds = tuple(kind for kind in kinds if (kind in SIDED_DEVICES) == bool(finding.side))
+    return replace(finding, kind=str(rng.choice(kinds)))
+
+
+# ------------------------------------------------------------------------------------------- the person
+
+CARDIOTHORACIC_RATIO = ((0.565, 0.60), (0.61, 0.65), (0.66, 0.71))
+"""Of an enlarged heart, by severity; a normal one stays below 0.5."""
+MEDIASTINUM = ((0.092, 0.10), (0.112, 0.122), (0.135, 0.15))
+"""Half the width of a wide upper mediastinum; a normal one stays below 0.065."""
+_RIBS_OF_ZONE = {"upper": (2, 3, 4), "mid": (4, 5, 6), "lower": (6, 7, 8)}
+
+
+def adjust_anatomy(anatomy: Anatomy, finding: Finding, rng: np.random.Generator) -> Anatomy:
+    """The person with what the finding changes in shape."""
+    degree = finding.degree
+    match finding.observation:
+        case "Cardiomegaly":
+            return replace(anatomy, cardiothoracic_ratio=rng.uniform(*CARDIOTHORACIC_RATIO[degree]))
+        case "Enlarged Cardiomediastinum":
+            return replace(anatomy, mediastinum=rng.uniform(*MEDIASTINUM[degree]))
+        case "Edema":
+            return replace(anatomy, upper_vessels=1.3 + 0.25 * degree)
+        case "Atelectasis":
+            lift = (0.012, 0.03, 0.055)[degree]
+            domes = {f"dome_{side}": anatomy.dome(side) - lift for side in finding.sides}
+            pull = sum(SIGN[side] for side in finding.sides) * (0.0, 0.006, 0.018)[degree]
+            return replace(anatomy, **domes, shift=anatomy.shift + pull)
+        case "Pneumothorax" | "Pleural Effusion":
+            push = -sum(SIGN[side] for side in finding.sides) * (0.0, 0.0, 0.028)[degree]
+            return replace(anatomy, shift=anatomy.shift + push)
+        case "Fracture":
+            ribs = _RIBS_OF_ZONE[finding.zone][: degree + 1]
+            healed = finding.kind == "healed"
+            place = rng.uniform(0.5, 0.8)
+            offset = 0.007 if healed else rng.uniform(0.018, 0.025)
+            new = tuple(
+                Break(side, rib, place + rng.uniform(-0.05, 0.05), offset, healed)
+                for side in finding.sides
+                for rib in ribs
+            )
+            return replace(anatomy, breaks=anatomy.breaks + new)
+    return anatomy
+
+
+# --------------------------------------------------------------------------------------------- the film
+
+
+def paint(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
+    """Draw the finding into the chest's fields."""
+    painter = _PAINTERS.get(finding.observation)
+    if painter is not None:
+        painter(chest, finding, rng)
+
+
+def _key(chest: Chest, side: str) -> str:
+    return "both" if chest.lateral else side
+
+
+def _solidify(chest: Chest, side: str, cover: np.ndarray) -> None:
+    """Replace air by fluid or tissue where `cover` is 1; vessels drown in it."""
+    chest.air[_key(chest, side)] *= 1 - cover
+    if chest.lateral:
+        # The other lung's air stays in the beam.
+        cover = cover * np.float32(0.9)
+    chest.vessels *= 1 - np.float32(0.85) * cover
+
+
+def _sides(chest: Chest, finding: Finding) -> tuple[str, ...]:
+    """Sides to draw on; on a lateral film both sides of a finding project onto one another."""
+    return finding.sides[:1] if chest.lateral else finding.sides
+
+
+_LATERAL_CENTRE = {"upper": (0.02, 0.2), "mid": (-0.12, 0.6), "lower": (0.16, 0.88)}
+
+
+def _centre(chest: Chest, side: str, zone: str, rng: np.random.Generator) -> tuple[float, float]:
+    """A point in the zone: frontal zones by height, lateral ones also from front to back."""
+    a = chest.anatomy
+    jitter_u, jitter_v = rng.uniform(-0.03, 0.03, 2)
+    if chest.lateral:
+        u, level = _LATERAL_CENTRE[zone]
+        return u + jitter_u, a.apex + level * (a.dome_right - a.apex) + jitter_v
+    v = a.apex + {"upper": 0.24, "mid": 0.54, "lower": 0.86}[zone] * (a.dome(side) - a.apex) + jitter_v
+    reach = float(lateral_wall(a, v))
+    inner = 0.14 if zone == "lower" and side == "left" else 0.08
+    return SIGN[side] * (inner + (reach - inner) * (0.5 + 4 * jitter_u)), v
+
+
+def _haze(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
+    """Lung Opacity: one even, ill-defined veil through which vessels stay visible."""
+    size, strength = (0.075, 0.10, 0.135)[finding.degree], (0.15, 0.20, 0.26)[finding.degree]
+    for side in _sides(chest, finding):
+        square = chest.canvas.blob(_centre(chest, side, finding.zone, rng), (size * 1.1, size), rng.uniform(0, 3))
+        veil = np.exp(-0.8 * square * square) * (1 + np.float32(0.12) * chest.canvas.texture(rng, 12))
+        chest.density += np.float32(strength) * veil * chest.lungs[_key(chest, side)]
+
+
+def _lesion(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
+    """Lung Lesion: a round, sharply bordered nodule (mild, moderate) or mass; several when bilateral."""
+    count = 1 if finding.side != "bilateral" else 2
+    for side in _sides(chest, finding):
+        for _ in range(count):
+            size = (0.02, 0.03, 0.05)[finding.degree] * rng.uniform(0.9, 1.1)
+            radii = (size, size * rng.uniform(0.88, 1.12))
+            square = chest.canvas.blob(_centre(chest, side, finding.zone, rng), radii, rng.uniform(0, 3))
+            ball = np.sqrt(np.clip(1.15 - square, 0, 1))
+            chest.density += np.float32(0.30) * ball * (0.3 + 0.7 * chest.lungs[_key(chest, side)])
+
+
+def _consolidation(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
+    """Consolidation: part of a lobe as dense as tissue, straight along the fissure, bronchi dark within."""
+    canvas, a = chest.canvas, chest.anatomy
+    height, solid = (0.10, 0.16, 0.25)[finding.degree], (0.62, 0.72, 0.82)[finding.degree]
+    for side in _sides(chest, finding):
+        reach = a.dome(side) - a.apex
+        fissure = a.apex + 0.5 * reach + canvas.u * np.float32(0.05 * rng.normal())
+        edge = np.float32(0.03) * canvas.texture(rng, 7)
+        if finding.zone == "upper":
+            region = smoothstep(0.008, -0.004, canvas.v - fissure) * smoothstep(
+                -height - 0.06, -height + 0.04, canvas.v - fissure + edge
+            )
+        elif finding.zone == "mid":
+            region = smoothstep(-0.008, 0.004, canvas.v - fissure) * smoothstep(
+                height + 0.05, height - 0.04, canvas.v - fissure + edge
+            )
+        else:
+            base = a.dome(side) + (0.05 if not chest.lateral else 0.08)
+            region = smoothstep(base - height - 0.06, base - height + 0.04, canvas.v + edge)
+        if chest.lateral:
+            region = region * (
+                smoothstep(0.0, 0.06, canvas.u + edge) if finding.zone == "lower" else
+                smoothstep(0.09, 0.03, canvas.u + edge) if finding.zone == "mid" else 1
+            )  # fmt: skip
+            root = lateral_hilum(a)
+            course = {"upper": -1.4, "mid": 2.5, "lower": 1.1}[finding.zone]
+        else:
+            root = hilum(a, side)
+            course = {"upper": -0.9, "mid": 0.15, "lower": 1.1}[finding.zone]
+            course = course if side == "left" else np.pi - course
+        directions = course + np.array([-0.5, -0.15, 0.2, 0.55])
+        bronchi = vessel_tree(rng, np.repeat([root], 4, axis=0), directions, 0.105, 0.0125)[: 4 * (2 + 4 + 8)]
+        air_bronchogram = canvas.lines(bronchi, soften=0.0022)
+        cover = region * np.float32(solid) * (1 + np.float32(0.06) * canvas.texture(rng, 14))
+        _solidify(chest, side, np.clip(cover * (1 - 0.55 * air_bronchogram), 0, 0.95))
+
+
+def _pneumonia(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
+    """Pneumonia: many small fluffy patches that run together."""
+    canvas = chest.canvas
+    size, strength = (0.085, 0.115, 0.15)[finding.degree], (0.26, 0.33, 0.40)[finding.degree]
+    for side in _sides(chest, finding):
+        square = canvas.blob(_centre(chest, side, finding.zone, rng), (size, size * 1.15), rng.uniform(0, 3))
+        envelope = smoothstep(1.9, 0.2, square)
+        patches = smoothstep(-0.1, 1.1, canvas.texture(rng, 26) + 0.5 * canvas.texture(rng, 48))
+        chest.density += np.float32(strength) * envelope * patches * chest.lungs[_key(chest, side)]
+
+
+def _edema(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
+    """Edema: bat-wing haze around both hila, thick blurred vessels, Kerley B lines at the bases."""
+    canvas, a, degree = chest.canvas, chest.anatomy, finding.degree
+    strength = np.float32((0.12, 0.19, 0.27)[degree])
+    grain = 1 + np.float32(0.22) * canvas.texture(rng, 30)
+    septa = []
+    for side in _sides(chest, finding):
+        root = lateral_hilum(a) if chest.lateral else hilum(a, side)
+        out = 0.0 if chest.lateral else SIGN[side] * 0.055
+        square = canvas.blob((root[0] + out, root[1] + 0.07), (0.135 + 0.02 * degree, 0.19 + 0.02 * degree))
+        chest.density += strength * np.exp(-square) * grain * chest.lungs[_key(chest, side)]
+        if not chest.lateral:
+            low = a.dome(side) + 0.05
+            for v in np.linspace(low - 0.13, low, 5 + 2 * degree):
+                wall = float(lateral_wall(a, v)) - 0.004
+                septum = np.array([[wall, v], [wall - rng.uniform(0.025, 0.04), v + rng.normal(0, 0.003)]])
+                septa.append((septum * [SIGN[side], 1], 0.005, 0.9))
+    if septa:
+        chest.density += canvas.lines(septa) * np.float32(0.12 + 0.03 * degree)
+    chest.vessels *= np.float32(1.25 + 0.2 * degree)
+
+
+def _atelectasis(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
+    """Atelectasis: plate-like bands, nearly horizontal, above a raised hemidiaphragm."""
+    canvas, a = chest.canvas, chest.anatomy
+    count, strength = (2, 3, 4)[finding.degree], (0.2, 0.25, 0.3)[finding.degree]
+    for side in _sides(chest, finding):
+        bands = []
+        low = a.dome(side) - (0.02 if finding.zone == "lower" else 0.2)
+        for i in range(count):
+            v = low - 0.032 * i + rng.uniform(-0.006, 0.006)
+            length = rng.uniform(0.13, 0.2)
+            if chest.lateral:
+                start = rng.uniform(-0.02, 0.08) if finding.zone == "lower" else rng.uniform(-0.2, -0.1)
+                curve = spline([(start, v), (start + length / 2, v + 0.015), (start + length, v + 0.045)], 6)
+            else:
+                far = float(lateral_wall(a, v)) - rng.uniform(0.02, 0.06)
+                bend = rng.uniform(-0.01, 0.014)
+                slope = rng.uniform(-0.02, 0.03)
+                curve = spline([(far, v + slope), (far - length / 2, v + bend), (far - length, v - slope / 2)], 6)
+                curve = curve * [SIGN[side], 1]
+            taper = np.sin(np.linspace(0.25, np.pi - 0.25, len(curve)))
+            bands.append((ribbon(curve, taper * rng.uniform(0.011, 0.017)), 0.95))
+        chest.density += canvas.fill(bands, soften=0.0025) * np.float32(strength)
+
+
+def _pneumothorax(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
+    """Pneumothorax: the visceral pleura's fine line, and beyond it air without vessels."""
+    canvas, a = chest.canvas, chest.anatomy
+    side = finding.side
+    outline = lateral_outline(a) if chest.lateral else lung_outline(a, side)
+    root = np.array(lateral_hilum(a) if chest.lateral else hilum(a, side)) + [0, 0.05]
+    top, bottom = a.apex, angle_level(a, side)
+    shrink = np.array([0.21, 0.40, 0.62])[finding.degree] * rng.uniform(0.92, 1.08)
+    # Air gathers at the apex; only a large amount also lifts the lung off the diaphragm.
+    at_base = (0.0, 0.1, 0.42)[finding.degree]
+    height = np.clip((bottom - outline[:, 1]) / (bottom - top), 0, 1) ** 0.6
+    factor = 1 - (at_base + (shrink - at_base) * height)
+    collapsed = root + (outline - root) * factor[:, None]
+    lung = canvas.fill([(collapsed, 1.0)], soften=0.002)
+    line = canvas.lines([(np.concatenate([collapsed, collapsed[:1]]), 0.009, 1.0)])
+    key = _key(chest, side)
+    mask = chest.lungs[key]
+    free = mask * (1 - lung)
+    weight = np.float32(0.5 if chest.lateral else 1.0)
+    chest.vessels *= 1 - weight * free
+    chest.air[key] *= 1 + np.float32(0.16) * weight * free
+    inside = mask * lung
+    chest.density += inside * np.float32((0.02, 0.07, 0.2)[finding.degree]) * weight
+    chest.density += line * mask * np.float32(0.17) * weight
+
+
+def _effusion(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
+    """Pleural Effusion: fluid from the costophrenic angle up, its surface a meniscus along the wall."""
+    canvas, a = chest.canvas, chest.anatomy
+    for side in _sides(chest, finding):
+        wave = np.float32(0.006) * canvas.texture(rng, 8)
+        if chest.lateral:
+            level = a.dome_right + 0.185 - (0.10, 0.21, 0.36)[finding.degree]
+            along = np.clip((canvas.u + 0.02) / 0.32, -1, 1)
+            surface = level - 0.09 * np.abs(along) ** 3 + wave
+        else:
+            depth = (0.065, 0.185, 0.36)[finding.degree] * rng.uniform(0.95, 1.05)
+            wall = lateral_wall(a, angle_level(a, side) - depth)
+            along = np.clip(canvas.u * np.float32(SIGN[side] / wall), 0, 1.05)
+            surface = angle_level(a, side) - depth - (0.05 + 0.02 * finding.degree) * (along**5 - 0.35) + wave
+        fluid = smoothstep(-0.012, 0.02, canvas.v - surface)
+        _solidify(chest, side, fluid * np.float32(0.9))
+
+
+def _pleural_other(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
+    for side in _sides(chest, finding):
+        draw = _plaques if finding.kind == "plaques" else _thickening
+        draw(chest, finding, side, rng)
+
+
+def _thickening(chest: Chest, finding: Finding, side: str, rng: np.random.Generator) -> None:
+    """A rind along the chest wall, an apical cap in the upper zone."""
+    canvas, a = chest.canvas, chest.anatomy
+    thick = (0.026, 0.036, 0.05)[finding.degree]
+    reach = a.dome(side) - a.apex
+    low, high = {"upper": (-0.3, 0.2), "mid": (0.3, 0.75), "lower": (0.65, 1.2)}[finding.zone]
+    span = smoothstep(a.apex + (high + 0.1) * reach, a.apex + (high - 0.05) * reach, canvas.v)
+    span = span * smoothstep(a.apex + (low - 0.1) * reach, a.apex + (low + 0.05) * reach, canvas.v)
+    ragged = np.float32(0.004) * canvas.texture(rng, 30)
+    outline = lateral_outline(a) if chest.lateral else lung_outline(a, side)
+    centre = np.array([outline[:, 0].mean(), a.apex + 0.55 * reach])
+    vector = outline - centre
+    shrunk = centre + vector * (1 - thick / np.linalg.norm(vector, axis=1, keepdims=True))
+    inner = canvas.fill([(shrunk, 1.0)], soften=0.004)
+    rind = smoothstep(0.3, 0.7, 1 - inner + ragged * 20) * span
+    if not chest.lateral:
+        # Only along the wall and over the apex, not along heart or diaphragm.
+        wall = lateral_wall(a, np.linspace(0, 1, 65))
+        edge = np.interp(canvas.v[:, 0], np.linspace(0, 1, 65), wall).astype(np.float32)[:, None]
+        near = smoothstep(2.6 * thick, 1.6 * thick, edge - np.abs(canvas.u))
+        rind = rind * np.maximum(near, smoothstep(a.apex + 2 * thick, a.apex + thick, canvas.v))
+    _solidify(chest, side, np.float32(0.62) * rind)
+
+
+def _plaques(chest: Chest, finding: Finding, side: str, rng: np.random.Generator) -> None:
+    """Calcified plaques: dense, angular like holly leaves."""
+    canvas = chest.canvas
+    shapes = []
+    for _ in range(3 + 2 * finding.degree):
+        u, v = _centre(chest, side, finding.zone, rng)
+        size = rng.uniform(0.014, 0.022) * (1 + 0.2 * finding.degree)
+        leaf = ellipse((0, 0), (size * 1.5, size * 0.7), count=11) * rng.uniform(0.55, 1.25, (11, 1))
+        turn = rng.uniform(0, np.pi)
+        rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        offset = np.array([u, v]) + rng.normal(0, 0.03, 2)
+        shapes.append((leaf @ rotation + offset, rng.uniform(0.7, 1.0)))
+    chest.density += canvas.fill(shapes) * np.float32(0.42) * (0.15 + 0.85 * chest.lungs[_key(chest, side)])
+
+
+# ------------------------------------------------------------------------------------------------ devices
+
+
+def _device(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
+    """Support Devices: tubes, wires and metal over everything else."""
+    draw = _LATERAL_DEVICES if chest.lateral else _FRONTAL_DEVICES
+    strokes, plates = draw[finding.kind](chest.anatomy, finding.side, rng)
+    if strokes:
+        chest.hardware += chest.canvas.lines(strokes) * np.float32(0.42)
+    if plates:
+        chest.hardware += chest.canvas.fill(plates) * np.float32(0.6)
+
+
+Drawing = tuple[list, list]
+"""Strokes (points, width, value) and plates (points, value)."""
+
+
+def _tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
+    tip = a.apex + (0.42 - rng.uniform(0.07, 0.13)) * (a.dome_right - a.apex)
+    curve = spline([(0.004, -0.1), (0.006, a.apex - 0.05), (a.shift - 0.003, tip)], 6)
+    walls = [(curve + [d, 0], 0.005, 0.6) for d in (-0.011, 0.011)]
+    return [*walls, (curve[:-1] + [0.003, 0], 0.004, 0.9)], []
+
+
+def _svc(a: Anatomy) -> list[tuple[float, float]]:
+    reach, x = a.dome_right - a.apex, a.shift - 0.7 * a.mediastinum
+    return [(x - 0.004, a.apex + 0.22 * reach), (x - 0.006, a.apex + 0.36 * reach)]
+
+
+def _catheter(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
+    s, reach = SIGN[side], a.dome_right - a.apex
+    tip = (a.shift - 0.75 * a.mediastinum, a.apex + rng.uniform(0.52, 0.64) * reach)
+    if rng.uniform() < 0.5:
+        entry = [(s * 0.085, a.apex - 0.14), (s * 0.062, a.apex + 0.01), (s * 0.05, a.apex + 0.07)]
+    else:
+        entry = [(s * 0.42, a.apex + 0.12), (s * 0.28, a.apex + 0.045), (s * 0.13, a.apex + 0.055)]
+    return [(spline([*entry, *_svc(a), tip], 6), 0.0075, 0.85)], []
+
+
+def _pacemaker(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
+    s = SIGN[side]
+    right, left = heart_extent(a)
+    can = (s * 0.275 * a.width, a.apex + 0.095)
+    body = ellipse(can, (0.05, 0.043), s * 0.4)
+    head = ellipse((can[0] - s * 0.012, can[1] - 0.032), (0.028, 0.02), s * 0.4)
+    start = [(can[0] - s * 0.02, can[1] - 0.045), (s * 0.17, a.apex + 0.03), (s * 0.085, a.apex + 0.062), *_svc(a)]
+    atrium = [*start, (-0.55 * right, a.dome_right - 0.13), (-0.75 * right, a.dome_right - 0.17)]
+    ventricle = [*start, (-0.5 * right, a.dome_right - 0.09), (0.25 * left, a.dome_right - 0.005),
+                 (0.66 * left, a.dome_right - 0.03)]  # fmt: skip
+    leads = [(spline(lead, 6), 0.0075, 0.9) for lead in (atrium, ventricle)]
+    return leads, [(body, 0.9), (head, 0.65)]
+
+
+def _gastric_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
+    path = [(0.012, -0.1), (0.012, a.apex + 0.1), (0.014 + a.shift, a.dome_left - 0.15), (0.03, a.dome_left - 0.01),
+            (0.075, a.dome_left + 0.06), (0.13, a.dome_left + 0.1), (0.17, a.dome_left + 0.09)]  # fmt: skip
+    return [(spline(path, 6), 0.008, 0.75)], []
+
+
+def _wires(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
+    levels = np.linspace(a.apex + 0.13, a.dome_right - 0.05, 6)
+    loops = []
+    for v in levels:
+        loop = ellipse((rng.normal(0, 0.003), v), (0.017, 0.011), rng.normal(0, 0.25), 14)
+        loops += [(np.concatenate([loop, loop[:1]]), 0.0065, 1.0)]
+    return loops, []
+
+
+def _lateral_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
+    tip = a.apex + 0.31 * (a.dome_right - a.apex)
+    curve = spline([(0.02, -0.1), (0.02, a.apex), (0.028, tip)], 6)
+    return [(curve + [d, 0], 0.005, 0.75) for d in (-0.01, 0.01)], []
+
+
+def _lateral_catheter(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
+    low = a.apex + 0.58 * (a.dome_right - a.apex)
+    return [(spline([(-0.06, a.apex - 0.14), (-0.055, a.apex + 0.1), (-0.015, low)], 8), 0.0075, 0.85)], []
+
+
+def _lateral_pacemaker(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
+    can = (-0.19, a.apex + 0.1)
+    start = [can, (-0.1, a.apex + 0.03), (-0.045, a.apex + 0.16), (-0.03, a.dome_right - 0.25)]
+    leads = [
+        [*start, (-0.03, a.dome_right - 0.15), (-0.08, a.dome_right - 0.18)],
+        [*start, (-0.06, a.dome_right - 0.08), (-0.2, a.dome_right - 0.05)],
+    ]
+    return [(spline(lead, 6), 0.0075, 0.9) for lead in leads], [(ellipse(can, (0.02, 0.048), 0.4), 0.9)]
+
+
+def _lateral_gastric_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
+    path = [(0.045, -0.1), (0.06, a.apex + 0.2), (0.09, a.dome_left - 0.1), (0.06, a.dome_left + 0.04),
+            (0.0, a.dome_left + 0.11)]  # fmt: skip
+    return [(spline(path, 6), 0.008, 0.75)], []
+
+
+def _lateral_wires(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
+    t = np.linspace(0.1, 0.95, 6)
+    line = spline([(-0.17, a.apex + 0.09), (-0.235, a.apex + 0.19), (-0.287, a.apex + 0.44)], 12)
+    at = [line[round(x * (len(line) - 1))] for x in t]
+    loops = [ellipse(p, (0.014, 0.009), 0.5, 12) for p in at]
+    return [(np.concatenate([loop, loop[:1]]), 0.0065, 1.0) for loop in loops], []
+
+
+_FRONTAL_DEVICES: dict[str, Callable[[Anatomy, str, np.random.Generator], Drawing]] = dict(
+    zip(DEVICES, (_tube, _catheter, _pacemaker, _gastric_tube, _wires), strict=True)
+)
+_LATERAL_DEVICES: dict[str, Callable[[Anatomy, str, np.random.Generator], Drawing]] = dict(
+    zip(
+        DEVICES,
+        (_lateral_tube, _lateral_catheter, _lateral_pacemaker, _lateral_gastric_tube, _lateral_wires),
+        strict=True,
+    )
+)
+_PAINTERS: dict[str, Callable[[Chest, Finding, np.random.Generator], None]] = {
+    "Lung Opacity": _haze,
+    "Lung Lesion": _lesion,
+    "Edema": _edema,
+    "Consolidation": _consolidation,
+    "Pneumonia": _pneumonia,
+    "Atelectasis": _atelectasis,
+    "Pneumothorax": _pneumothorax,
+    "Pleural Effusion": _effusion,
+    "Pleural Other": _pleural_other,
+    "Support Devices": _device,
+}
+"""Observations drawn by shape alone (`adjust_anatomy`) have none."""
+
+

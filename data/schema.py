@@ -1,0 +1,50 @@
+"""The one schema of every data set: what a study is, and the observations a report can name.
+
+A study is a dict with the keys of `STUDY_KEYS`:
+
+| key | type | meaning |
+|---|---|---|
+| `study_id`, `patient_id` | str | unique within the data set; splits never share a patient |
+| `images` | list of PIL images or paths | one per view, in acquisition order |
+| `views` | list of str | `"PA"`, `"AP"`, `"LATERAL"` or `""`, one per image |
+| `findings`, `impression`, `indication`, `comparison` | str | the report's sections, empty when absent |
+| `report` | str | the text a model is trained to write |
+| `labels` | dict of int or None | one entry per observation, see `LABEL_VALUES` |
+| `split` | str | `"train"`, `"validation"` or `"test"` |
+"""
+
+OBSERVATIONS: tuple[str, ...] = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+"""The 14 observations of CheXpert (Irvin et al., AAAI 2019, table 1), in the order of its label files."""
+
+PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED = 1, 0, -1, None
+LABEL_VALUES: tuple[int | None, ...] = (PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED)
+"""Values of a label, as in CheXpert's files (a blank cell there is `None` here)."""
+
+STUDY_KEYS: tuple[str, ...] = (
+    "study_id",
+    "patient_id",
+    "images",
+    "views",
+    "findings",
+    "impression",
+    "indication",
+    "comparison",
+    "report",
+    "labels",
+    "split",
+)

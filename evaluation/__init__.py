@@ -1,0 +1,1 @@
+"""Metrics, the report labeler and result pages."""

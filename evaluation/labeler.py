@@ -1,0 +1,186 @@
+"""A rule-based labeler of chest X-ray reports: which of the 14 CheXpert observations a text states.
+
+`CheXpertStyleLabeler` does the task that Irvin et al. (AAAI 2019, "Label Extraction from Radiology Reports") set:
+find mentions, classify each as present, absent or uncertain, aggregate. Its rules are its own: it is neither the
+CheXpert labeler nor CheXbert, and its numbers must not be reported under their names.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ..data.schema import ABSENT, NOT_MENTIONED, OBSERVATIONS, PRESENT, UNCERTAIN
+from .labeler_vocabulary import BOUNDARY_MARKS, CUES, FINDINGS, OTHER_ABNORMALITY, STATEMENTS
+
+_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+"""ASCII only: `str.lower` can change a text's length, and mentions are offsets into the original."""
+
+_SILENT = (
+    r"indications?|(?:clinical |patient )?history|clinical (?:indications?|information|statement)|"
+    r"reason for (?:exam(?:ination)?|study)|comparisons?|techniques?|exam(?:ination)?|procedure|recommendations?"
+)
+_SPEAKING = r"findings?|impressions?|conclusions?|(?:final )?report|findings and impression|opinion"
+_HEADING = re.compile(rf"(?:^|(?<=[\n.])) *(?:(?P<silent>{_SILENT})|(?:{_SPEAKING})) ?:")
+_PARAGRAPH_END = re.compile(r"(?<=\S)[ \t]*\n\s*\n")
+_SENTENCE_END = re.compile(r"(?<!\bvs)[.!?](?=\s|$)|(?<=[a-z]{2})\.(?=[a-z])|\n\s*\n|\n(?=\s*(?:[-*•]|\d+[.)]))")
+
+
+def _alternatives(patterns: Iterable[tuple[str, str]]) -> str:
+    """One regular expression in which each (name, pattern) is a named group."""
+    return "|".join(f"(?P<{name}>{pattern})" for name, pattern in patterns)
+
+
+_FINDING = re.compile(rf"\b(?:{_alternatives((f'f{i}', '|'.join(f.phrases)) for i, f in enumerate(FINDINGS))})\b")
+_CUE = re.compile(rf"\b(?:{_alternatives(CUES)})\b|(?P<mark>{BOUNDARY_MARKS})")
+_STATEMENTS = [
+    re.compile(
+        rf"\b{s.subject}\b[^;:]{{0,90}}?\b(?:(?P<asserted>{s.asserting})|(?P<denied>{s.denying}))\b"
+        rf"|\b(?:(?P<asserted_before>{s.asserting})|(?P<denied_before>{s.denying}))"
+        rf"(?:,? (?:in|sized?|of|the|stable))* {s.subject}\b"
+    )
+    for s in STATEMENTS
+]
+
+_VALUE_AFTER_CUE = {"negated_before": ABSENT, "uncertain_before": UNCERTAIN, "open_before": NOT_MENTIONED}
+_VALUE_BEFORE_CUE = {"negated_after": ABSENT, "uncertain_after": UNCERTAIN, "open_after": NOT_MENTIONED}
+_BOUNDARIES = ("boundary", "mark")
+_NEW_CLAUSE = re.compile(r"\b(?:is|are|was|were|has|have|had)\b")
+"""A verb between a mention and a cue behind it: the cue speaks of something else."""
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One place where a text speaks of an observation.
+
+    Attributes:
+        observation: one of `OBSERVATIONS`, never "No Finding".
+        value: 1 (present), 0 (absent) or -1 (uncertain).
+        start, end: the words are `text[start:end]` of the text as it was given.
+    """
+
+    observation: str
+    value: int
+    start: int
+    end: int
+
+
+class CheXpertStyleLabeler:
+    """Labels a report, or a part of one, with the 14 CheXpert observations by rules.
+
+    >>> labeler = CheXpertStyleLabeler()
+    >>> labeler("Small left effusion. No pneumothorax. Possible pneumonia.")["Pleural Effusion"]
+    1
+
+    A value is 1 (present), 0 (absent), -1 (uncertain) or None (not mentioned). Of several mentions of one
+    observation the strongest counts: present, then uncertain, then absent. Likely, probable, borderline and
+    "consistent with" count as present; possible, may, could, suggests, versus and "cannot exclude" as uncertain.
+
+    "No Finding" is 1 when the text says something, and no observation but Support Devices, and no abnormality
+    outside the 14 either (a granuloma, scoliosis, …), is present or uncertain; otherwise it is 0. An empty text has
+    None throughout. Sections that don't describe the image (indication, history, comparison, technique) are
+    skipped.
+    """
+
+    def __call__(self, text: str) -> dict[str, int | None]:
+        """The value of each of `OBSERVATIONS` in `text`."""
+        labels: dict[str, int | None] = dict.fromkeys(OBSERVATIONS, NOT_MENTIONED)
+        abnormal = False
+        for mention in _read(text):
+            if mention.observation != OTHER_ABNORMALITY:
+                labels[mention.observation] = _stronger(labels[mention.observation], mention.value)
+            abnormal |= mention.value != ABSENT and mention.observation != "Support Devices"
+        if text.strip():
+            labels["No Finding"] = ABSENT if abnormal else PRESENT
+        return labels
+
+    def batch(self, texts: Iterable[str]) -> list[dict[str, int | None]]:
+        """The labels of each text, in order."""
+        return [self(text) for text in texts]
+
+    def mentions(self, text: str) -> list[Mention]:
+        """Every mention that the labels of `text` rest on, in the order of the text.
+
+        One span can carry two observations ("hydropneumothorax"), and spans can overlap.
+        """
+        found = (mention for mention in _read(text) if mention.observation != OTHER_ABNORMALITY)
+        return sorted(found, key=lambda mention: (mention.start, mention.end))
+
+
+def _stronger(first: int | None, second: int | None) -> int | None:
+    return next((value for value in (PRESENT, UNCERTAIN, ABSENT) if value in (first, second)), NOT_MENTIONED)
+
+
+def _read(text: str) -> Iterator[Mention]:
+    """All mentions, those of abnormalities outside the 14 observations included."""
+    lowered = text.translate(_LOWER)
+    for section_start, section_end in _speaking_sections(lowered):
+        start = section_start
+        for mark in _SENTENCE_END.finditer(lowered, section_start, section_end):
+            yield from _read_sentence(lowered[start : mark.start()], start)
+            start = mark.end()
+        yield from _read_sentence(lowered[start:section_end], start)
+
+
+def _speaking_sections(text: str) -> Iterator[tuple[int, int]]:
+    """Spans of the text outside sections such as the indication, which say nothing about the image.
+
+    Such a section ends at the next heading or, for reports that give their findings no heading, after its first
+    paragraph.
+    """
+    start = 0
+    silent = False
+    for heading in [*_HEADING.finditer(text), None]:
+        end = heading.start() if heading else len(text)
+        if silent:
+            paragraph = _PARAGRAPH_END.search(text, start, end)
+            start = paragraph.end() if paragraph else end
+        if start < end:
+            yield start, end
+        if heading:
+            start, silent = heading.end(), heading["silent"] is not None
+
+
+def _read_sentence(sentence: str, offset: int) -> Iterator[Mention]:
+    denied = []
+    affirmed = []  # (observations, hints, start, end, where its assertion begins)
+    for match in _FINDING.finditer(sentence):
+        finding = FINDINGS[int(match.lastgroup[1:])]
+        affirmed.append((finding.observations, finding.hints, match.start(), match.end(), match.start()))
+    for statement, pattern in zip(STATEMENTS, _STATEMENTS, strict=True):
+        for match in pattern.finditer(sentence):
+            if match["denied"] or match["denied_before"]:
+                denied.append((statement.observation, match.start(), match.end()))
+            else:
+                predicate = match.start("asserted") if match["asserted"] else match.start()
+                affirmed.append(((statement.observation,), (), match.start(), match.end(), predicate))
+    for observation, start, end in denied:
+        yield Mention(observation, ABSENT, offset + start, offset + end)
+    if not affirmed:
+        return
+    cues = [(match.lastgroup, match.start(), match.end()) for match in _CUE.finditer(sentence)]
+    for observations, hints, start, end, assertion in affirmed:
+        value = _assertion(sentence, assertion, end, cues)
+        if value is NOT_MENTIONED:
+            continue
+        for observation in observations:
+            yield Mention(observation, value, offset + start, offset + end)
+        for observation in hints:
+            weakened = UNCERTAIN if value == PRESENT else value
+            yield Mention(observation, weakened, offset + start, offset + end)
+
+
+def _assertion(sentence: str, start: int, end: int, cues: list[tuple[str, int, int]]) -> int | None:
+    """What the sentence says of `sentence[start:end]`, given its cues in order."""
+    value = PRESENT
+    for kind, cue_start, cue_end in cues:
+        if cue_end <= start:
+            if kind in _BOUNDARIES:
+                value = PRESENT
+            elif kind in _VALUE_AFTER_CUE and not (value == ABSENT and kind == "uncertain_before"):
+                value = _VALUE_AFTER_CUE[kind]  # but "no findings to suggest" stays absent
+        elif cue_start >= end:
+            if kind in _BOUNDARIES:
+                break
+            if kind in _VALUE_BEFORE_CUE and value == PRESENT:
+                return value if _NEW_CLAUSE.search(sentence, end, cue_start) else _VALUE_BEFORE_CUE[kind]
+    return value

@@ -1,0 +1,301 @@
+"""The words that `labeler.py` looks for: findings, statements of normality, and what negates or weakens them.
+
+Every entry is a regular expression, matched as whole words against lower-case text. A phrase belongs here when a
+radiologist would read it the same way in any hospital's report; sentences of one data set do not. The choices
+that are not obvious are explained in `docs/evaluation.md`.
+"""
+
+from dataclasses import dataclass
+
+OTHER_ABNORMALITY = "Other Abnormality"
+"""An abnormality outside the 14 observations. It only rules out No Finding; it is never a label of its own."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Phrases that name something; unless negated or weakened they state all `observations` as present.
+
+    `hints` are observations that the phrases leave open even when affirmed (a "nodular opacity" may be a nodule).
+    """
+
+    observations: tuple[str, ...]
+    phrases: tuple[str, ...]
+    hints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A part of the body with a predicate that asserts an observation ("heart … enlarged") or denies it."""
+
+    observation: str
+    subject: str
+    asserting: str
+    denying: str
+
+
+_NEVER = r"(?!)"
+_THORA = r"thora(?:x|xes|ces)"
+_BLOOD_OR_WATER = r"(?:hydro|h(?:a|ae)?emo|haemo)-?"
+_INTERSTITIAL = r"(?:disease|lung disease|markings?|changes|process|thickening|pattern|abnormalit\w+|fibrosis)"
+_LUNG_SITE = (
+    r"(?:lungs?|pulmonary|(?:mid-?)?lobes?|lingula\w*|bas(?:e|es|al|ilar)|bibasilar|ap(?:ex|ices|ical)|hil(?:um|ar|a)"
+    r"|peri-?hilar|supra-?hilar|infra-?hilar|mid-?lung|retrocardiac)"
+)
+_WHERE_TIPS_LIE = (
+    r"(?:svc|ivc|vena cava|cavo-?atrial|caval|atri(?:um|al)|ventric(?:le|ular)|carina|stomach|duodenum|jugular"
+    r"|subclavian|brachiocephalic)"
+)
+
+FINDINGS: tuple[Finding, ...] = (
+    # At one position the first phrase that matches wins: longer phrases come before their parts.
+    Finding(("Pneumothorax", "Pleural Effusion"), (rf"{_BLOOD_OR_WATER}pneumo-?{_THORA}",)),
+    Finding(("Pneumothorax",), (rf"pneumo-?{_THORA}", r"pleural air", r"ptx")),
+    Finding((OTHER_ABNORMALITY,), (r"pericardial (?:effusions?|fluid)", r"(?:joint|knee|suprapatellar) effusions?")),
+    Finding(
+        ("Pleural Other",),
+        (
+            r"pleural(?:[ /-]\w+){0,2}[ /-](?:thickening|scar(?:ring|s)?|plaques?|calcifications?|fibrosis)"
+            r"(?:(?:/| or | and )scar(?:ring|s)?)?",
+            r"pleural (?:thickening|scar(?:ring|s)?|plaques?|calcifications?|fibrosis)",
+            r"(?:bi)?apical (?:thickening|capping|caps?)",
+            r"thickening of the (?:\w+ )?(?:pleura|fissures?)",
+            r"fibro-?thorax",
+            r"calcified pleura\w*",
+        ),
+    ),
+    Finding(
+        ("Pleural Effusion",),
+        (
+            r"(?:pleural )?effusions?",
+            r"(?:sub)?pleural (?:\w+ )?fluid",
+            rf"{_BLOOD_OR_WATER}{_THORA}",
+            r"empyemas?",
+        ),
+    ),
+    Finding(
+        ("Cardiomegaly",),
+        (
+            r"cardiomegaly",
+            r"cardiac (?:silhouette )?enlargement",
+            r"enlargement of (?:the )?(?:\w+ )?(?:heart|cardiac|cardio-?pericardial)(?: silhouette| shadow)?",
+        ),
+    ),
+    Finding(
+        ("Enlarged Cardiomediastinum",),
+        (
+            r"mediastinal (?:widening|enlargement)",
+            r"(?:widening|enlargement) of the (?:\w+ )?(?:cardio-?)?mediastin\w+",
+        ),
+    ),
+    Finding(
+        ("Edema",),
+        (
+            r"(?:pulmonary |interstitial |alveolar )?o?edema",
+            r"(?:(?:pulmonary|central|peri-?hilar|hilar) )*(?:vascular|venous|vasculature|interstitial|vessel)"
+            r"(?: \w+)? (?:congesti(?:on|ve)|engorgement)",
+            r"(?:congestive |left |right )*heart failure",
+            r"chf",
+            r"cardiac decompensation",
+            r"(?:pulmonary |central )*venous hypertension",
+            r"(?:fluid|volume) overload",
+            r"(?:vascular|pulmonary venous) (?:redistribution|cephali[sz]ation)",
+            r"cephali[sz]ation",
+            r"(?:pulmonary )?congesti(?:on|ve (?:changes?|failure))",
+        ),
+    ),
+    Finding(("Pneumonia",), (r"(?:broncho|pleuro)?-?pneumonia[es]?", r"pneumonitis", r"pneumonic")),
+    Finding(("Consolidation",), (r"consolidat(?:ions?|ive|ed|ing)",)),
+    Finding(
+        ("Atelectasis",),
+        (
+            r"(?:plate-?like |sub-?segmental |disco(?:id|genic) |linear |bandlike )?(?:micro-?)?atelecta\w+",
+            r"(?:lobe|lobar|segmental|lung|partial|complete|pulmonary) collapse",
+            r"collapse of the (?:\w+ ){1,4}(?:lobes?|lung)",
+        ),
+    ),
+    Finding(
+        ("Lung Opacity",),
+        (r"(?:nodular|mass-?like) (?:\w+ )?(?:opaci\w+|densit\w+)",),
+        hints=("Lung Lesion",),
+    ),
+    Finding(
+        ("Lung Lesion",),
+        (
+            r"(?:micro-?)?nodul(?:es?|ar|arity)",
+            r"fibro-?nodular",
+            r"mass(?:es)?(?: lesions?)?",
+            r"mass-?like",
+            r"(?:cavitary|cavitating|pulmonary|lung|parenchymal|coin) lesions?",
+            r"cavitations?",
+            r"neoplasms?",
+            r"tumou?rs?",
+            r"carcinomas?",
+            r"(?:pulmonary|lung) metast\w+",
+        ),
+    ),
+    Finding(
+        ("Lung Opacity",),
+        (
+            r"opaci(?:ty|ties|fications?|fied)",
+            r"air-?\s?spaces? (?:disease|opaci\w+|process|densit\w+)",
+            r"infiltrat(?:es?|ions?|ive)",
+            r"alveolar (?:disease|process)",
+            rf"interstitial (?:\w+ )?{_INTERSTITIAL}",
+            r"reticul(?:ar|ations?|o-?nodular)",
+            r"ground[- ]glass",
+            r"(?:non-?calcified )?densit(?:y|ies) (?:\w+ ){0,3}?(?:in|at|within|of|over|overlying) (?:the )?"
+            rf"(?:[\w-]+ ){{0,3}}?{_LUNG_SITE}",
+            rf"{_LUNG_SITE} (?:[\w-]+ ){{0,2}}?densit(?:y|ies)",
+            r"scar(?:s|ring)?",
+            r"cicatri\w+",
+            r"haz(?:e|y|iness)",
+        ),
+    ),
+    Finding(("Fracture",), (r"(?:micro-?)?fractur(?:es?|ed)(?:-dislocations?)?", r"fx")),
+    Finding((OTHER_ABNORMALITY,), (r"tips shunt", r"breast (?:prosthes[ei]s|implants?)")),
+    Finding(
+        ("Support Devices",),
+        (
+            r"pace-?makers?",
+            r"pacers?",
+            r"pacing",
+            r"aicd|icd",
+            r"(?:cardioverter[- ])?defibrillators?",
+            r"(?:pulse )?generators?",
+            r"(?:\w+ )?(?:leads|electrodes?)",
+            r"catheters?",
+            r"picc(?: lines?)?",
+            r"port-?a-?caths?|(?:medi|infus-?a-?|chest )?-?ports?",
+            r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?",
+            r"lines? (?:and tubes?|tips?)",
+            rf"tips?(?: \w+)?(?: in| at| over| overl\w+| within| to| into| near| above| below)[^;]{{0,50}}?{_WHERE_TIPS_LIE}",
+            r"(?:(?:endo|naso|oro|tracheo?|et|ng|og|chest|feeding|enteric|gastric|support|drainage)[\w-]* )?tub(?:es?|ing)",
+            r"tracheostomy|tracheotomy",
+            r"dobb?-?hoff",
+            r"shunt(?: (?:tubing|catheter))?",
+            r"swan-?ganz",
+            r"(?:intra-?aortic )?balloon pump|iabp|lvad|ventricular assist device",
+            r"(?:prosthetic|artificial|mechanical|bioprosthetic) (?:\w+ )?valves?",
+            r"valv(?:e|ular) (?:prosthes[ei]s|replacements?|repair)|prosthes[ei]s",
+            r"(?:\w+ )?(?:hardware|devices?|stimulators?|recorders?|occluders?|drains?)",
+            r"(?:ivc|vena cava) filters?",
+        ),
+    ),
+    Finding(
+        (OTHER_ABNORMALITY,),
+        (
+            r"granulom\w+|calcif\w+|lymph ?nodes?|\w*adenopathy|sarcoid\w*",
+            r"degenerat\w+|spondyl\w+|osteophyt\w+|spurs?|spurring|end-?plate changes|arthr(?:itis|itic|osis|opathy)",
+            r"\w*scoliosis|\w*kypho\w+|lordosis|curvature|wedg\w+|compress\w+|deform\w+|dislocat\w+|sublux\w+",
+            r"osteopeni\w+|osteoporo\w+|osteodystrophy|deminerali\w+|sclero\w+|hyperostosis|dish|pectus",
+            r"tortuous|tortuosity|ecta(?:tic|sia)|uncoil\w+|unfold\w+|athero\w+|arterioscl\w+|aneurysm\w*",
+            r"hyper-?(?:inflat|expan|lucen|aerat)\w*|emphysem\w+|copd|chronic obstructive|air trapping|flatten\w+",
+            r"hypo-?(?:inflat|ventil|expan|aerat)\w*",
+            r"(?:low|small|decreased|shallow|diminished|reduced) (?:lung |inspiratory )?(?:volumes?|inspiration)",
+            r"hernia\w*|eventration|elevat\w+|blunt\w+|thicken\w+|fibro(?:sis|tic)|bronchiect\w+|bronch(?:iol)?itis",
+            r"prominent|prominence|crowding|peribronchial|widen\w+|enlarge[dm]\w*|volume loss|shift",
+            r"clips?|sternotomy|wires?|sutures?|staples|cabg|bypass|post-?(?:surgical|operative)|spinal fusion",
+            r"(?:surgical|operative) (?:changes?|material)|resection|\w+ectomy|thoracotomy|arthroplast\w+|stents?",
+            r"(?:fusion|fixation) (?:hardware|plates?|rods?)|fusion|rods?|screws?|implants?",
+            r"cysts?|cystic|bulla\w*|bullous|blebs?|luc(?:ent|ency|encies)|densit(?:y|ies)|lesions?",
+            r"gallstones?|cholelithiasis|pneumoperitoneum|foreign bod(?:y|ies)|bullets?|shrapnel|metallic|contrast",
+            r"rotated|suboptimal|obscur\w+",
+        ),
+    ),
+)
+
+_HEART = (
+    r"(?:heart|cardiac|cardio-?\s?mediastinal|cardio-?pericardial)(?: (?:and|or|&) [\w-]+)?"
+    r"(?:[ /-](?:sizes?|silhouettes?|shadow|contours?|borders?|outline|structures|diameter))*"
+)
+_MEDIASTINUM = (
+    r"(?:cardio-?\s?)?mediastin(?:um|al)(?: and [\w-]+)?(?:[ /](?:silhouettes?|contours?|structures|borders?|width|shadow))*"
+)
+_NORMAL = r"normal|unremarkable|within (?:the )?(?:normal )?limits|(?:upper|top)(?: \w+)? limits"
+
+STATEMENTS: tuple[Statement, ...] = (
+    Statement(
+        "Cardiomegaly",
+        _HEART,
+        r"(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to|or) (?:\w+ )?)?(?:enlarged|enlargement|borderline|large)",
+        _NORMAL,
+    ),
+    Statement("Enlarged Cardiomediastinum", _MEDIASTINUM, r"widened|enlarged|wide", _NORMAL),
+    Statement(
+        "Edema",
+        r"(?:pulmonary |central )*(?:vascularity|vasculature|vessels|vascular markings|vascular pattern)",
+        r"congested|engorged|cephali\w+|indistinct",
+        _NEVER,
+    ),
+    Statement("Lung Opacity", r"lungs(?: fields| parenchyma)?", _NEVER, r"clear"),
+)
+
+_SEEN = (
+    r"(?:seen|identified|present|appreciated|visuali[sz]ed|noted|demonstrated|evident|detected|apparent|suspected"
+    r"|observed|visible|found|shown)"
+)
+_IS = r"(?:is|are|was|were|has|have|had|be|been|appears?|remains?)"
+_SLIGHTLY = r"(?: \w+ly| also| now| since| again| yet| been| be)*"
+
+CUES: tuple[tuple[str, str], ...] = (
+    # (what it does to a mention, phrases); at one position the first phrase that matches wins.
+    (
+        "neutral",
+        r"(?:no|without)(?: (?:significant|interval|definite|appreciable|substantial|gross|acute|obvious|evidence of|new))*"
+        r" (?:change|increase|decrease|improvement|worsening|difference|progression)s?"
+        r"|not (?:\w+ly )?(?:changed|increased|decreased|improved|worsened|only)"
+        r"|not (?:as )?(?:well|optimally|fully|completely|entirely|adequately)"
+        rf" (?:{_SEEN}|evaluated|assessed|cleared|resolved)"
+        r"|(?:nearly|almost|partially|incompletely|near)(?: \w+ly)? (?:resolved|cleared|complete resolution of)",
+    ),
+    (
+        "open_after",
+        rf"(?:may|might|could) not{_SLIGHTLY} {_SEEN}",
+    ),
+    (
+        "uncertain_after",
+        rf"(?:{_IS} )?(?:can ?not|can't|could not|not){_SLIGHTLY} (?:excluded|ruled out)"
+        rf"|{_IS}{_SLIGHTLY} (?:possible|questioned|considered|questionable|equivocal|an? (?:possibility|consideration))"
+        rf"|(?:{_IS} )?(?:difficult|hard|impossible) to (?:\w+ly )?(?:exclude|rule out)|unlikely"
+        rf"|{_IS} in the differential",
+    ),
+    (
+        "uncertain_before",
+        r"(?:can ?not|can't|could not|not|difficult to|hard to) (?:\w+ly )?(?:exclude|rule out)"
+        r"|possib(?:le|ly|ility)|may|might|could|question(?:able|ably|ed)?|versus|vs|suggest\w*|equivocal"
+        r"|(?:concern(?:ing)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of)|potential(?:ly)?|perhaps"
+        r"|less likely|differential|(?:appropriate|correct|proper|right) clinical (?:setting|context|scenario)",
+    ),
+    (
+        "open_before",
+        r"rule out|r/o|(?:re-?)?evaluat(?:e|ion|ing) (?:for|of)|assess(?:ment)?(?: for| of)?|(?:to )?exclud(?:e|ing)"
+        r"|to evaluate|history(?: of)?|h/o|recommend\w*|clinical (?:concern|suspicion|history)",
+    ),
+    (
+        "negated_after",
+        rf"(?:{_IS}{_SLIGHTLY} )?(?:not|no longer|never){_SLIGHTLY} {_SEEN}"
+        rf"|{_IS}{_SLIGHTLY} (?:resolved|cleared|absent|excluded|ruled out|removed|gone)"
+        rf"|(?:{_IS} )?within (?:the )?(?:normal )?limits",
+    ),
+    (
+        "negated_before",
+        r"no|without|w/o|negative for|free of|clear of|absence of|lack of|neither|nor|denies|not|never|rather than"
+        r"|(?:complete )?resolution of|resolved|clearing of|removal of|excludes",
+    ),
+    (
+        "boundary",
+        r"but|however|although|though|yet|while|whereas|except|aside from|apart from|other than|besides|otherwise"
+        r"|which|there (?:is|are)|secondary to|due to|because|since|as well|in (?:a|this|the) patient",
+    ),
+)
+
+_OPENS_A_NEW_STATEMENT = (
+    r"(?:there|stable|unchanged|persistent|mild(?:ly)?|moderate(?:ly)?|minimal|small|trace|tiny|slight|chronic|old"
+    r"|healed|residual|again|low|redemonstrat\w+|status|patchy|streaky|linear|calcified|an?|the|heart|cardiac|lungs?"
+    r"|it|this|possibl[ey]|probabl[ey]|likely|questionable|suspected)\b"
+)
+BOUNDARY_MARKS = (
+    rf"[;:]|,(?: and| with)? (?={_OPENS_A_NEW_STATEMENT})|(?<!left)(?<!right) and (?={_OPENS_A_NEW_STATEMENT})"
+    rf"|(?<!patible)(?<!sistent)(?<!keeping)(?<!ociated) with (?={_OPENS_A_NEW_STATEMENT})"
+)
+"""Punctuation, and commas or conjunctions before a word with which a new statement begins."""

@@ -1,0 +1,47 @@
+"""mambaxray: chest X-ray report generation with Hugging Face transformers.
+
+Importing this package is cheap: it loads neither torch nor transformers. Public names are loaded on first
+use, and the model families are known to transformers' Auto classes as soon as those are used.
+Research software, not a medical device.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.1.0"
+
+# In a source tree with a plain install, the repository root's `mambaxray/` shadows the installed package and
+# lacks the sub-packages, which lie beside it: look there too.
+_here = Path(__file__).resolve().parent
+if not (_here / "configuration").is_dir() and (_here.parent / "setup.cfg").is_file():
+    __path__.append(str(_here.parent))
+
+_PUBLIC = {
+    "VisionMambaConfig": "configuration.configuration_vision_mamba",
+    "MambaXrayConfig": "configuration.configuration_mambaxray",
+    "VisionMambaModel": "modeling_mambaxray.modeling_vision_mamba",
+    "MambaXrayForConditionalGeneration": "modeling_mambaxray.modeling_mambaxray",
+    "MambaXrayImageProcessor": "processing.image_processing_mambaxray",
+    "MambaXrayProcessor": "processing.processing_mambaxray",
+    "ImageToTextPipeline": "modeling_mambaxray.pipeline_image_to_text",
+    "ReportCollator": "train.collator",
+    "make_phantoms": "data.phantom",
+    "CheXpertStyleLabeler": "evaluation.labeler",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"mambaxray has no attribute {name!r}; public names: {', '.join(__all__)}")
+    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+from ._register import register_when_used  # noqa: E402
+
+register_when_used()

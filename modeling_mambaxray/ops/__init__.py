@@ -1,0 +1,1 @@
+"""Numerical kernels, each behind one function."""

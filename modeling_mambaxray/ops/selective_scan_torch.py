@@ -1,0 +1,193 @@
+"""The selective scan in pure PyTorch: fast on the CPU, runs on any device, needs no compiler.
+
+The states `(directions, batch, length, state, channels)` never exist as a whole. Time is cut into chunks whose decays
+and states fit a processor's cache; one Python loop over time moves all directions at once, in place; the
+contraction over the state is a batched matrix product. Only the state at the start of each chunk is kept for the
+backward pass, which computes the rest again.
+
+Shapes: K directions, B batch, L length, D channels, N state, T chunk length; time leads inside a chunk:
+`(T, K, B, N, D)`.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_LOG2_E = math.log2(math.e)
+# Elements of the two work buffers of one chunk (decays and states), small enough for a core's second-level cache.
+_CHUNK_ELEMENTS = 786_432
+# Elements of one time step, small enough that a step's operands stay in the first-level caches of a few cores.
+_STEP_ELEMENTS = 65_536
+
+
+def _tile_sizes(directions: int, batch: int, length: int, channels: int, state: int) -> tuple[int, int]:
+    """How many samples and how many time steps to work on at a time."""
+    per_sample = directions * channels * state
+    samples = max(1, min(batch, _STEP_ELEMENTS // per_sample))
+    steps = min(length, max(8, min(64, _CHUNK_ELEMENTS // (per_sample * samples))))
+    return samples, max(1, steps)
+
+
+def _time_first(x: Tensor) -> Tensor:
+    """`(K, B, T, X)` to `(T, K, B, X)`, a view."""
+    return x.permute(2, 0, 1, 3)
+
+
+def _run_chunk(step: Tensor, v: Tensor, B: Tensor, decay_rate: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Decays and states of one chunk, `h_t = exp(step_t A) h_{t-1} + v_t B_t`, each `(T, K, B, N, D)`.
+
+    Takes `step` and `v = step * u` as `(T, K, B, D)`, `B` as `(T, K, B, N)`, `decay_rate = A log2(e)` as
+    `(K, 1, N, D)` and the state before the chunk as `(K, B, N, D)`.
+    """
+    decays = torch.exp2(step.unsqueeze(-2) * decay_rate)
+    states = v.unsqueeze(-2) * B.unsqueeze(-1)
+    for decay_t, state_t in zip(decays.unbind(0), states.unbind(0), strict=True):
+        state = state_t.addcmul_(decay_t, state)
+    return decays, states
+
+
+def _contract_state(weights: Tensor, states: Tensor) -> Tensor:
+    """Sum over the state: `(T, K, B, N)` with `(T, K, B, N, D)` to `(T, K, B, D)`."""
+    steps, directions, batch, n, channels = states.shape
+    product = torch.bmm(weights.reshape(-1, 1, n), states.reshape(-1, n, channels))
+    return product.view(steps, directions, batch, channels)
+
+
+def _contract_channels(weights: Tensor, states: Tensor) -> Tensor:
+    """Sum over the channels: `(T, K, B, D)` with `(T, K, B, N, D)` to `(T, K, B, N)`."""
+    steps, directions, batch, n, channels = states.shape
+    product = torch.bmm(weights.reshape(-1, 1, channels), states.reshape(-1, n, channels).transpose(1, 2))
+    return product.view(steps, directions, batch, n)
+
+
+def _chunks(length: int, steps: int) -> list[slice]:
+    return [slice(start, min(start + steps, length)) for start in range(0, length, steps)]
+
+
+@torch.library.custom_op("mambaxray::selective_scan", mutates_args=())
+def _scan_op(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
+    """Output `(K, B, L, D)` and the states before each chunk `(chunks, K, B, N, D)`."""
+    directions, batch, length, channels = u.shape
+    state_size = A.shape[-1]
+    samples, steps = _tile_sizes(directions, batch, length, channels, state_size)
+    chunks = _chunks(length, steps)
+    decay_rate = (A * _LOG2_E).transpose(1, 2).unsqueeze(1)
+    y = torch.empty_like(u, memory_format=torch.contiguous_format)
+    starts = u.new_zeros(len(chunks), directions, batch, state_size, channels)
+    for first in range(0, batch, samples):
+        tile = slice(first, first + samples)
+        state = starts[0, :, tile] if chunks else None
+        for index, chunk in enumerate(chunks):
+            starts[index, :, tile] = state
+            u_t, delta_t, B_t, C_t = (_time_first(x[:, tile, chunk]) for x in (u, delta, B, C))
+            step = F.softplus(delta_t)
+            _, states = _run_chunk(step, step * u_t, B_t, decay_rate, state)
+            state = states[-1]
+            output = _contract_state(C_t, states).addcmul_(u_t, D.unsqueeze(1))
+            y[:, tile, chunk] = output.permute(1, 2, 0, 3)
+    return y, starts
+
+
+@_scan_op.register_fake
+def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
+    directions, batch, length, channels = u.shape
+    _, steps = _tile_sizes(directions, batch, length, channels, A.shape[-1])
+    starts = u.new_empty(-(-length // steps), directions, batch, A.shape[-1], channels)
+    return torch.empty_like(u, memory_format=torch.contiguous_format), starts
+
+
+@torch.library.custom_op("mambaxray::selective_scan_backward", mutates_args=())
+def _scan_backward_op(
+    grad_y: Tensor,
+    starts: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of u, delta, A, B, C, D."""
+    directions, batch, length, channels = u.shape
+    state_size = A.shape[-1]
+    samples, steps = _tile_sizes(directions, batch, length, channels, state_size)
+    rate = A.transpose(1, 2).unsqueeze(1)
+    decay_rate = rate * _LOG2_E
+    grad_u, grad_delta, grad_B, grad_C = (
+        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta, B, C)
+    )
+    grad_rate = u.new_zeros(directions, state_size, channels)
+    for first in range(0, batch, samples):
+        tile = slice(first, first + samples)
+        carry = torch.zeros_like(starts[0, :, tile]) if length else None
+        for index, chunk in reversed(list(enumerate(_chunks(length, steps)))):
+            u_t, delta_t, B_t, C_t, dy = (_time_first(x[:, tile, chunk]) for x in (u, delta, B, C, grad_y))
+            start = starts[index, :, tile]
+            step = F.softplus(delta_t)
+            v = step * u_t
+            decays, states = _run_chunk(step, v, B_t, decay_rate, start)
+            grad_C[:, tile, chunk] = _contract_channels(dy, states).permute(1, 2, 0, 3)
+            # Adjoint of the recurrence, backwards in time: e_t = C_t dy_t + decay_{t+1} e_{t+1}.
+            adjoint = C_t.unsqueeze(-1) * dy.unsqueeze(-2)
+            adjoint[-1] += carry
+            for t in range(adjoint.shape[0] - 2, -1, -1):
+                adjoint[t].addcmul_(decays[t + 1], adjoint[t + 1])
+            carry = decays[0] * adjoint[0]
+            grad_B[:, tile, chunk] = _contract_channels(v, adjoint).permute(1, 2, 0, 3)
+            grad_v = _contract_state(B_t, adjoint)
+            # decays becomes the gradient of the exponent step * A.
+            decays.mul_(adjoint)
+            decays[1:].mul_(states[:-1])
+            decays[0].mul_(start)
+            grad_step = (decays * rate).sum(-2).addcmul_(grad_v, u_t)
+            grad_rate += decays.mul_(step.unsqueeze(-2)).sum(0).sum(1)
+            grad_delta[:, tile, chunk] = (grad_step * torch.sigmoid(delta_t)).permute(1, 2, 0, 3)
+            grad_u[:, tile, chunk] = (grad_v * step).permute(1, 2, 0, 3)
+    grad_u.addcmul_(grad_y, D[:, None, None])
+    grad_D = torch.linalg.vecdot(grad_y, u, dim=2).sum(1)
+    return grad_u, grad_delta, grad_rate.transpose(1, 2).contiguous(), grad_B, grad_C, grad_D
+
+
+@_scan_backward_op.register_fake
+def _(
+    grad_y: Tensor,
+    starts: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    empty = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta, A, B, C, D))
+    return tuple(empty)  # type: ignore[return-value]
+
+
+def _keep_for_backward(ctx, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, starts = output
+    ctx.save_for_backward(starts, *inputs)
+
+
+def _backward(ctx, grad_y: Tensor, _grad_starts: Tensor) -> tuple[Tensor, ...]:
+    return _scan_backward_op(grad_y, *ctx.saved_tensors)
+
+
+_scan_op.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+def selective_scan_torch(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor | None = None,
+) -> Tensor:
+    """`selective_scan` in chunks. Shapes and meaning as there; all tensors of one floating dtype."""
+    if delta_bias is not None:
+        delta = delta + delta_bias[:, None, None]
+    y, _ = _scan_op(u, delta, A, B, C, D)
+    return y

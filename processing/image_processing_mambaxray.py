@@ -1,0 +1,159 @@
+"""`MambaXrayImageProcessor`: X-ray pictures to the tensors that the models take."""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from PIL import Image
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_base import BatchFeature
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    PILImageResampling,
+    SizeDict,
+)
+from transformers.utils import TensorType, is_torch_tensor
+
+from .image_reading import load_xray
+
+
+class MambaXrayImagesKwargs(TypedDict, total=False):
+    """The options of `MambaXrayImageProcessor`; any other is refused."""
+
+    do_resize: bool | None
+    size: dict[str, int] | SizeDict | int | None
+    resample: PILImageResampling | int | None
+    do_rescale: bool | None
+    rescale_factor: float | None
+    do_normalize: bool | None
+    image_mean: float | list[float] | tuple[float, ...] | None
+    image_std: float | list[float] | tuple[float, ...] | None
+    do_convert_rgb: bool | None
+    return_tensors: str | TensorType | None
+
+
+class MambaXrayImageProcessor(PilBackend):
+    """Turn studies of one or several X-ray views into `pixel_values` and `view_mask`.
+
+    Each view is read by `load_xray` (8- or 16-bit pictures, DICOM, arrays …), resized to `size` without keeping its
+    aspect ratio (bicubic, antialiased), brought to [0, 1] and normalized with ImageNet's mean and standard
+    deviation, as the released code of MambaXray-VL and R2GenGPT does. It needs Pillow and numpy only.
+
+    Args:
+        do_resize, size, resample: the size `{"height": 224, "width": 224}` and the filter.
+        do_rescale, rescale_factor: multiply 8-bit values by 1/255.
+        do_normalize, image_mean, image_std: per channel.
+        do_convert_rgb: repeat grey pictures to three channels. Without it grey ones keep one channel.
+
+    Call it with `images` as
+
+    - one picture: one study with one view;
+    - a list of pictures (or an array or tensor (batch, 3, H, W)): one study per picture;
+    - a list of lists of pictures (or an array (batch, views, 3, H, W)): the views of each study; studies may differ
+      in their number of views, missing ones are zero with `view_mask` False.
+
+    Returns:
+        `BatchFeature` with `pixel_values` (batch, views, 3, height, width) float32 and `view_mask` (batch, views)
+        bool.
+
+    Raises:
+        ImageReadError: a picture that can't be read; names the file and the reason.
+        TypeError: an option that this class does not have.
+        ValueError: no pictures at all, a study without views, a `size` without height and width, or pictures of
+            different sizes with `do_resize=False`.
+    """
+
+    valid_kwargs = MambaXrayImagesKwargs
+    model_input_names = ["pixel_values", "view_mask"]
+    do_resize = True
+    size = {"height": 224, "width": 224}
+    resample = PILImageResampling.BICUBIC
+    do_rescale = True
+    do_normalize = True
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    do_convert_rgb = True
+
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        # `size=192` means a square.
+        return super()._standardize_kwargs(**kwargs, default_to_square=True)
+
+    def _preprocess_image_like_inputs(self, images: Any, **kwargs: Any) -> BatchFeature:
+        studies = group_views(images)
+        if kwargs["do_resize"] and not (kwargs["size"].height and kwargs["size"].width):
+            raise ValueError(f"size must give height and width in pixels; it is {dict(kwargs['size'])}")
+        return self._preprocess([[load_xray(view) for view in study] for study in studies], **kwargs)
+
+    def _preprocess(
+        self,
+        images: list[list[Image.Image]],
+        do_resize: bool,
+        size: SizeDict,
+        resample: PILImageResampling,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        do_convert_rgb: bool,
+        return_tensors: str | TensorType | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        def to_array(view: Image.Image) -> np.ndarray:
+            # Resizing one grey channel and repeating it afterwards equals, and is faster than, the reverse.
+            if do_resize:
+                view = view.resize((size.width, size.height), resample)
+            pixels = np.asarray(view, dtype=np.float32)
+            channels = np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else pixels[None]
+            if do_convert_rgb and len(channels) == 1:
+                channels = np.repeat(channels, 3, axis=0)
+            if do_rescale:
+                channels = channels * np.float32(rescale_factor)
+            if do_normalize:
+                channels = self.normalize(channels, image_mean, image_std).astype(np.float32)
+            return channels
+
+        arrays = [[to_array(view) for view in study] for study in images]
+        shapes = {array.shape for study in arrays for array in study}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"pictures of different shapes {sorted(shapes)} in one batch: use do_resize and do_convert_rgb"
+            )
+        most_views = max(len(study) for study in arrays)
+        pixel_values = np.zeros((len(arrays), most_views, *shapes.pop()), dtype=np.float32)
+        view_mask = np.zeros((len(arrays), most_views), dtype=bool)
+        for row, study in enumerate(arrays):
+            pixel_values[row, : len(study)] = study
+            view_mask[row, : len(study)] = True
+        return BatchFeature({"pixel_values": pixel_values, "view_mask": view_mask}, tensor_type=return_tensors)
+
+
+def group_views(images: Any) -> list[list[Any]]:
+    """Bring the ways in which pictures can be given to one: a list of studies, each a list of views.
+
+    Raises:
+        ValueError: no pictures, a study without views, or single pictures and lists of views mixed.
+    """
+    studies = _as_list(images)
+    if studies is None:
+        return [[images]]
+    if not studies:
+        raise ValueError("no images were given")
+    views = [_as_list(study) for study in studies]
+    if all(study is None for study in views):
+        return [[picture] for picture in studies]
+    if any(study is None for study in views):
+        raise ValueError("single images and lists of views are mixed: give every study as a list of views")
+    empty = [index for index, study in enumerate(views) if not study]
+    if empty:
+        raise ValueError(f"studies without any view at positions {empty}: leave them out")
+    return views
+
+
+def _as_list(images: Any) -> list[Any] | None:
+    """The members of a batch, or None if `images` is a single picture."""
+    if isinstance(images, (list, tuple)):
+        return list(images)
+    is_array = isinstance(images, np.ndarray) or is_torch_tensor(images)
+    return list(images) if is_array and images.ndim > 3 else None

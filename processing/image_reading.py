@@ -1,0 +1,171 @@
+"""From whatever a user has (file, bytes, array, DICOM) to an 8-bit picture. `docs/input.md` lists the rules."""
+
+import struct
+import zlib
+from base64 import b64decode
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from transformers.utils import is_torch_tensor
+
+from .dicom import is_dicom, read_dicom
+from .pixel_rules import ImageReadError, check_size, one_line, to_8bit
+
+__all__ = ["ImageReadError", "load_xray"]
+
+_DICOM_SUFFIXES = (".dcm", ".dicom")
+_CHANNELS = (1, 3, 4)
+# What Pillow's decoders raise on damaged data.
+_DECODE_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+def load_xray(source: Any) -> Image.Image:
+    """Read one X-ray picture.
+
+    Args:
+        source: a path (`str` or `Path`), the content of a file (`bytes`; PNG, JPEG, DICOM …), an `http(s)://` or
+            `data:` URL, a PIL image, a numpy array or torch tensor of shape (H, W), (H, W, C) or (C, H, W) with 1,
+            3 or 4 channels, or a dictionary `{"bytes": …, "path": …}` as `datasets.Image(decode=False)` gives.
+
+    Returns:
+        The upright picture with 8 bits per channel: mode "L" where the source is grey, "RGB" where it has colour
+        channels (even if they are equal). How deeper grey values become 8-bit ones: `pixel_rules.to_8bit`; DICOM:
+        `dicom.read_dicom`. Transparent parts lie on black, the background of an X-ray.
+
+    Raises:
+        ImageReadError: the message names the file and the reason.
+        FileNotFoundError: no such file.
+        TypeError: a source of another kind.
+    """
+    if isinstance(source, Mapping):
+        return _load_dictionary(source)
+    if isinstance(source, Image.Image):
+        name = getattr(source, "filename", "") or f"<PIL image of mode {source.mode}>"
+        return _finish(source, str(name))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _load_bytes(bytes(source), f"<{len(source)} bytes>")
+    if is_torch_tensor(source):
+        tensor = source.detach().cpu()
+        return _load_array((tensor.float() if tensor.is_floating_point() else tensor).numpy(), "torch tensor")
+    if isinstance(source, np.ndarray):
+        return _load_array(source, "numpy array")
+    if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
+        return _load_url(source)
+    if isinstance(source, (str, Path)):
+        return _load_file(Path(source))
+    raise TypeError(
+        f"an X-ray can't be read from {type(source).__name__}; give a path, bytes, a PIL image, a numpy array or a "
+        "torch tensor"
+    )
+
+
+def _load_dictionary(source: Mapping[str, Any]) -> Image.Image:
+    content, path = source.get("bytes"), source.get("path")
+    if content is not None:
+        return _load_bytes(content, str(path) if path else f"<{len(content)} bytes>")
+    if path is None:
+        raise TypeError("a dictionary that stands for an image needs 'bytes' or 'path', as in datasets.Image")
+    return _load_file(Path(path))
+
+
+def _load_file(path: Path) -> Image.Image:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_file():
+        raise ImageReadError(str(path), "not a file")
+    return _load_bytes(path.read_bytes(), str(path))
+
+
+def _load_url(url: str) -> Image.Image:
+    if url.startswith("data:"):
+        name = "<data URL>"
+        try:
+            return _load_bytes(b64decode(url.partition(",")[2], validate=True), name)
+        except ValueError as error:
+            if isinstance(error, ImageReadError):
+                raise
+            raise ImageReadError(name, "not base64") from error
+    import httpx
+
+    try:
+        answer = httpx.get(url, follow_redirects=True).raise_for_status()
+    except httpx.HTTPError as error:
+        raise ImageReadError(url, f"can't be fetched ({error})") from error
+    return _load_bytes(answer.content, url)
+
+
+def _load_bytes(content: bytes, name: str) -> Image.Image:
+    if not content:
+        raise ImageReadError(name, "the file is empty")
+    # The content decides; a DICOM without preamble can be told by its name only.
+    if is_dicom(content[:132]):
+        return read_dicom(content, name=name).image
+    try:
+        picture = Image.open(BytesIO(content))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageReadError(name, f"too large, taken for a decompression bomb ({error})") from error
+    except _DECODE_ERRORS as error:
+        if name.lower().endswith(_DICOM_SUFFIXES):
+            return read_dicom(content, name=name).image
+        raise ImageReadError(name, "not an image in a known format (or its first bytes are damaged)") from error
+    with picture:
+        return _finish(picture, name)
+
+
+def _load_array(values: np.ndarray, kind: str) -> Image.Image:
+    name = f"<{kind} of shape {tuple(values.shape)}>"
+    if values.ndim == 3 and values.shape[-1] not in _CHANNELS and values.shape[0] in _CHANNELS:
+        values = np.moveaxis(values, 0, -1)
+    if values.ndim == 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if not (values.ndim == 2 or (values.ndim == 3 and values.shape[-1] in _CHANNELS)):
+        raise ImageReadError(name, "not a picture; expected (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4")
+    check_size(values.shape[1], values.shape[0], name)
+    return _finish(Image.fromarray(np.ascontiguousarray(to_8bit(values, name))), name)
+
+
+def _finish(picture: Image.Image, name: str) -> Image.Image:
+    """Decode, turn upright, and bring to mode "L" or "RGB"."""
+    check_size(*picture.size, name)
+    frames = getattr(picture, "n_frames", 1)
+    # MPO is what some cameras and phones call a JPEG that carries its own preview.
+    if frames > 1 and picture.format != "MPO":
+        raise ImageReadError(name, f"{picture.format} with {frames} pictures; give each as a view of its own")
+    try:
+        picture.load()
+        return _to_grey_or_rgb(ImageOps.exif_transpose(picture), name)
+    except ImageReadError:
+        raise
+    except _DECODE_ERRORS as error:
+        raise ImageReadError(name, f"truncated or damaged image ({one_line(error)})") from error
+
+
+def _to_grey_or_rgb(picture: Image.Image, name: str) -> Image.Image:
+    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
+        return picture
+    if picture.mode == "1":
+        return picture.convert("L")
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return Image.fromarray(to_8bit(np.asarray(picture), name))
+    if picture.has_transparency_data:
+        is_grey = picture.mode in ("L", "LA")
+        layers = picture.convert("RGBA")
+        flat = Image.alpha_composite(Image.new("RGBA", layers.size, "black"), layers).convert("RGB")
+        return flat.getchannel("R") if is_grey else flat
+    return picture.convert("RGB")

@@ -1,0 +1,260 @@
+"""`MambaXrayProcessor`: X-ray views, prompts and reports to what the models take, and back to text."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import AddedToken
+from transformers.image_processing_base import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from .image_processing_mambaxray import group_views
+
+DEFAULT_INSTRUCTION = "Generate a comprehensive and detailed diagnosis report for this chest xray image."
+DEFAULT_PROMPT_TEMPLATE = "Human: <Img>{image}</Img> {instruction} \nAssistant:"
+
+# The papers' wrapper as a chat. All the images of a message are views of one study and share one placeholder.
+_CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+    {%- if message.content is string -%}
+        {%- set parts = [{"type": "text", "text": message.content}] -%}
+    {%- else -%}
+        {%- set parts = message.content -%}
+    {%- endif -%}
+    {%- set text = parts | selectattr("type", "equalto", "text") | map(attribute="text") | join(" ") -%}
+    {%- if message.role == "user" -%}
+        {{- "Human: " -}}
+        {%- if parts | selectattr("type", "equalto", "image") | list -%}
+            {{- "<Img>" + IMAGE_TOKEN + "</Img> " + (text or INSTRUCTION) -}}
+        {%- else -%}
+            {{- text -}}
+        {%- endif -%}
+        {{- " \\n" -}}
+    {%- elif message.role == "assistant" -%}
+        {{- "Assistant:" + text + (eos_token | default("")) -}}
+    {%- else -%}
+        {{- text + " \\n" -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "Assistant:" -}}{%- endif -%}
+"""
+
+
+class MambaXrayProcessor(ProcessorMixin):
+    """An image processor and a tokenizer that together make the inputs of report generation.
+
+    The sequence is the one of the released code: bos, the prompt before the image, `num_image_tokens`
+    placeholders, the prompt after the image, and in training the report and eos. The parts are tokenized one by
+    one without special tokens. All views of a study share one run of placeholders.
+
+    Args:
+        image_processor: usually a `MambaXrayImageProcessor`.
+        tokenizer: the language model's. `image_token` is added to it as a special token when it is missing: resize
+            the model's embeddings to `len(processor.tokenizer)`. No other token is ever added; without a pad
+            token, padding uses eos (or id 0) and the attention mask tells it apart.
+        num_image_tokens: placeholders per study, `model.config.num_image_tokens`.
+        image_token: the placeholder.
+        instruction: what the default prompt asks for; by default the papers' words.
+        prompt_template: wrapper with the fields `{image}` and `{instruction}`; by default the papers'.
+        chat_template: Jinja template for `apply_chat_template`; by default the papers' wrapper.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        num_image_tokens: int = 197,
+        image_token: str = "<image>",
+        instruction: str = DEFAULT_INSTRUCTION,
+        prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
+        chat_template: str | None = None,
+    ) -> None:
+        if num_image_tokens < 1:
+            raise ValueError(f"num_image_tokens is {num_image_tokens}; give model.config.num_image_tokens")
+        for name in ("{image}", "{instruction}"):
+            if prompt_template.count(name) != 1:
+                raise ValueError(f"prompt_template must hold {name} once; it is {prompt_template!r}")
+        if chat_template is None:
+            chat_template = _CHAT_TEMPLATE.replace("IMAGE_TOKEN", json.dumps(image_token)).replace(
+                "INSTRUCTION", json.dumps(instruction)
+            )
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.tokenizer.add_tokens([AddedToken(image_token, special=True, normalized=False)], special_tokens=True)
+        self.image_token = image_token
+        self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(image_token)
+        self.num_image_tokens = num_image_tokens
+        self.instruction = instruction
+        self.prompt_template = prompt_template
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [*self.image_processor.model_input_names, "input_ids", "attention_mask"]
+
+    @property
+    def default_prompt(self) -> str:
+        """The prompt of a study for which no text is given, with one `image_token`."""
+        return self.build_prompt(self.instruction)
+
+    def build_prompt(self, instruction: str) -> str:
+        """Put `instruction` and one `image_token` into the wrapper."""
+        return self.prompt_template.replace("{image}", self.image_token).replace("{instruction}", instruction)
+
+    def replace_image_token(self, image_inputs: Any = None, image_idx: int = 0, **kwargs: Any) -> str:
+        """The run of placeholders that stands for one study."""
+        return self.image_token * self.num_image_tokens
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        reports: str | Sequence[str] | None = None,
+        *,
+        return_tensors: str | None = "pt",
+        padding: bool | str = True,
+        max_report_length: int | None = None,
+        include_prompt: bool = False,
+        **image_kwargs: Any,
+    ) -> BatchFeature:
+        """Prepare studies for generation, or with `reports` for training.
+
+        Args:
+            images: views of one or more studies in the forms of `MambaXrayImageProcessor`. Without them only
+                `text` is prepared.
+            text: one for all studies or one per study. Text that holds the image token is taken as the whole
+                prompt; text without it is the instruction within the wrapper (with images) or the whole prompt
+                (without). By default the papers' instruction.
+            reports: the target of each study. Gives right-padded prompt + report + eos and `labels`; without
+                reports the prompts are left-padded for `generate`.
+            return_tensors: `"pt"`, `"np"` or None for lists.
+            padding: True or `"longest"` to pad to the longest of the batch, False for lists of different lengths.
+            max_report_length: keep at most this many tokens of report + eos. As in the released code, a truncated
+                report has no eos.
+            include_prompt: with `reports`, also return the left-padded prompts as `prompt_input_ids` and
+                `prompt_attention_mask`, for generation at evaluation.
+            **image_kwargs: passed on to the image processor, such as `size`.
+
+        Returns:
+            `BatchFeature` with `input_ids` and `attention_mask` (batch, tokens) int64; with images `pixel_values`
+            (batch, views, 3, height, width) and `view_mask` (batch, views); with reports `labels` (batch, tokens),
+            -100 everywhere but on the report's own tokens (its eos included).
+
+        Raises:
+            ImageReadError: a picture that can't be read.
+            ValueError: neither images nor text, counts that don't match, a prompt with images whose number of
+                image tokens is not one, or reports for a tokenizer without eos.
+        """
+        # `apply_chat_template` hands over every modality and tells whether the template wrote bos already, which
+        # `_tokenize_prompt` sees for itself.
+        for name in ("videos", "audio"):
+            if image_kwargs.pop(name, None) is not None:
+                raise ValueError(f"MambaXrayProcessor takes images and text, not {name}")
+        image_kwargs.pop("add_special_tokens", None)
+
+        if padding not in (True, False, "longest"):
+            raise ValueError(f"padding is {padding!r}; give True, 'longest' or False")
+
+        studies = None if images is None else group_views(images)
+        prompts = self._prompts(text, None if studies is None else len(studies))
+        prompt_ids = [self._tokenize_prompt(prompt) for prompt in prompts]
+        data: dict[str, Any] = {}
+        if reports is None:
+            data |= self._pad(prompt_ids, side="left" if padding else None)
+        else:
+            report_ids = self._tokenize_reports(reports, len(prompts), max_report_length)
+            sequences = [prompt + report for prompt, report in zip(prompt_ids, report_ids, strict=True)]
+            labels = [[-100] * len(prompt) + report for prompt, report in zip(prompt_ids, report_ids, strict=True)]
+            data |= self._pad(sequences, side="right" if padding else None)
+            data["labels"] = _pad_rows(labels, -100, "right" if padding else None)
+            if include_prompt:
+                prompt_only = self._pad(prompt_ids, side="left" if padding else None)
+                data |= {f"prompt_{name}": rows for name, rows in prompt_only.items()}
+        features = BatchFeature(data, tensor_type=return_tensors)
+        if studies is not None:
+            features.update(self.image_processor(studies, return_tensors=return_tensors, **image_kwargs))
+        return features
+
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, prompt_length: int = 0, **kwargs: Any
+    ) -> list[str]:
+        """Decode what `generate` returned.
+
+        Args:
+            generated_outputs: ids (batch, tokens) or (tokens,).
+            skip_special_tokens: leave out bos, eos, padding and image placeholders.
+            prompt_length: number of leading tokens to drop: `inputs["input_ids"].shape[1]`, so that only the
+                report remains.
+
+        Returns:
+            One text per sequence, without surrounding white space.
+        """
+        rows = [generated_outputs] if _is_flat(generated_outputs) else generated_outputs
+        ids = [row[prompt_length:] for row in rows]
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=skip_special_tokens, **kwargs)
+        return [text.strip() for text in texts]
+
+    def _prompts(self, text: str | Sequence[str] | None, studies: int | None) -> list[str]:
+        if text is None:
+            if studies is None:
+                raise ValueError("give images, text, or both")
+            return [self.default_prompt] * studies
+        texts = [text] * (studies or 1) if isinstance(text, str) else list(text)
+        if studies is None:
+            return texts
+        if len(texts) != studies:
+            raise ValueError(f"{len(texts)} texts for {studies} studies; give one for all or one per study")
+        prompts = [text if self.image_token in text else self.build_prompt(text) for text in texts]
+        for prompt in prompts:
+            if (count := prompt.count(self.image_token)) != 1:
+                raise ValueError(
+                    f"a prompt holds {self.image_token} {count} times; all views of a study share one: {prompt!r}"
+                )
+        return prompts
+
+    def _tokenize_prompt(self, prompt: str) -> list[int]:
+        bos = self.tokenizer.bos_token
+        ids = [] if bos is None else [self.tokenizer.bos_token_id]
+        parts = (prompt if bos is None else prompt.removeprefix(bos)).split(self.image_token)
+        for index, part in enumerate(parts):
+            if index:
+                ids += [self.image_token_id] * self.num_image_tokens
+            if part:
+                ids += self.tokenizer(part, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _tokenize_reports(self, reports: str | Sequence[str], studies: int, max_length: int | None) -> list[list[int]]:
+        eos = self.tokenizer.eos_token_id
+        if eos is None:
+            raise ValueError("the tokenizer has no eos token, so a report could never end: set tokenizer.eos_token")
+        reports = [reports] if isinstance(reports, str) else list(reports)
+        if len(reports) != studies:
+            raise ValueError(f"{len(reports)} reports for {studies} studies; give one per study")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_report_length is {max_length}; give a positive number or None")
+        # Words in a report that look like special tokens are only words.
+        rows = self.tokenizer(reports, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [[*row, eos][:max_length] for row in rows]
+
+    def _pad(self, rows: list[list[int]], side: str | None) -> dict[str, list[list[int]]]:
+        tokenizer = self.tokenizer
+        candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        pad = next(token for token in candidates if token is not None)
+        return {
+            "input_ids": _pad_rows(rows, pad, side),
+            "attention_mask": _pad_rows([[1] * len(row) for row in rows], 0, side),
+        }
+
+
+def _pad_rows(rows: list[list[int]], value: int, side: str | None) -> list[list[int]]:
+    if side is None:
+        return rows
+    longest = max(len(row) for row in rows)
+    fill = [[value] * (longest - len(row)) for row in rows]
+    return [extra + row if side == "left" else row + extra for row, extra in zip(rows, fill, strict=True)]
+
+
+def _is_flat(ids: Any) -> bool:
+    if isinstance(ids, (torch.Tensor, np.ndarray)):
+        return ids.ndim == 1
+    return len(ids) > 0 and isinstance(ids[0], int)

@@ -1,0 +1,1 @@
+"""Collators, training stages and checkpoint conversion."""

@@ -1,0 +1,86 @@
+"""The authors' released checkpoints in our parameter names.
+
+The key lists come from the released code's state_dict (MambaXray-VL, `models_mamba.py` and
+`MambaXrayVL_DownStream.py`).
+"""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+_DIRECTION_SUFFIXES = ("", "_b", "_c", "_c_b")
+
+_ENCODER_RENAMES: tuple[tuple[str, str], ...] = (
+    (r"^cls_token$", "embeddings.cls_token"),
+    (r"^pos_embed$", "embeddings.position_embeddings"),
+    (r"^patch_embed\.proj\.(weight|bias)$", r"embeddings.patch_embeddings.\1"),
+    (r"^norm_f\.(weight|bias)$", r"norm.\1"),
+    (r"^layers\.(\d+)\.(norm[12]\.(?:weight|bias))$", r"layers.\1.\2"),
+    (r"^layers\.(\d+)\.mixer\.(in_proj|out_proj)\.weight$", r"layers.\1.mixer.\2.weight"),
+    (r"^layers\.(\d+)\.mlp\.w1\.(weight|bias)$", r"layers.\1.mlp.gate_proj.\2"),
+    (r"^layers\.(\d+)\.mlp\.w2\.(weight|bias)$", r"layers.\1.mlp.up_proj.\2"),
+    (r"^layers\.(\d+)\.mlp\.w3\.(weight|bias)$", r"layers.\1.mlp.down_proj.\2"),
+    *(
+        rename
+        for k, s in enumerate(_DIRECTION_SUFFIXES)
+        for rename in (
+            (rf"^layers\.(\d+)\.mixer\.A{s}_log$", rf"layers.\1.mixer.directions.{k}.A_log"),
+            (rf"^layers\.(\d+)\.mixer\.D{s}$", rf"layers.\1.mixer.directions.{k}.D"),
+            (
+                rf"^layers\.(\d+)\.mixer\.(conv1d|x_proj|dt_proj){s}\.(weight|bias)$",
+                rf"layers.\1.mixer.directions.{k}.\2.\3",
+            ),
+        )
+    ),
+)
+_DOWNSTREAM_PREFIXES = {
+    "llama_proj.": "projector.",
+    "layer_norm.": "layer_norm.",
+    "llama_model.": "language_model.",
+}
+
+
+def vision_mamba_key(official: str) -> str | None:
+    """Our name of a vision Mamba parameter, or None when the official name is not one of the encoder's."""
+    for pattern, replacement in _ENCODER_RENAMES:
+        renamed, count = re.subn(pattern, replacement, official)
+        if count:
+            return renamed
+    return None
+
+
+def downstream_key(official: str) -> str | None:
+    """Our name of a report generator's parameter (stage 3), or None when the official name is unknown."""
+    if official.startswith("visual_encoder."):
+        key = vision_mamba_key(official.removeprefix("visual_encoder."))
+        return None if key is None else f"vision_encoder.{key}"
+    for prefix, ours in _DOWNSTREAM_PREFIXES.items():
+        if official.startswith(prefix):
+            return ours + official.removeprefix(prefix)
+    return None
+
+
+_KEY_MAPS = {"encoder": vision_mamba_key, "downstream": downstream_key}
+
+
+def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str, Tensor]:
+    """Renames an official state dict.
+
+    Args:
+        state_dict: parameters under their official names.
+        stage: `"encoder"` (the vision Mamba alone) or `"downstream"` (stage 3: encoder, projection, decoder).
+
+    Raises:
+        ValueError: the stage or some keys are unknown; the message lists them.
+    """
+    if stage not in _KEY_MAPS:
+        raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(_KEY_MAPS)}")
+    keys = {official: _KEY_MAPS[stage](official) for official in state_dict}
+    unknown = [official for official, ours in keys.items() if ours is None]
+    if unknown:
+        raise ValueError(f"{len(unknown)} keys are not those of stage {stage!r}: {', '.join(unknown)}")
+    return {ours: state_dict[official] for official, ours in keys.items() if ours is not None}
+
+
+__all__ = ["convert_state_dict", "downstream_key", "vision_mamba_key"]
