@@ -273,12 +273,11 @@ def _ribs_frontal(a: Anatomy, canvas: Canvas) -> np.ndarray:
     front: list[tuple[Points, float]] = []
     for side in SIGN:
         posterior, anterior = rib_curves(a, side)
-        width = np.linspace(0.03, 0.025, posterior.shape[1])
         broken = {b.rib: b for b in a.breaks if b.side == side}
         for k in range(RIBS):
             pieces = _fragments(posterior[k], broken[k]) if k in broken else [posterior[k]]
             for piece in pieces:
-                w = width[: len(piece)]
+                w = np.linspace(0.03, 0.025, len(piece))
                 back += [(ribbon(piece, w), 0.95), (ribbon(piece, w * 0.66), 0.6)]
         wide = np.linspace(0.024, 0.034, anterior.shape[1])
         for outer, inner in zip(ribbon(anterior[:7], wide), ribbon(anterior[:7], wide * 0.66), strict=True):

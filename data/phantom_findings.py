@@ -131,7 +131,13 @@ CARDIOTHORACIC_RATIO = ((0.565, 0.60), (0.61, 0.65), (0.66, 0.71))
 """Of an enlarged heart, by severity; a normal one stays below 0.5."""
 MEDIASTINUM = ((0.092, 0.10), (0.112, 0.122), (0.135, 0.15))
 """Half the width of a wide upper mediastinum; a normal one stays below 0.065."""
-_RIBS_OF_ZONE = {"upper": (2, 3, 4), "mid": (4, 5, 6), "lower": (6, 7, 8)}
+_FIRST_RIB = {"upper": 2, "mid": 4, "lower": 6}
+
+
+def ribs_of(fracture: Finding) -> range:
+    """Indices (0 = first rib) of the broken ribs: one, two or three by severity."""
+    first = _FIRST_RIB[fracture.zone]
+    return range(first, first + fracture.degree + 1)
 
 
 def adjust_anatomy(anatomy: Anatomy, finding: Finding, rng: np.random.Generator) -> Anatomy:
@@ -153,14 +159,13 @@ def adjust_anatomy(anatomy: Anatomy, finding: Finding, rng: np.random.Generator)
             push = -sum(SIGN[side] for side in finding.sides) * (0.0, 0.0, 0.028)[degree]
             return replace(anatomy, shift=anatomy.shift + push)
         case "Fracture":
-            ribs = _RIBS_OF_ZONE[finding.zone][: degree + 1]
             healed = finding.kind == "healed"
             place = rng.uniform(0.5, 0.8)
             offset = 0.007 if healed else rng.uniform(0.018, 0.025)
             new = tuple(
                 Break(side, rib, place + rng.uniform(-0.05, 0.05), offset, healed)
                 for side in finding.sides
-                for rib in ribs
+                for rib in ribs_of(finding)
             )
             return replace(anatomy, breaks=anatomy.breaks + new)
     return anatomy

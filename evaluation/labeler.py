@@ -19,8 +19,15 @@ _SILENT = (
     r"indications?|(?:clinical |patient )?history|clinical (?:indications?|information|statement)|"
     r"reason for (?:exam(?:ination)?|study)|comparisons?|techniques?|exam(?:ination)?|procedure|recommendations?"
 )
+_OTHER_PART = (
+    r"(?:(?:left|right|bilateral) )?(?:hands?|wrists?|elbows?|shoulders?|knees?|ankles?|f(?:oo|ee)t|hips?|pelvis|tibia"
+    r"|femur|humerus|forearm|(?:lumbar|cervical|lumbosacral) spine)(?= ?[:.]| 1\.)"
+)
 _SPEAKING = r"findings?|impressions?|conclusions?|(?:final )?report|findings and impression|opinion"
-_HEADING = re.compile(rf"(?:^|(?<=[\n.])) *(?:(?P<silent>{_SILENT})|(?:{_SPEAKING})) ?:")
+_HEADING = re.compile(
+    rf"(?:^|(?<=[\n.])) *(?:(?P<silent>(?:{_SILENT})(?= ?:)|{_OTHER_PART})|(?:{_SPEAKING})(?= ?:)|chest(?= ?[:.]| 1\.))"
+    r" ?[:.]?"
+)
 _PARAGRAPH_END = re.compile(r"(?<=\S)[ \t]*\n\s*\n")
 _SENTENCE_END = re.compile(r"(?<!\bvs)[.!?](?=\s|$)|(?<=[a-z]{2})\.(?=[a-z])|\n\s*\n|\n(?=\s*(?:[-*•]|\d+[.)]))")
 
@@ -36,7 +43,7 @@ _STATEMENTS = [
     re.compile(
         rf"\b{s.subject}\b[^;:]{{0,90}}?\b(?:(?P<asserted>{s.asserting})|(?P<denied>{s.denying}))\b"
         rf"|\b(?:(?P<asserted_before>{s.asserting})|(?P<denied_before>{s.denying}))"
-        rf"(?:,? (?:in|sized?|of|the|stable))* {s.subject}\b"
+        rf"(?:,? (?:in|sized?|of|the|stable|heart size(?: and|,)|heart(?: and|,)))* {s.subject}\b"
     )
     for s in STATEMENTS
 ]
@@ -122,10 +129,10 @@ def _read(text: str) -> Iterator[Mention]:
 
 
 def _speaking_sections(text: str) -> Iterator[tuple[int, int]]:
-    """Spans of the text outside sections such as the indication, which say nothing about the image.
+    """Spans of the text outside sections that say nothing about the chest's image.
 
-    Such a section ends at the next heading or, for reports that give their findings no heading, after its first
-    paragraph.
+    These are sections such as the indication, and the part on the knee in a report on chest and knee. Such a section
+    ends at the next heading or, for reports that give their findings no heading, after its first paragraph.
     """
     start = 0
     silent = False

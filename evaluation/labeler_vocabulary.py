@@ -115,9 +115,10 @@ FINDINGS: tuple[Finding, ...] = (
     ),
     Finding(
         ("Lung Opacity",),
-        (r"(?:nodular|mass-?like) (?:\w+ )?(?:opaci\w+|densit\w+)",),
+        (r"nodular (?:\w+ )?(?:opaci\w+|densit\w+)",),
         hints=("Lung Lesion",),
     ),
+    Finding(("Lung Opacity", "Lung Lesion"), (r"mass-?like (?:\w+ )?(?:opaci\w+|densit\w+|consolidation)",)),
     Finding(
         ("Lung Lesion",),
         (
@@ -143,12 +144,11 @@ FINDINGS: tuple[Finding, ...] = (
             rf"interstitial (?:\w+ )?{_INTERSTITIAL}",
             r"reticul(?:ar|ations?|o-?nodular)",
             r"ground[- ]glass",
-            r"(?:non-?calcified )?densit(?:y|ies) (?:\w+ ){0,3}?(?:in|at|within|of|over|overlying) (?:the )?"
-            rf"(?:[\w-]+ ){{0,3}}?{_LUNG_SITE}",
+            r"(?:non-?calcified )?densit(?:y|ies) (?:measuring [\w. ]{1,30} )?(?:\w+ ){0,3}?"
+            rf"(?:in|at|within|of|over|overlying) (?:the )?(?:[\w-]+ ){{0,3}}?{_LUNG_SITE}",
             rf"{_LUNG_SITE} (?:[\w-]+ ){{0,2}}?densit(?:y|ies)",
             r"scar(?:s|ring)?",
             r"cicatri\w+",
-            r"haz(?:e|y|iness)",
         ),
     ),
     Finding(("Fracture",), (r"(?:micro-?)?fractur(?:es?|ed)(?:-dislocations?)?", r"fx")),
@@ -163,13 +163,14 @@ FINDINGS: tuple[Finding, ...] = (
             r"(?:cardioverter[- ])?defibrillators?",
             r"(?:pulse )?generators?",
             r"(?:\w+ )?(?:leads|electrodes?)",
-            r"catheters?",
+            r"\w*catheters?",
             r"picc(?: lines?)?",
             r"port-?a-?caths?|(?:medi|infus-?a-?|chest )?-?ports?",
             r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?",
             r"lines? (?:and tubes?|tips?)",
-            rf"tips?(?: \w+)?(?: in| at| over| overl\w+| within| to| into| near| above| below)[^;]{{0,50}}?{_WHERE_TIPS_LIE}",
-            r"(?:(?:endo|naso|oro|tracheo?|et|ng|og|chest|feeding|enteric|gastric|support|drainage)[\w-]* )?tub(?:es?|ing)",
+            rf"tips?\b[^;]{{0,50}}?\b{_WHERE_TIPS_LIE}",
+            r"in (?:the )?(?:[\w-]+ )?(?:svc|superior vena cava|cavo-?atrial junction)",
+            r"(?:(?:endo|naso|oro|trache|et|ng|og|chest|feed|enteric|gastr|support|drain)[\w-]* )?tub(?:es?|ing)",
             r"tracheostomy|tracheotomy",
             r"dobb?-?hoff",
             r"shunt(?: (?:tubing|catheter))?",
@@ -199,7 +200,7 @@ FINDINGS: tuple[Finding, ...] = (
             r"(?:fusion|fixation) (?:hardware|plates?|rods?)|fusion|rods?|screws?|implants?",
             r"cysts?|cystic|bulla\w*|bullous|blebs?|luc(?:ent|ency|encies)|densit(?:y|ies)|lesions?",
             r"gallstones?|cholelithiasis|pneumoperitoneum|foreign bod(?:y|ies)|bullets?|shrapnel|metallic|contrast",
-            r"rotated|suboptimal|obscur\w+",
+            r"rotated|suboptimal|obscur\w+|haz(?:e|iness)",
         ),
     ),
 )
@@ -209,7 +210,8 @@ _HEART = (
     r"(?:[ /-](?:sizes?|silhouettes?|shadow|contours?|borders?|outline|structures|diameter))*"
 )
 _MEDIASTINUM = (
-    r"(?:cardio-?\s?)?mediastin(?:um|al)(?: and [\w-]+)?(?:[ /](?:silhouettes?|contours?|structures|borders?|width|shadow))*"
+    r"(?:cardio-?\s?)?mediastin(?:um|al)(?: and [\w-]+)?"
+    r"(?:[ /](?:silhouettes?|contours?|structures|borders?|width|shadow))*"
 )
 _NORMAL = r"normal|unremarkable|within (?:the )?(?:normal )?limits|(?:upper|top)(?: \w+)? limits"
 
@@ -227,7 +229,6 @@ STATEMENTS: tuple[Statement, ...] = (
         r"congested|engorged|cephali\w+|indistinct",
         _NEVER,
     ),
-    Statement("Lung Opacity", r"lungs(?: fields| parenchyma)?", _NEVER, r"clear"),
 )
 
 _SEEN = (
@@ -241,7 +242,8 @@ CUES: tuple[tuple[str, str], ...] = (
     # (what it does to a mention, phrases); at one position the first phrase that matches wins.
     (
         "neutral",
-        r"(?:no|without)(?: (?:significant|interval|definite|appreciable|substantial|gross|acute|obvious|evidence of|new))*"
+        r"(?:no|without)"
+        r"(?: (?:significant|interval|definite|appreciable|substantial|gross|acute|obvious|evidence of|new))*"
         r" (?:change|increase|decrease|improvement|worsening|difference|progression)s?"
         r"|not (?:\w+ly )?(?:changed|increased|decreased|improved|worsened|only)"
         r"|not (?:as )?(?:well|optimally|fully|completely|entirely|adequately)"
@@ -255,14 +257,16 @@ CUES: tuple[tuple[str, str], ...] = (
     (
         "uncertain_after",
         rf"(?:{_IS} )?(?:can ?not|can't|could not|not){_SLIGHTLY} (?:excluded|ruled out)"
-        rf"|{_IS}{_SLIGHTLY} (?:possible|questioned|considered|questionable|equivocal|an? (?:possibility|consideration))"
+        rf"|{_IS}{_SLIGHTLY} (?:possible|questioned|considered|questionable|equivocal)"
+        rf"|{_IS}{_SLIGHTLY} an? (?:possibility|consideration)"
         rf"|(?:{_IS} )?(?:difficult|hard|impossible) to (?:\w+ly )?(?:exclude|rule out)|unlikely"
         rf"|{_IS} in the differential",
     ),
     (
         "uncertain_before",
         r"(?:can ?not|can't|could not|not|difficult to|hard to) (?:\w+ly )?(?:exclude|rule out)"
-        r"|possib(?:le|ly|ility)|may|might|could|question(?:able|ably|ed)?|versus|vs|suggest\w*|equivocal"
+        r"|possib(?:le|ly|ility)|may|might|could|question(?:able|ably|ed)?|versus|vs|(?<!most )suggest\w*"
+        r"|suspect(?:ed)?|equivocal"
         r"|(?:concern(?:ing)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of)|potential(?:ly)?|perhaps"
         r"|less likely|differential|(?:appropriate|correct|proper|right) clinical (?:setting|context|scenario)",
     ),
@@ -292,7 +296,7 @@ CUES: tuple[tuple[str, str], ...] = (
 _OPENS_A_NEW_STATEMENT = (
     r"(?:there|stable|unchanged|persistent|mild(?:ly)?|moderate(?:ly)?|minimal|small|trace|tiny|slight|chronic|old"
     r"|healed|residual|again|low|redemonstrat\w+|status|patchy|streaky|linear|calcified|an?|the|heart|cardiac|lungs?"
-    r"|it|this|possibl[ey]|probabl[ey]|likely|questionable|suspected)\b"
+    r"|possibl[ey]|probabl[ey]|likely|questionable|suspected)\b"
 )
 BOUNDARY_MARKS = (
     rf"[;:]|,(?: and| with)? (?={_OPENS_A_NEW_STATEMENT})|(?<!left)(?<!right) and (?={_OPENS_A_NEW_STATEMENT})"

@@ -1,20 +1,24 @@
-"""Makes the package's families known to transformers' Auto classes, no earlier than those are used.
+"""Makes the package's families known to transformers, no earlier than transformers needs to know them.
 
-`import mambaxray` must not load torch, yet `AutoModel.from_pretrained` must know our families afterwards. Either
-transformers' Auto classes are loaded already, then we register at once; or we register right after they are.
+`import mambaxray` must load neither torch nor transformers, yet `AutoModel.from_pretrained` and
+`pipeline("image-to-text")` must know our families afterwards, whichever of the two packages is imported first. So
+what transformers has loaded already is completed at once, and the rest right after it gets loaded.
 """
 
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 _AUTO_MODULE = "transformers.models.auto.modeling_auto"
+_PIPELINES_MODULE = "transformers.pipelines"
+_TASK = "image-to-text"
 
 
 def register_auto_classes() -> None:
-    """Registers configurations, models, processors and the image-to-text pipeline. Safe to call again."""
+    """Registers configurations, models and processors with the Auto classes. Safe to call again."""
     from transformers import (
         AutoConfig,
         AutoImageProcessor,
@@ -40,38 +44,95 @@ def register_auto_classes() -> None:
     AutoProcessor.register(MambaXrayConfig, MambaXrayProcessor, exist_ok=True)
 
 
-class _RegisterAfterLoading(importlib.abc.Loader):
-    """Loads transformers' module of Auto models as usual, then registers."""
+def register_pipeline() -> None:
+    """Gives `pipeline("image-to-text")` back to our models, and leaves it as it is for all others.
 
-    def __init__(self, loader: importlib.abc.Loader):
+    transformers 5 turns the task into `image-text-to-text` before it asks its registry, so registering alone has no
+    effect: the function that turns it is wrapped. That is global, hence the choice by model below.
+    """
+    from transformers import AutoModelForImageTextToText, pipelines
+
+    if _TASK in pipelines.PIPELINE_REGISTRY.supported_tasks:
+        return
+    resolve_as_usual = pipelines._resolve_deprecated_task
+
+    def resolve_task(task: str) -> str:
+        return task if task == _TASK else resolve_as_usual(task)
+
+    class ImageToTextByModel:
+        """Makes our pipeline for our models, and the one that transformers puts in its place for others."""
+
+        _load_processor = None
+        _load_image_processor = False
+        _load_video_processor = False
+        _load_feature_extractor = False
+        _load_tokenizer = False
+
+        def __new__(cls, model: Any, task: str, **kwargs: Any) -> Any:
+            from .configuration.configuration_mambaxray import MambaXrayConfig
+            from .modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
+
+            if isinstance(model.config, MambaXrayConfig):
+                return ImageToTextPipeline(model=model, task=task, **kwargs)
+            return pipelines.pipeline(resolve_as_usual(task), model=model, **kwargs)
+
+    pipelines.PIPELINE_REGISTRY.register_pipeline(
+        _TASK,
+        pipeline_class=ImageToTextByModel,
+        pt_model=AutoModelForImageTextToText,
+        default=pipelines.SUPPORTED_TASKS["image-text-to-text"]["default"],
+        type="multimodal",
+    )
+    pipelines._resolve_deprecated_task = resolve_task
+
+
+# What to do right after a module is loaded. (Our packages of models and processors import the Auto classes before
+# anything of their own: else a module of ours would be half loaded when registering asks for its classes.)
+_AFTER_LOADING: dict[str, Callable[[], None]] = {
+    _AUTO_MODULE: register_auto_classes,
+    _PIPELINES_MODULE: register_pipeline,
+}
+
+
+class _LoaderWithSequel(importlib.abc.Loader):
+    """Loads a module as usual, then calls a function."""
+
+    def __init__(self, loader: importlib.abc.Loader, sequel: Callable[[], None]):
         self._loader = loader
+        self._sequel = sequel
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        # From here on the module is what it would be without us.
+        module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        register_auto_classes()
+        self._sequel()
 
 
-class _AutoModuleFinder(importlib.abc.MetaPathFinder):
-    """Waits for transformers' module of Auto models, and is not asked again after that."""
+class _Finder(importlib.abc.MetaPathFinder):
+    """Waits for the modules of `_AFTER_LOADING`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _AUTO_MODULE:
+        if fullname not in _AFTER_LOADING:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        specs = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _RegisterAfterLoading(spec.loader)
+            spec.loader = _LoaderWithSequel(spec.loader, _AFTER_LOADING[fullname])
         return spec
 
 
 def register_when_used() -> None:
-    """Registers now when transformers' Auto classes are loaded already, else as soon as they are."""
-    if _AUTO_MODULE in sys.modules:
-        register_auto_classes()
-    else:
-        sys.meta_path.insert(0, _AutoModuleFinder())
+    """Registers at once with what transformers has loaded already, and with the rest as soon as it is."""
+    sys.meta_path.insert(0, _Finder())
+    for name in (_AUTO_MODULE, _PIPELINES_MODULE):
+        if name in sys.modules:
+            _AFTER_LOADING[name]()

@@ -1,5 +1,4 @@
 """Models, one `modeling_<family>.py` per family, and the bricks they share."""
 
-# Loads transformers' Auto classes before any class of ours is defined: registering ours with them (see the root
-# package's `_register.py`) then never meets a half-imported module.
+# As in the package of configurations: transformers' Auto classes first, so that ours are registered when complete.
 import transformers.models.auto.modeling_auto  # noqa: F401

@@ -8,15 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.pixels import apply_color_lut, apply_windowing, get_decoder, pixel_array
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from .pixel_rules import ImageReadError, check_size, one_line, stretch, to_8bit
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
+from .pixel_rules import DECODE_ERRORS, ImageReadError, check_size, one_line, stretch, to_8bit
 
 _DICOM_MAGIC = b"DICM"
 _PREAMBLE_LENGTH = 128
@@ -65,18 +68,8 @@ _PLUGINS = {
     "1.2.840.10008.1.2.4.20": "pylibjpeg pylibjpeg-openjpeg",  # high-throughput JPEG 2000
 }
 
-# What pydicom and its decoders raise on damaged data.
-_DECODE_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+# pydicom's own exceptions have no better base class than Exception.
+_DICOM_ERRORS = (*DECODE_ERRORS, BytesLengthException, InvalidDicomError)
 
 
 @dataclass(frozen=True)
@@ -120,8 +113,6 @@ def read_dicom(source: str | Path | bytes, *, fields: Sequence[str] = (), name: 
 
     Source: DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality LUT), C.11.2 (VOI LUT), C.7.5.1.1.2 (padding).
     """
-    from pydicom.datadict import tag_for_keyword
-
     unknown = [keyword for keyword in fields if tag_for_keyword(keyword) is None]
     if unknown:
         raise ValueError(f"not DICOM keywords: {', '.join(unknown)}; use names such as 'ViewPosition'")
@@ -138,14 +129,12 @@ def read_dicom(source: str | Path | bytes, *, fields: Sequence[str] = (), name: 
         image = _render(dataset, name)
     except ImageReadError:
         raise
-    except _DECODE_ERRORS as error:
+    except _DICOM_ERRORS as error:
         raise ImageReadError(name, f"damaged or truncated DICOM ({one_line(error)})") from error
-    return DicomXray(image, {keyword: _plain(dataset.get(keyword)) for keyword in fields})
+    return DicomXray(image, {keyword: _header_field(dataset, keyword, name) for keyword in fields})
 
 
-def _parse(content: bytes, keywords: list[str], name: str) -> "Dataset":
-    from pydicom import dcmread
-
+def _parse(content: bytes, keywords: list[str], name: str) -> Dataset:
     # A DICOM without preamble is told by its file's name only, so the magic word is not asked for here.
     dataset = dcmread(BytesIO(content), force=True, specific_tags=keywords)
     if not is_dicom(content[:132]) and not any(keyword in dataset for keyword in _PIXEL_FIELDS):
@@ -158,7 +147,7 @@ def _parse(content: bytes, keywords: list[str], name: str) -> "Dataset":
     return dataset
 
 
-def _render(dataset: "Dataset", name: str) -> Image.Image:
+def _render(dataset: Dataset, name: str) -> Image.Image:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
         raise ImageReadError(name, f"DICOM with {frames} frames; export the frame to read as a file of its own")
@@ -170,14 +159,10 @@ def _render(dataset: "Dataset", name: str) -> Image.Image:
     return Image.fromarray(_colour(stored, dataset, photometric, name))
 
 
-def _decode(dataset: "Dataset", name: str) -> np.ndarray:
-    from pydicom.pixels import get_decoder, pixel_array
-
+def _decode(dataset: Dataset, name: str) -> np.ndarray:
     syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)
     if syntax is None:
         # Files without preamble have no file meta information; what `dcmread` found out stands in for it.
-        from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         syntax = dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
@@ -190,7 +175,7 @@ def _decode(dataset: "Dataset", name: str) -> np.ndarray:
         raise ImageReadError(name, f"DICOM compressed as {syntax.name}, which needs a plugin: pip install {plugin}")
     try:
         return pixel_array(dataset)
-    except _DECODE_ERRORS as error:
+    except _DICOM_ERRORS as error:
         # Pillow decodes some variants of a syntax only, 12-bit JPEG not among them.
         advice = f"; if other software shows it: pip install {plugin}" if plugin else ""
         raise ImageReadError(name, f"truncated or damaged pixel data ({one_line(error)}){advice}") from error
@@ -200,7 +185,7 @@ def _plugin(syntax: str) -> str | None:
     return next((plugin for prefix, plugin in _PLUGINS.items() if syntax.startswith(prefix)), None)
 
 
-def _grey(stored: np.ndarray, dataset: "Dataset", name: str, *, inverted: bool) -> np.ndarray:
+def _grey(stored: np.ndarray, dataset: Dataset, name: str, *, inverted: bool) -> np.ndarray:
     valid = _valid_pixels(stored, dataset)
     values, is_plain = _modality_values(stored, dataset)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -209,8 +194,6 @@ def _grey(stored: np.ndarray, dataset: "Dataset", name: str, *, inverted: bool) 
         item = dataset.VOILUTSequence[0]
         grey = stretch(_look_up(np.rint(values).astype(np.int64), item, dataset), 0.0, 2.0 ** item.LUTDescriptor[2] - 1)
     elif (window := _usable_window(dataset)) is not None:
-        from pydicom.pixels import apply_windowing
-
         grey = np.rint(apply_windowing(values, window)).astype(np.uint8)
     elif is_plain and dataset.get("PixelRepresentation") == 0 and dataset.get("BitsStored") == 8:
         grey = stored.astype(np.uint8)
@@ -222,7 +205,7 @@ def _grey(stored: np.ndarray, dataset: "Dataset", name: str, *, inverted: bool) 
     return np.where(valid, grey, np.uint8(0))
 
 
-def _valid_pixels(stored: np.ndarray, dataset: "Dataset") -> np.ndarray:
+def _valid_pixels(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Mask of the pixels that are not padding, compared before any look-up table as the standard says."""
     padding = dataset.get("PixelPaddingValue")
     if padding is None:
@@ -232,7 +215,7 @@ def _valid_pixels(stored: np.ndarray, dataset: "Dataset") -> np.ndarray:
     return (stored < low) | (stored > high)
 
 
-def _modality_values(stored: np.ndarray, dataset: "Dataset") -> tuple[np.ndarray, bool]:
+def _modality_values(stored: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, bool]:
     """Values after the modality LUT or rescale, and whether they are still the stored ones."""
     if dataset.get("ModalityLUTSequence"):
         return _look_up(stored, dataset.ModalityLUTSequence[0], dataset), False
@@ -242,7 +225,7 @@ def _modality_values(stored: np.ndarray, dataset: "Dataset") -> tuple[np.ndarray
     return stored.astype(np.float64) * slope + intercept, False
 
 
-def _look_up(values: np.ndarray, item: "Dataset", dataset: "Dataset") -> np.ndarray:
+def _look_up(values: np.ndarray, item: Dataset, dataset: Dataset) -> np.ndarray:
     """Apply a LUT (PS3.3 C.11.1.1): inputs before its first entry take the first, those after its last the last.
 
     pydicom's own function is not used because it wraps around for 8-bit tables with more than 256 entries.
@@ -259,10 +242,8 @@ def _look_up(values: np.ndarray, item: "Dataset", dataset: "Dataset") -> np.ndar
     return table[np.clip(values.astype(np.int64) - first, 0, len(table) - 1)]
 
 
-def _usable_window(dataset: "Dataset") -> "Dataset | None":
+def _usable_window(dataset: Dataset) -> Dataset | None:
     """The file's first window as a data set of its own whose output range is 0 to 255, or None."""
-    from pydicom.dataset import Dataset
-
     center, width = (_first_number(dataset.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
     if center is None or width is None:
         return None
@@ -277,19 +258,26 @@ def _usable_window(dataset: "Dataset") -> "Dataset | None":
 
 
 def _first_number(value: Any) -> float | None:
-    if value is None or value == "":
-        return None
-    return float(value) if not hasattr(value, "__len__") else (float(value[0]) if len(value) else None)
+    """The first value of an element that may have none, one or several."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = value[0] if value else None
+    return None if value in (None, "") else float(value)
 
 
-def _colour(stored: np.ndarray, dataset: "Dataset", photometric: str, name: str) -> np.ndarray:
+def _colour(stored: np.ndarray, dataset: Dataset, photometric: str, name: str) -> np.ndarray:
     if photometric == "PALETTE COLOR":
-        from pydicom.pixels import apply_color_lut
-
         return to_8bit(apply_color_lut(stored, dataset), name)
     if stored.ndim == 3 and stored.shape[-1] == 3:  # pydicom has turned YBR into RGB
         return to_8bit(stored, name)
     raise ImageReadError(name, f"DICOM with photometric interpretation {photometric}, which is not supported")
+
+
+def _header_field(dataset: Dataset, keyword: str, name: str) -> Any:
+    try:
+        return _plain(dataset.get(keyword))
+    except _DICOM_ERRORS as error:
+        # Neither the value nor pydicom's message, which may quote it.
+        raise ImageReadError(name, f"header field {keyword} can't be read ({type(error).__name__})") from None
 
 
 def _plain(value: Any) -> Any:

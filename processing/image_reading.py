@@ -1,7 +1,5 @@
 """From whatever a user has (file, bytes, array, DICOM) to an 8-bit picture. `docs/input.md` lists the rules."""
 
-import struct
-import zlib
 from base64 import b64decode
 from collections.abc import Mapping
 from io import BytesIO
@@ -13,26 +11,12 @@ from PIL import Image, ImageOps
 from transformers.utils import is_torch_tensor
 
 from .dicom import is_dicom, read_dicom
-from .pixel_rules import ImageReadError, check_size, one_line, to_8bit
+from .pixel_rules import DECODE_ERRORS, ImageReadError, check_size, one_line, to_8bit
 
 __all__ = ["ImageReadError", "load_xray"]
 
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 _CHANNELS = (1, 3, 4)
-# What Pillow's decoders raise on damaged data.
-_DECODE_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 
 
 def load_xray(source: Any) -> Image.Image:
@@ -120,7 +104,7 @@ def _load_bytes(content: bytes, name: str) -> Image.Image:
         picture = Image.open(BytesIO(content))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageReadError(name, f"too large, taken for a decompression bomb ({error})") from error
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         if name.lower().endswith(_DICOM_SUFFIXES):
             return read_dicom(content, name=name).image
         raise ImageReadError(name, "not an image in a known format (or its first bytes are damaged)") from error
@@ -143,16 +127,16 @@ def _load_array(values: np.ndarray, kind: str) -> Image.Image:
 def _finish(picture: Image.Image, name: str) -> Image.Image:
     """Decode, turn upright, and bring to mode "L" or "RGB"."""
     check_size(*picture.size, name)
-    frames = getattr(picture, "n_frames", 1)
-    # MPO is what some cameras and phones call a JPEG that carries its own preview.
-    if frames > 1 and picture.format != "MPO":
-        raise ImageReadError(name, f"{picture.format} with {frames} pictures; give each as a view of its own")
     try:
+        frames = getattr(picture, "n_frames", 1)
+        # MPO is what some cameras and phones make: a JPEG that carries its own preview.
+        if frames > 1 and picture.format != "MPO":
+            raise ImageReadError(name, f"{picture.format} with {frames} pictures; give each as a view of its own")
         picture.load()
         return _to_grey_or_rgb(ImageOps.exif_transpose(picture), name)
     except ImageReadError:
         raise
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise ImageReadError(name, f"truncated or damaged image ({one_line(error)})") from error
 
 

@@ -1,5 +1,8 @@
 """What every picture must meet and how its grey values become 8-bit ones, whatever file it came from."""
 
+import struct
+import zlib
+
 import numpy as np
 
 # Between the largest chest film scans (35 x 43 cm at 50 micrometres: 60 million pixels) and the size from which
@@ -7,6 +10,21 @@ import numpy as np
 MAX_PIXELS = 64 * 2**20
 # Smaller than one patch of the encoder: there is nothing to see.
 MIN_SIDE = 16
+
+# What Pillow's, pydicom's and their libraries' decoders raise on damaged data.
+DECODE_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 

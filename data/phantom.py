@@ -1,0 +1,316 @@
+"""Phantoms: drawn chest X-rays with known findings and reports, the data set that is always at hand.
+
+A phantom's person, pose and film are drawn from its seed; its findings are given or drawn. The same seed with
+other findings shows the same person, so that what a finding changes can be seen alone. Reports come from
+`phantom_report`, whose labels are exact. Phantoms teach a model to look and to speak; they say nothing about
+patients.
+"""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .phantom_anatomy import draw_chest, expose, sample_anatomy
+from .phantom_canvas import Canvas
+from .phantom_findings import (
+    CHOICES,
+    DEVICES,
+    SEVERITIES,
+    SIDED_DEVICES,
+    Finding,
+    adjust_anatomy,
+    complete,
+    paint,
+)
+from .phantom_report import write_report
+from .schema import OBSERVATIONS
+
+if TYPE_CHECKING:
+    import datasets
+
+VIEWS = ("PA", "AP", "LATERAL")
+DEFAULT_SPLITS: Mapping[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+# Independent random streams of one phantom, so that one choice never disturbs another.
+_PERSON, _POSE, _VESSELS, _FILM, _FINDINGS, _KINDS, _REPORT, _CLINIC = range(8)
+
+
+def _stream(seed: int, *names: int) -> np.random.Generator:
+    return np.random.default_rng([seed, *names])
+
+
+def draw_phantom(
+    findings: Sequence[Finding], *, seed: int, view: str = "PA", image_size: int = 224
+) -> np.ndarray:
+    """A chest X-ray that shows these findings and nothing else.
+
+    Args:
+        findings: what to show, in any order; none for a normal chest.
+        seed: decides the person, the pose, the film and the findings' details; not negative.
+        view: "PA", "AP" (portable: larger heart, higher diaphragm, less contrast) or "LATERAL".
+        image_size: height and width in pixels, 32 or more.
+
+    Returns:
+        uint8 array `(image_size, image_size)`; the patient's right is on the image's left.
+
+    Raises:
+        ValueError: for an unknown view, an image too small, or a negative seed.
+    """
+    if view not in VIEWS:
+        raise ValueError(f"view {view!r} is none of {VIEWS}")
+    if image_size < 32:
+        raise ValueError(f"image_size {image_size} is too small to draw a chest: 32 at least")
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative: seeds count from 0")
+    found = _complete(findings, seed)
+    number = VIEWS.index(view)
+    anatomy = sample_anatomy(_stream(seed, _PERSON), portable=view == "AP")
+    for i, finding in enumerate(found):
+        anatomy = adjust_anatomy(anatomy, finding, _stream(seed, _FINDINGS, i, 0))
+    chest = draw_chest(anatomy, _pose(seed, number, image_size), view, _stream(seed, _VESSELS, number))
+    for i, finding in enumerate(found):
+        paint(chest, finding, _stream(seed, _FINDINGS, i, 1 + number))
+    return expose(chest, _stream(seed, _FILM, number))
+
+
+def _complete(findings: Sequence[Finding], seed: int) -> list[Finding]:
+    """Kinds filled in, in an order of their own, so that the caller's order changes nothing."""
+    rng = _stream(seed, _KINDS)
+    ordered = sorted(findings, key=lambda f: (f.observation, f.side, f.zone, f.severity, f.kind))
+    return [complete(finding, rng) for finding in ordered]
+
+
+def _pose(seed: int, view_number: int, image_size: int) -> Canvas:
+    rng = _stream(seed, _POSE, view_number)
+    lateral = VIEWS[view_number] == "LATERAL"
+    scale = rng.uniform(1.0, 1.1) * (1.08 if lateral else 1.0)
+    return Canvas(image_size, rng.normal(0, 0.02), scale, rng.normal(0, [0.012, 0.014]))
+
+
+# ------------------------------------------------------------------------------------------- studies
+
+_NORMAL = 0.22
+"""Share of studies without any finding but devices."""
+_WEIGHTS = {
+    "Enlarged Cardiomediastinum": 0.8,
+    "Cardiomegaly": 1.5,
+    "Lung Opacity": 1.2,
+    "Lung Lesion": 1.0,
+    "Edema": 1.1,
+    "Consolidation": 1.0,
+    "Pneumonia": 1.0,
+    "Atelectasis": 1.2,
+    "Pneumothorax": 1.0,
+    "Pleural Effusion": 1.6,
+    "Pleural Other": 0.8,
+    "Fracture": 0.8,
+}
+"""How often an observation is drawn relative to the others."""
+_DEVICES = 0.2
+"""Share of studies with support devices."""
+
+
+def _sample_findings(rng: np.random.Generator) -> list[Finding]:
+    """One to three observations, or none, and perhaps devices."""
+    names = np.array(list(_WEIGHTS))
+    weights = np.array(list(_WEIGHTS.values()))
+    count = 0 if rng.uniform() < _NORMAL else int(rng.choice([1, 2, 3], p=[0.45, 0.37, 0.18]))
+    chosen = rng.choice(names, count, replace=False, p=weights / weights.sum())
+    findings = [_sample_finding(str(name), rng) for name in chosen]
+    if rng.uniform() < _DEVICES:
+        kinds = rng.choice(DEVICES, int(rng.choice([1, 2], p=[0.7, 0.3])), replace=False)
+        for kind in kinds:
+            side = str(rng.choice(["left", "right"])) if kind in SIDED_DEVICES else ""
+            findings.append(Finding("Support Devices", side, kind=str(kind)))
+    return findings
+
+
+def _sample_finding(name: str, rng: np.random.Generator) -> Finding:
+    choices = CHOICES[name]
+    side = str(rng.choice(choices.sides))
+    if side == "bilateral" and len(choices.sides) > 1 and rng.uniform() < 0.4:
+        side = str(rng.choice(["left", "right"]))
+    return Finding(
+        name, side, str(rng.choice(choices.zones)), str(rng.choice(SEVERITIES)), str(rng.choice(choices.kinds))
+    )
+
+
+_INDICATIONS = (
+    "Chest pain.",
+    "Shortness of breath.",
+    "Cough and fever.",
+    "Dyspnea.",
+    "Trauma.",
+    "Preoperative evaluation.",
+    "Follow-up.",
+    "Weakness.",
+    "",
+)
+
+
+def make_study(
+    seed: int, *, image_size: int = 224, views: Sequence[str] = ("PA",), findings: Sequence[Finding] | None = None
+) -> dict[str, Any]:
+    """One study in the schema of `data.schema`, images as PIL images of mode "L".
+
+    Args:
+        seed: decides everything that is not given.
+        image_size: height and width in pixels.
+        views: one image for each, see `draw_phantom`.
+        findings: what to show; None draws none to three, and devices, at random.
+
+    Raises:
+        ValueError: for no views, and as `draw_phantom`.
+    """
+    if not views:
+        raise ValueError("a study needs at least one view: give views=('PA',) or more")
+    chosen = _sample_findings(_stream(seed, _CLINIC)) if findings is None else list(findings)
+    found = _complete(chosen, seed)
+    images = [Image.fromarray(draw_phantom(found, seed=seed, view=v, image_size=image_size)) for v in views]
+    report = write_report(found, _stream(seed, _REPORT))
+    indication = str(_stream(seed, _CLINIC, 1).choice(_INDICATIONS))
+    return {
+        "study_id": f"phantom-{seed}",
+        "patient_id": f"phantom-{seed}",
+        "images": images,
+        "views": list(views),
+        "findings": report.findings,
+        "impression": report.impression,
+        "indication": indication,
+        "comparison": "",
+        "report": report.text,
+        "labels": report.labels,
+        "split": "train",
+    }
+
+
+# ------------------------------------------------------------------------------------------- the data set
+
+
+def make_phantoms(
+    num_studies: int,
+    *,
+    seed: int = 0,
+    image_size: int = 224,
+    views: Sequence[str] = ("PA",),
+    splits: Mapping[str, float] | None = None,
+    num_proc: int | None = None,
+) -> "datasets.DatasetDict":
+    """A data set of random studies, the same for the same arguments on every machine and process count.
+
+    Args:
+        num_studies: how many in all splits together; every study is another patient.
+        seed: another seed gives other studies throughout.
+        image_size: height and width in pixels.
+        views: one image for each, see `draw_phantom`.
+        splits: share of each split, by name; they must add up to 1.
+            Default: train 0.8, validation 0.1, test 0.1.
+        num_proc: number of processes to draw with.
+
+    Returns:
+        `datasets.DatasetDict` with the columns of `data.schema.STUDY_KEYS`; images are decoded on access.
+
+    Raises:
+        ValueError: for no studies, or shares that are negative or do not add up to 1.
+    """
+    import datasets
+
+    shares = dict(DEFAULT_SPLITS if splits is None else splits)
+    if num_studies < 1:
+        raise ValueError(f"num_studies is {num_studies}: at least one is needed")
+    if min(shares.values(), default=-1) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"splits {shares} must be shares of 0 or more that add up to 1")
+    bounds = np.round(np.cumsum([0.0, *shares.values()]) * num_studies).astype(int)
+    out = datasets.DatasetDict()
+    for name, start, stop in zip(shares, bounds[:-1], bounds[1:], strict=True):
+        seeds = [study_seed(seed, number) for number in range(start, stop)]
+        source = datasets.Dataset.from_dict({"seed": seeds}, features=datasets.Features(seed=datasets.Value("uint64")))
+        out[name] = source.map(
+            _encoded_study,
+            fn_kwargs={"image_size": image_size, "views": tuple(views), "split": name},
+            remove_columns="seed",
+            features=study_features(),
+            num_proc=num_proc,
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            desc=f"Drawing phantoms ({name})",
+        )
+    return out
+
+
+def study_seed(seed: int, number: int) -> int:
+    """The seed of a data set's study: far apart for neighbouring data sets."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def study_features() -> "datasets.Features":
+    """Columns of `data.schema` as `datasets` types."""
+    import datasets
+
+    text = datasets.Value("string")
+    return datasets.Features(
+        {
+            "study_id": text,
+            "patient_id": text,
+            "images": datasets.List(datasets.Image()),
+            "views": datasets.List(text),
+            "findings": text,
+            "impression": text,
+            "indication": text,
+            "comparison": text,
+            "report": text,
+            "labels": {name: datasets.Value("int8") for name in OBSERVATIONS},
+            "split": text,
+        }
+    )
+
+
+def _encoded_study(row: Mapping[str, int], image_size: int, views: Sequence[str], split: str) -> dict[str, Any]:
+    study = make_study(row["seed"], image_size=image_size, views=views)
+    study["images"] = [{"bytes": _png(image), "path": None} for image in study["images"]]
+    study["split"] = split
+    return study
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    # Drawing is what takes time; a noisy film hardly compresses anyway.
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+# ------------------------------------------------------------------------------------------- for the eye
+
+
+def contact_sheet(studies: Sequence[Mapping[str, Any]], columns: int = 4) -> Image.Image:
+    """All images of the studies side by side, each with its view and present observations below.
+
+    Args:
+        studies: dicts with `images`, `views` and `labels`, as `make_study` and `make_phantoms` give them.
+        columns: images per row.
+
+    Raises:
+        ValueError: for no studies, or less than one column.
+    """
+    cells = [*_cells(studies)]
+    if not cells or columns < 1:
+        raise ValueError(f"{len(cells)} images in {columns} columns: at least one of each is needed")
+    width = max(image.width for image, _ in cells) + 4
+    height = max(image.height for image, _ in cells) + 30
+    sheet = Image.new("L", (width * columns, height * -(-len(cells) // columns)))
+    draw = ImageDraw.Draw(sheet)
+    for i, (image, caption) in enumerate(cells):
+        corner = (i % columns * width, i // columns * height)
+        sheet.paste(image, corner)
+        draw.multiline_text((corner[0] + 3, corner[1] + image.height + 1), caption, fill=220, font_size=10, spacing=1)
+    return sheet
+
+
+def _cells(studies: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Image.Image, str]]:
+    for study in studies:
+        present = [name for name, value in study["labels"].items() if value == 1]
+        for image, view in zip(study["images"], study["views"], strict=True):
+            yield image, f"{view}: {', '.join(present[:2])}\n{', '.join(present[2:])}"

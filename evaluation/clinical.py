@@ -1,0 +1,119 @@
+"""Clinical efficacy: precision, recall and F1 of the observations that two sets of labels state.
+
+The labels come from a report labeler (`labeler.CheXpertStyleLabeler`) run over reference and generated reports, or
+from any other source in the same form. The scores follow the usual "CE metrics" (R2Gen, Chen et al., EMNLP 2020);
+because published numbers differ in the observations, the averaging and the treatment of uncertain labels, every
+metric's name says all three.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from ..data.schema import ABSENT, LABEL_VALUES, NOT_MENTIONED, OBSERVATIONS, PRESENT, UNCERTAIN
+
+MAIN_OBSERVATIONS: tuple[str, ...] = (
+    "Cardiomegaly",
+    "Edema",
+    "Consolidation",
+    "Atelectasis",
+    "Pleural Effusion",
+)
+"""The five "competition" observations of CheXpert (Irvin et al., AAAI 2019, section "Evaluation")."""
+
+Labels = Mapping[str, int | None]
+Uncertain = Literal["positive", "negative", "ignore"]
+
+
+def label_scores(
+    references: Sequence[Labels], hypotheses: Sequence[Labels], *, uncertain: Uncertain = "negative"
+) -> dict[str, float]:
+    """Precision, recall and F1 of `hypotheses` against `references`, one label dict per study in each.
+
+    A label dict has one value for each of `OBSERVATIONS`: 1 (present), 0 (absent), -1 (uncertain) or None (not
+    mentioned). Presence is the positive class; absent and not mentioned are negative. `uncertain` says what -1 is:
+
+    - "positive" or "negative", in references and hypotheses alike;
+    - "ignore": a cell (study, observation) whose *reference* is uncertain is left out. An uncertain hypothesis still
+      counts as negative, so a system gains nothing by hedging.
+
+    Names and values (all in [0, 1], but supports are counts):
+
+    - `{precision,recall,F1}_{micro,macro,example}_{14,5}_uncertain-{uncertain}`: over all 14 observations, and over
+      the five of `MAIN_OBSERVATIONS`. Micro pools all cells; macro is the mean over observations; example is the
+      mean over studies (F1 averaged, not computed from the averaged precision and recall).
+    - `{precision,recall,F1,support}_{observation}_uncertain-{uncertain}`: one observation over all studies; its
+      support is the number of studies whose reference is positive.
+
+    A ratio with a zero denominator is 0, as scikit-learn's `zero_division=0`: an observation that neither side ever
+    states has F1 0 and lowers the macro mean, and a study without positives on either side has example F1 0 (among
+    the 14, No Finding normally prevents that; among the 5 every normal study is one).
+
+    Raises:
+        ValueError: no studies, different numbers of references and hypotheses, an observation missing or unknown,
+            a value outside `LABEL_VALUES`, or an unknown `uncertain`.
+    """
+    if uncertain not in get_args(Uncertain):
+        raise ValueError(f"uncertain={uncertain!r}: must be one of {', '.join(get_args(Uncertain))}")
+    if len(references) != len(hypotheses):
+        raise ValueError(
+            f"{len(references)} references but {len(hypotheses)} hypotheses: give one of each per study, in one order"
+        )
+    if not references:
+        raise ValueError("no studies to score: references and hypotheses are empty")
+
+    uncertain_is_positive = uncertain == "positive"
+    reference_values = _to_array(references, "references")
+    reference = _is_positive(reference_values, uncertain_is_positive)
+    hypothesis = _is_positive(_to_array(hypotheses, "hypotheses"), uncertain_is_positive)
+    counted = reference_values != UNCERTAIN if uncertain == "ignore" else np.ones_like(reference)
+
+    hits = reference & hypothesis & counted
+    stated = hypothesis & counted
+    true = reference & counted
+
+    scores: dict[str, float] = {}
+    for columns, size in ((OBSERVATIONS, "14"), (MAIN_OBSERVATIONS, "5")):
+        chosen = [OBSERVATIONS.index(name) for name in columns]
+        for averaging, axis in (("micro", None), ("macro", 0), ("example", 1)):
+            counts = (cells[:, chosen].sum(axis=axis) for cells in (hits, stated, true))
+            for measure, values in _precision_recall_f1(*counts):
+                scores[f"{measure}_{averaging}_{size}_uncertain-{uncertain}"] = float(values.mean())
+
+    for column, name in enumerate(OBSERVATIONS):
+        counts = (cells[:, column].sum() for cells in (hits, stated, true))
+        for measure, value in _precision_recall_f1(*counts):
+            scores[f"{measure}_{name}_uncertain-{uncertain}"] = float(value)
+        scores[f"support_{name}_uncertain-{uncertain}"] = int(true[:, column].sum())
+    return scores
+
+
+def _to_array(labels: Sequence[Labels], what: str) -> np.ndarray:
+    """`(studies, 14)` integers, not mentioned as absent."""
+    values = np.empty((len(labels), len(OBSERVATIONS)), dtype=np.int8)
+    for row, study in enumerate(labels):
+        if study.keys() != set(OBSERVATIONS):
+            wrong = sorted(set(OBSERVATIONS) ^ study.keys())
+            raise ValueError(f"{what}[{row}]: missing or unknown observations {wrong}; need the 14 of OBSERVATIONS")
+        for column, name in enumerate(OBSERVATIONS):
+            value = study[name]
+            if value not in LABEL_VALUES:
+                raise ValueError(f"{what}[{row}][{name!r}] is {value!r}: must be one of {LABEL_VALUES}")
+            values[row, column] = ABSENT if value is NOT_MENTIONED else value
+    return values
+
+
+def _is_positive(values: np.ndarray, uncertain_is_positive: bool) -> np.ndarray:
+    return (values == PRESENT) | (uncertain_is_positive & (values == UNCERTAIN))
+
+
+def _precision_recall_f1(hits: np.ndarray, stated: np.ndarray, true: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    yield "precision", _ratio(hits, stated)
+    yield "recall", _ratio(hits, true)
+    yield "F1", _ratio(2 * hits, stated + true)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """0 where the denominator is 0 (then the numerator is 0 too)."""
+    return np.asarray(numerator / np.maximum(denominator, 1))

@@ -1,0 +1,126 @@
+"""A line chart as inline SVG: no scripts, no fonts of its own, coloured by the style sheet of the page around it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from math import ceil, floor, isfinite, log10
+
+_WIDTH, _HEIGHT = 480, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 10, 42
+"""Margins around the plot, in units of the view box."""
+_STYLES = 4
+"""Line styles (colour and dash pattern) that the style sheet knows as `line-0` …"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart; points that are not finite are left out."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A chart: lines over a common pair of axes, such as training and validation loss over the step."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Line]
+
+
+def line_chart(curve: Curve) -> str:
+    """The chart as an HTML `figure` with its legend, or an empty string when no line has a finite point.
+
+    Raises:
+        ValueError: a line whose x and y differ in length.
+    """
+    lines = [(line.name, points) for line in curve.lines if (points := _finite_points(line))]
+    if not lines:
+        return ""
+    axes = _Axes.around([point for _, points in lines for point in points])
+    legend = "".join(
+        f'<span class="key"><svg class="swatch" viewBox="0 0 28 8" aria-hidden="true">'
+        f'<path class="line line-{i % _STYLES}" d="M1 4H27"/></svg>{escape(name)}</span>'
+        for i, (name, _) in enumerate(lines)
+    )
+    drawn = "".join(
+        f'<path class="line line-{i % _STYLES}" d="{axes.path(points)}"/>' for i, (_, points) in enumerate(lines)
+    )
+    summary = "; ".join(f"{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for name, points in lines)
+    return (
+        f'<figure class="chart"><figcaption>{escape(curve.title)}<span class="keys">{legend}</span></figcaption>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(f"{curve.title}: {summary}")}">'
+        f"{axes.svg(curve)}{drawn}</svg></figure>"
+    )
+
+
+def _finite_points(line: Line) -> list[tuple[float, float]]:
+    if len(line.x) != len(line.y):
+        raise ValueError(f"line {line.name!r} has {len(line.x)} x and {len(line.y)} y values; give one y per x")
+    return [(x, y) for x, y in zip(line.x, line.y, strict=True) if isfinite(x) and isfinite(y)]
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """The ranges that the plot shows: x as wide as the data, y out to the next round number."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    @classmethod
+    def around(cls, points: Sequence[tuple[float, float]]) -> "_Axes":
+        x_low, x_high = _widened([x for x, _ in points])
+        y_low, y_high = _widened([y for _, y in points])
+        step = _step(y_low, y_high)
+        return cls((x_low, x_high), (floor(y_low / step) * step, ceil(y_high / step) * step))
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        across = (x - self.x[0]) / (self.x[1] - self.x[0])
+        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
+
+    def path(self, points: Sequence[tuple[float, float]]) -> str:
+        places = ["{:.1f} {:.1f}".format(*self.place(x, y)) for x, y in points]
+        # A line of one point is drawn as a dot: the round cap of a segment without length.
+        return "M" + "L".join(places if len(places) > 1 else places * 2)
+
+    def svg(self, curve: Curve) -> str:
+        left, right, bottom = _LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+        parts = []
+        for tick in _ticks(*self.y):
+            _, y = self.place(self.x[0], tick)
+            parts.append(f'<path class="grid" d="M{left} {y:.1f}H{right}"/>')
+            parts.append(f'<text x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{tick:.6g}</text>')
+        for tick in _ticks(*self.x):
+            x, _ = self.place(tick, self.y[0])
+            parts.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{tick:.6g}</text>')
+        parts.append(
+            f'<path class="axis" d="M{left} {bottom}H{right}"/>'
+            f'<text x="{(left + right) / 2}" y="{_HEIGHT - 5}" text-anchor="middle">{escape(curve.x_label)}</text>'
+            f'<text transform="translate(12 {(_TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
+            f"{escape(curve.y_label)}</text>"
+        )
+        return "".join(parts)
+
+
+def _widened(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    # Relative to the value, or the margin would vanish in the rounding of a large one.
+    margin = 0.0 if high > low else 0.5 * max(abs(low), 1.0)
+    return low - margin, high + margin
+
+
+def _step(low: float, high: float) -> float:
+    """1, 2 or 5 times a power of ten, so that some five steps lead from low to high."""
+    raw = (high - low) / 5
+    power = 10.0 ** floor(log10(raw))
+    return power * next(factor for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    step = _step(low, high)
+    # Ends that differ from a round number by rounding only still get their tick.
+    return [i * step for i in range(ceil(low / step - 1e-6), floor(high / step + 1e-6) + 1)]

@@ -1,0 +1,63 @@
+"""Tiny models with random weights, and a tokenizer, shared by tests."""
+
+import torch
+from mambaxray import MambaXrayConfig, MambaXrayForConditionalGeneration, VisionMambaConfig
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    SwinConfig,
+    ViTMAEConfig,
+)
+
+VOCABULARY = 48
+IMAGE_TOKEN_ID = VOCABULARY  # outside the vocabulary, as for a decoder whose embeddings were not resized
+
+_SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+_TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+VISION_CONFIGS = {
+    "vision_mamba": lambda: VisionMambaConfig(hidden_size=24, num_hidden_layers=2, image_size=32, state_size=4),
+    "swin": lambda: SwinConfig(
+        image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
+    ),
+    "vit_mae": lambda: ViTMAEConfig(image_size=32, **_SIZES),
+}
+TEXT_CONFIGS = {
+    "llama": lambda: LlamaConfig(**_SIZES, **_TOKENS, num_key_value_heads=2),
+    "qwen2": lambda: Qwen2Config(**_SIZES, **_TOKENS, num_key_value_heads=2),
+    "gemma2": lambda: Gemma2Config(**_SIZES, **_TOKENS, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8),
+    "gpt2": lambda: GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=256, **_TOKENS),
+    "opt": lambda: OPTConfig(
+        hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=32, **_TOKENS
+    ),
+}
+
+
+def tiny_config(vision: str = "vision_mamba", text: str = "llama") -> MambaXrayConfig:
+    return MambaXrayConfig(VISION_CONFIGS[vision](), TEXT_CONFIGS[text](), image_token_id=IMAGE_TOKEN_ID)
+
+
+def tiny_model(vision: str = "vision_mamba", text: str = "llama", seed: int = 0) -> MambaXrayForConditionalGeneration:
+    """Random weights, large enough that the image changes what is generated."""
+    torch.manual_seed(seed)
+    model = MambaXrayForConditionalGeneration(tiny_config(vision, text)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "A_log" not in name:
+                parameter.mul_(4.0)
+    return model
+
+
+def tiny_tokenizer(words: str) -> PreTrainedTokenizerFast:
+    """Word-level, with `<pad>`, `<s>`, `</s>` and `<unk>` as ids 0 to 3."""
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys(words.split())])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
