@@ -6,15 +6,17 @@ other findings shows the same person, so that what a finding changes can be seen
 patients.
 """
 
-import io
+import struct
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .phantom_anatomy import draw_chest, expose, sample_anatomy
+from .phantom_anatomy import sample_anatomy
 from .phantom_canvas import Canvas
+from .phantom_film import expose
 from .phantom_findings import (
     CHOICES,
     DEVICES,
@@ -25,6 +27,8 @@ from .phantom_findings import (
     complete,
     paint,
 )
+from .phantom_frontal import draw_frontal
+from .phantom_lateral import draw_lateral
 from .phantom_report import write_report
 from .schema import OBSERVATIONS
 
@@ -42,9 +46,7 @@ def _stream(seed: int, *names: int) -> np.random.Generator:
     return np.random.default_rng([seed, *names])
 
 
-def draw_phantom(
-    findings: Sequence[Finding], *, seed: int, view: str = "PA", image_size: int = 224
-) -> np.ndarray:
+def draw_phantom(findings: Sequence[Finding], *, seed: int, view: str = "PA", image_size: int = 224) -> np.ndarray:
     """A chest X-ray that shows these findings and nothing else.
 
     Args:
@@ -70,10 +72,11 @@ def draw_phantom(
     anatomy = sample_anatomy(_stream(seed, _PERSON), portable=view == "AP")
     for i, finding in enumerate(found):
         anatomy = adjust_anatomy(anatomy, finding, _stream(seed, _FINDINGS, i, 0))
-    chest = draw_chest(anatomy, _pose(seed, number, image_size), view, _stream(seed, _VESSELS, number))
+    draw = draw_lateral if view == "LATERAL" else draw_frontal
+    chest = draw(anatomy, _pose(seed, number, image_size), _stream(seed, _VESSELS, number))
     for i, finding in enumerate(found):
         paint(chest, finding, _stream(seed, _FINDINGS, i, 1 + number))
-    return expose(chest, _stream(seed, _FILM, number))
+    return expose(chest, _stream(seed, _FILM, number), portable=view == "AP")
 
 
 def _complete(findings: Sequence[Finding], seed: int) -> list[Finding]:
@@ -119,13 +122,34 @@ def _sample_findings(rng: np.random.Generator) -> list[Finding]:
     weights = np.array(list(_WEIGHTS.values()))
     count = 0 if rng.uniform() < _NORMAL else int(rng.choice([1, 2, 3], p=[0.45, 0.37, 0.18]))
     chosen = rng.choice(names, count, replace=False, p=weights / weights.sum())
-    findings = [_sample_finding(str(name), rng) for name in chosen]
+    findings: list[Finding] = []
+    for name in chosen:
+        tries = (_sample_finding(str(name), rng) for _ in range(10))
+        fitting = next((f for f in tries if not any(_clash(f, other) for other in findings)), None)
+        if fitting is not None:
+            findings.append(fitting)
     if rng.uniform() < _DEVICES:
         kinds = rng.choice(DEVICES, int(rng.choice([1, 2], p=[0.7, 0.3])), replace=False)
         for kind in kinds:
             side = str(rng.choice(["left", "right"])) if kind in SIDED_DEVICES else ""
             findings.append(Finding("Support Devices", side, kind=str(kind)))
     return findings
+
+
+_PARENCHYMAL = ("Lung Opacity", "Lung Lesion", "Consolidation", "Pneumonia", "Atelectasis")
+
+
+def _clash(one: Finding, other: Finding) -> bool:
+    """Whether one would hide the other: two changes of one zone, or a lung drowned or collapsed around it."""
+    if not set(one.sides) & set(other.sides):
+        return False
+    zoned = [f for f in (one, other) if f.observation in _PARENCHYMAL]
+    if len(zoned) == 2:
+        return one.zone == other.zone
+    hiding = {"Pneumothorax": ("severe",), "Pleural Effusion": ("moderate", "severe")}
+    pleural = [f for f in (one, other) if f.observation in hiding and f.severity in hiding[f.observation]]
+    thick = "Pleural Other" in (one.observation, other.observation)
+    return bool(pleural and (zoned or thick))
 
 
 def _sample_finding(name: str, rng: np.random.Generator) -> Finding:
@@ -270,16 +294,26 @@ def study_features() -> "datasets.Features":
 
 def _encoded_study(row: Mapping[str, int], image_size: int, views: Sequence[str], split: str) -> dict[str, Any]:
     study = make_study(row["seed"], image_size=image_size, views=views)
-    study["images"] = [{"bytes": _png(image), "path": None} for image in study["images"]]
+    study["images"] = [{"bytes": _png(np.asarray(image)), "path": None} for image in study["images"]]
     study["split"] = split
     return study
 
 
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    # Drawing is what takes time; a noisy film hardly compresses anyway.
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+def _png(film: np.ndarray) -> bytes:
+    """A film as a PNG file, three times as fast as PIL's encoder (noise hardly compresses anyway)."""
+    height, width = film.shape
+    rows = np.empty((height, width + 1), np.uint8)
+    # Every row starts with its filter: 1, differences to the pixel on the left.
+    rows[:, 0] = 1
+    rows[:, 1:] = film
+    rows[:, 2:] -= film[:, :-1]
+    packer = zlib.compressobj(level=1, strategy=zlib.Z_HUFFMAN_ONLY)
+    pixels = packer.compress(rows.tobytes()) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    )
 
 
 # ------------------------------------------------------------------------------------------- for the eye
@@ -301,16 +335,21 @@ def contact_sheet(studies: Sequence[Mapping[str, Any]], columns: int = 4) -> Ima
     width = max(image.width for image, _ in cells) + 4
     height = max(image.height for image, _ in cells) + 30
     sheet = Image.new("L", (width * columns, height * -(-len(cells) // columns)))
-    draw = ImageDraw.Draw(sheet)
     for i, (image, caption) in enumerate(cells):
         corner = (i % columns * width, i // columns * height)
         sheet.paste(image, corner)
-        draw.multiline_text((corner[0] + 3, corner[1] + image.height + 1), caption, fill=220, font_size=10, spacing=1)
+        sheet.paste(_caption(caption, width, 28), (corner[0], corner[1] + image.height))
     return sheet
+
+
+def _caption(text: str, width: int, height: int) -> Image.Image:
+    label = Image.new("L", (width, height))
+    ImageDraw.Draw(label).multiline_text((3, 1), text, fill=220, font_size=10, spacing=1)
+    return label
 
 
 def _cells(studies: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Image.Image, str]]:
     for study in studies:
         present = [name for name, value in study["labels"].items() if value == 1]
         for image, view in zip(study["images"], study["views"], strict=True):
-            yield image, f"{view}: {', '.join(present[:2])}\n{', '.join(present[2:])}"
+            yield image, f"{view}: {', '.join(present[:1])}\n{', '.join(present[1:])}"

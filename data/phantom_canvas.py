@@ -3,24 +3,21 @@
 Everything is given in body coordinates: `u` runs to the right of the image (the patient's left), `v` down,
 the unit is the film's width, and the origin is the middle of the film's upper edge. A *field* is a float32
 array `(size, size)`; drawing returns fields, and the caller adds them up, because X-ray attenuation adds up.
+Speed matters here: what is smooth is drawn on `Canvas.coarse` and enlarged.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 Points = np.ndarray
 """`(n, 2)` float, columns u and v."""
-
-
-@lru_cache(maxsize=8)
-def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    centres = (np.arange(size, dtype=np.float32) + 0.5) / size
-    x, y = np.meshgrid(centres - 0.5, centres)
-    x.flags.writeable = y.flags.writeable = False
-    return x, y
+Shape = tuple[Points, float]
+"""A polygon and its value in 0..1."""
+Stroke = tuple[Points, float, float]
+"""A polyline, its width and its value in 0..1."""
 
 
 class Canvas:
@@ -28,66 +25,65 @@ class Canvas:
 
     def __init__(self, size: int, angle: float = 0.0, scale: float = 1.0, shift: Sequence[float] = (0, 0)):
         self.size = size
+        self._pose = (angle, scale, shift)
         cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
         self._matrix = np.array([[cos, sin], [-sin, cos]])
-        # The body turns about the middle of the film, so that the origin needs its own offset.
+        # The body turns about the middle of the film, so the origin needs an offset of its own.
         self._offset = np.array([0.5, 0.5]) + shift - np.array([0.0, 0.5]) @ self._matrix
-        x, y = _grid(size)
-        inverse = np.linalg.inv(self._matrix).astype(np.float32)
-        dx, dy = x + np.float32(0.5 - self._offset[0]), y - np.float32(self._offset[1])
-        self.u = dx * inverse[0, 0] + dy * inverse[1, 0]
-        self.v = dx * inverse[0, 1] + dy * inverse[1, 1]
 
-    def _project(self, shapes: Sequence[Points], resolution: int) -> list[list[float]]:
-        """Pixel coordinates of every shape, flat as PIL wants them; one product for all of them."""
-        counts = [2 * len(points) for points in shapes]
-        pixels = (np.concatenate(shapes) @ self._matrix + self._offset) * resolution
-        flat, out, start = pixels.ravel().tolist(), [], 0
-        for count in counts:
-            out.append(flat[start : start + count])
-            start += count
-        return out
+    def _coordinate(self, axis: int) -> np.ndarray:
+        inverse = np.linalg.inv(self._matrix)[:, axis]
+        centres = (np.arange(self.size) + 0.5) / self.size
+        columns = (centres - self._offset[0]) * inverse[0]
+        rows = (centres - self._offset[1]) * inverse[1]
+        return rows.astype(np.float32)[:, None] + columns.astype(np.float32)
 
-    def _sheet(self, soften: float) -> Image.Image:
-        """Twice the film's pixels for sharp edges, fewer for what is blurred anyway."""
-        sharp = soften * self.size < 0.8
-        resolution = 2 * self.size if sharp else min(2 * self.size, max(16, round(1.3 / soften)))
-        return Image.new("L", (resolution, resolution))
+    @cached_property
+    def u(self) -> np.ndarray:
+        """Every pixel's u."""
+        return self._coordinate(0)
 
-    def fill(self, shapes: Sequence[tuple[Points, float]], soften: float = 0.0) -> np.ndarray:
-        """Polygons with their values in 0..1, later ones over earlier ones; `soften` is a blur's width."""
+    @cached_property
+    def v(self) -> np.ndarray:
+        """Every pixel's v."""
+        return self._coordinate(1)
+
+    @cached_property
+    def coarse(self) -> "Canvas":
+        """The same film with a quarter of the pixels per side, for smooth fields."""
+        return Canvas(max(self.size // 4, 32), *self._pose)
+
+    def enlarge(self, field: np.ndarray) -> np.ndarray:
+        """A field of `coarse` at full size."""
+        image = Image.fromarray(field.astype(np.float32, copy=False))
+        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
+
+    def fill(self, shapes: Sequence[Shape], soften: float = 0.0, strength: float = 1.0) -> np.ndarray:
+        """Polygons, later ones over earlier ones, times `strength`; `soften` is the width of a blur."""
         image = self._sheet(soften)
         draw = ImageDraw.Draw(image)
         projected = self._project([points for points, _ in shapes], image.width)
         for points, (_, value) in zip(projected, shapes, strict=True):
             draw.polygon(points, fill=round(255 * value))
-        return self._finish(image, soften)
+        return self._finish(image, soften, strength)
 
-    def lines(self, strokes: Sequence[tuple[Points, float, float]], soften: float = 0.0) -> np.ndarray:
-        """Polylines as (points, width, value in 0..1)."""
+    def lines(self, strokes: Sequence[Stroke], soften: float = 0.0, strength: float = 1.0) -> np.ndarray:
+        """Polylines, later ones over earlier ones, times `strength`."""
         image = self._sheet(soften)
+        resolution = image.width
         draw = ImageDraw.Draw(image)
-        projected = self._project([points for points, _, _ in strokes], image.width)
+        projected = self._project([points for points, _, _ in strokes], resolution)
         for points, (_, width, value) in zip(projected, strokes, strict=True):
-            pixels = width * image.width
+            pixels = width * resolution
             # A line is at least one pixel wide; a thinner one is drawn fainter instead.
             draw.line(points, fill=round(255 * value * min(1.0, pixels)), width=max(1, round(pixels)))
-        return self._finish(image, soften)
+        return self._finish(image, soften, strength)
 
-    def _finish(self, image: Image.Image, soften: float) -> np.ndarray:
-        if soften * self.size >= 0.8:
-            image = image.filter(ImageFilter.BoxBlur(1.5 * soften * image.width))
-        if image.width == 2 * self.size:
-            image = image.reduce(2)
-        elif image.width != self.size:
-            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return np.asarray(image, dtype=np.float32) * np.float32(1 / 255)
-
-    def texture(self, rng: np.random.Generator, cells: int) -> np.ndarray:
-        """Smooth noise of mean 0 and roughly unit deviation with `cells` bumps across the film."""
-        values = rng.standard_normal((cells + 2, cells + 2), dtype=np.float32)
+    def texture(self, rng: np.random.Generator, cells: int, strength: float = 1.0) -> np.ndarray:
+        """Smooth noise of mean 0 and a deviation of about `strength`, with `cells` bumps across the film."""
+        values = rng.standard_normal((cells + 2, cells + 2), dtype=np.float32) * np.float32(1.25 * strength)
         image = Image.fromarray(values).resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return np.asarray(image) * np.float32(1.25)
+        return np.asarray(image)
 
     def blob(self, centre: Sequence[float], radii: Sequence[float], angle: float = 0.0) -> np.ndarray:
         """Squared elliptical distance from `centre`: 1 on the ellipse with these half-axes."""
@@ -96,40 +92,71 @@ class Canvas:
         a, b = (du * cos + dv * sin) / np.float32(radii[0]), (dv * cos - du * sin) / np.float32(radii[1])
         return a * a + b * b
 
+    def _project(self, shapes: Sequence[Points], resolution: int) -> list[list[float]]:
+        """Pixel coordinates of every shape, flat as PIL wants them; one product for all of them."""
+        pixels = (np.concatenate(shapes) @ self._matrix + self._offset) * resolution
+        flat, out, start = pixels.ravel().tolist(), [], 0
+        for points in shapes:
+            stop = start + 2 * len(points)
+            out.append(flat[start:stop])
+            start = stop
+        return out
+
+    def _sheet(self, soften: float) -> Image.Image:
+        """Twice the film's pixels for sharp edges, fewer for what is blurred anyway."""
+        sharp = soften * self.size < 0.8
+        resolution = 2 * self.size if sharp else min(self.size, max(16, round(1.3 / soften)))
+        return Image.new("L", (resolution, resolution))
+
+    def _finish(self, image: Image.Image, soften: float, strength: float) -> np.ndarray:
+        if soften * self.size >= 0.8:
+            image = image.filter(ImageFilter.BoxBlur(1.5 * soften * image.width))
+        if image.width == 2 * self.size:
+            image = image.reduce(2)
+        elif image.width != self.size:
+            image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        return np.asarray(image) * np.float32(strength / 255)
+
+
+@lru_cache(maxsize=32)
+def _spline_basis(count: int) -> np.ndarray:
+    """`(count, 4)`: weights of the four neighbouring points along one piece of a Catmull-Rom curve."""
+    t = np.linspace(0, 1, count, endpoint=False)[:, None] ** np.arange(4)
+    return t @ (0.5 * np.array([[0, 2, 0, 0], [-1, 0, 1, 0], [2, -5, 4, -1], [-1, 3, -3, 1]]))
+
 
 def spline(points: Sequence[Sequence[float]], count: int = 6) -> Points:
     """A smooth open curve through the points (Catmull-Rom), `count` samples per piece."""
-    p = np.asarray(points, dtype=float)
-    padded = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
-    before, start, stop, after = (padded[i : i + len(p) - 1, None] for i in range(4))
-    t = np.linspace(0, 1, count, endpoint=False)[None, :, None]
-    curve = start + 0.5 * t * (
-        stop - before
-        + t * (2 * before - 5 * start + 4 * stop - after + t * (3 * (start - stop) + after - before))
-    )  # fmt: skip
-    return np.concatenate([curve.reshape(-1, 2), p[-1:]])
+    p = np.array(points, dtype=float)
+    padded = np.empty((len(p) + 2, 2))
+    padded[1:-1] = p
+    padded[0], padded[-1] = 2 * p[0] - p[1], 2 * p[-1] - p[-2]
+    windows = np.stack([padded[i : i + len(p) - 1] for i in range(4)], axis=1)
+    return np.concatenate([(_spline_basis(count) @ windows).reshape(-1, 2), p[-1:]])
 
 
 def ribbon(curve: Points, width: np.ndarray | float) -> Points:
     """The outline of a band along `curve` `(…, n, 2)`, of the given full width (`(…, n)` or one number)."""
-    along = np.gradient(curve, axis=-2)
-    normal = np.stack([-along[..., 1], along[..., 0]], axis=-1)
-    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)
-    half = normal * (np.asarray(width)[..., None] / 2)
+    along = np.empty_like(curve)
+    along[..., 1:-1, :] = curve[..., 2:, :] - curve[..., :-2, :]
+    along[..., 0, :], along[..., -1, :] = curve[..., 1, :] - curve[..., 0, :], curve[..., -1, :] - curve[..., -2, :]
+    length = np.sqrt((along * along).sum(-1))
+    half = along[..., ::-1] * (np.asarray(width) / 2 / np.maximum(length, 1e-9))[..., None]
+    half[..., 0] *= -1
     return np.concatenate([curve + half, (curve - half)[..., ::-1, :]], axis=-2)
 
 
-def ellipse(centre: Sequence[float], radii: Sequence[float], angle: float = 0.0, count: int = 28) -> Points:
-    """The outline of an ellipse."""
+@lru_cache(maxsize=32)
+def _circle(count: int) -> np.ndarray:
     t = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    a, b = radii[0] * np.cos(t), radii[1] * np.sin(t)
-    return np.stack(
-        [
-            centre[0] + a * np.cos(angle) - b * np.sin(angle),
-            centre[1] + a * np.sin(angle) + b * np.cos(angle),
-        ],
-        axis=-1,
-    )
+    return np.stack([np.cos(t), np.sin(t)], axis=-1)
+
+
+def ellipse(centre: Sequence[float], radii: Sequence[float], angle: float = 0.0, count: int = 24) -> Points:
+    """The outline of an ellipse."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    axes = np.array([[cos * radii[0], sin * radii[0]], [-sin * radii[1], cos * radii[1]]])
+    return _circle(count) @ axes + centre
 
 
 def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:

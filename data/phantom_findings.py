@@ -10,21 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .phantom_anatomy import (
-    SIGN,
-    Anatomy,
-    Break,
-    Chest,
-    angle_level,
-    heart_extent,
-    hilum,
-    lateral_hilum,
-    lateral_outline,
-    lateral_wall,
-    lung_outline,
-    vessel_tree,
-)
-from .phantom_canvas import ellipse, ribbon, smoothstep, spline
+from .phantom_anatomy import SIGN, Anatomy, Break, Chest, vessel_tree
+from .phantom_canvas import Shape, Stroke, ellipse, ribbon, smoothstep, spline
+from .phantom_frontal import angle_level, heart_extent, hilum, lateral_wall, lung_outline
+from .phantom_lateral import lateral_hilum, lateral_outline, sternum_curve
 
 SEVERITIES = ("mild", "moderate", "severe")
 _ONE_SIDE, _SIDES, _ZONES = ("left", "right"), ("left", "right", "bilateral"), ("upper", "mid", "lower")
@@ -161,7 +150,7 @@ def adjust_anatomy(anatomy: Anatomy, finding: Finding, rng: np.random.Generator)
         case "Fracture":
             healed = finding.kind == "healed"
             place = rng.uniform(0.5, 0.8)
-            offset = 0.007 if healed else rng.uniform(0.018, 0.025)
+            offset = 0.008 if healed else rng.uniform(0.024, 0.032)
             new = tuple(
                 Break(side, rib, place + rng.uniform(-0.05, 0.05), offset, healed)
                 for side in finding.sides
@@ -181,17 +170,18 @@ def paint(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
         painter(chest, finding, rng)
 
 
-def _key(chest: Chest, side: str) -> str:
-    return "both" if chest.lateral else side
-
-
 def _solidify(chest: Chest, side: str, cover: np.ndarray) -> None:
     """Replace air by fluid or tissue where `cover` is 1; vessels drown in it."""
-    chest.air[_key(chest, side)] *= 1 - cover
-    if chest.lateral:
-        # The other lung's air stays in the beam.
-        cover = cover * np.float32(0.9)
+    cover = cover * chest.half(side)
+    chest.air *= 1 - cover
     chest.vessels *= 1 - np.float32(0.85) * cover
+    chest.bones *= 1 - np.float32(0.4) * cover
+
+
+def _add(chest: Chest, side: str, field: np.ndarray, beyond: float = 0.0) -> None:
+    """Add to one lung; `beyond` is how much shows where no lung is (before the heart, say)."""
+    mask = chest.lung * np.float32(1 - beyond) + np.float32(beyond)
+    chest.body += field * mask * chest.half(side)
 
 
 def _sides(chest: Chest, finding: Finding) -> tuple[str, ...]:
@@ -220,8 +210,8 @@ def _haze(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
     size, strength = (0.075, 0.10, 0.135)[finding.degree], (0.15, 0.20, 0.26)[finding.degree]
     for side in _sides(chest, finding):
         square = chest.canvas.blob(_centre(chest, side, finding.zone, rng), (size * 1.1, size), rng.uniform(0, 3))
-        veil = np.exp(-0.8 * square * square) * (1 + np.float32(0.12) * chest.canvas.texture(rng, 12))
-        chest.density += np.float32(strength) * veil * chest.lungs[_key(chest, side)]
+        veil = np.exp(-0.8 * square * square) * (1 + chest.canvas.texture(rng, 12, strength=0.12))
+        _add(chest, side, np.float32(strength) * veil)
 
 
 def _lesion(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
@@ -229,11 +219,11 @@ def _lesion(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
     count = 1 if finding.side != "bilateral" else 2
     for side in _sides(chest, finding):
         for _ in range(count):
-            size = (0.02, 0.03, 0.05)[finding.degree] * rng.uniform(0.9, 1.1)
+            size = (0.023, 0.034, 0.053)[finding.degree] * rng.uniform(0.9, 1.1)
             radii = (size, size * rng.uniform(0.88, 1.12))
             square = chest.canvas.blob(_centre(chest, side, finding.zone, rng), radii, rng.uniform(0, 3))
             ball = np.sqrt(np.clip(1.15 - square, 0, 1))
-            chest.density += np.float32(0.30) * ball * (0.3 + 0.7 * chest.lungs[_key(chest, side)])
+            _add(chest, side, np.float32(0.36) * ball, beyond=0.3)
 
 
 def _consolidation(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
@@ -243,7 +233,7 @@ def _consolidation(chest: Chest, finding: Finding, rng: np.random.Generator) -> 
     for side in _sides(chest, finding):
         reach = a.dome(side) - a.apex
         fissure = a.apex + 0.5 * reach + canvas.u * np.float32(0.05 * rng.normal())
-        edge = np.float32(0.03) * canvas.texture(rng, 7)
+        edge = canvas.texture(rng, 7, strength=0.03)
         if finding.zone == "upper":
             region = smoothstep(0.008, -0.004, canvas.v - fissure) * smoothstep(
                 -height - 0.06, -height + 0.04, canvas.v - fissure + edge
@@ -267,9 +257,9 @@ def _consolidation(chest: Chest, finding: Finding, rng: np.random.Generator) -> 
             course = {"upper": -0.9, "mid": 0.15, "lower": 1.1}[finding.zone]
             course = course if side == "left" else np.pi - course
         directions = course + np.array([-0.5, -0.15, 0.2, 0.55])
-        bronchi = vessel_tree(rng, np.repeat([root], 4, axis=0), directions, 0.105, 0.0125)[: 4 * (2 + 4 + 8)]
+        bronchi = vessel_tree(rng, np.repeat([root], 4, axis=0), directions, 0.105, 0.0145, 3)
         air_bronchogram = canvas.lines(bronchi, soften=0.0022)
-        cover = region * np.float32(solid) * (1 + np.float32(0.06) * canvas.texture(rng, 14))
+        cover = region * np.float32(solid) * (1 + canvas.texture(rng, 14, strength=0.06))
         _solidify(chest, side, np.clip(cover * (1 - 0.55 * air_bronchogram), 0, 0.95))
 
 
@@ -280,21 +270,21 @@ def _pneumonia(chest: Chest, finding: Finding, rng: np.random.Generator) -> None
     for side in _sides(chest, finding):
         square = canvas.blob(_centre(chest, side, finding.zone, rng), (size, size * 1.15), rng.uniform(0, 3))
         envelope = smoothstep(1.9, 0.2, square)
-        patches = smoothstep(-0.1, 1.1, canvas.texture(rng, 26) + 0.5 * canvas.texture(rng, 48))
-        chest.density += np.float32(strength) * envelope * patches * chest.lungs[_key(chest, side)]
+        patches = smoothstep(-0.7, 1.5, canvas.texture(rng, 24) + 0.5 * canvas.texture(rng, 50))
+        _add(chest, side, np.float32(strength) * envelope * patches)
 
 
 def _edema(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
     """Edema: bat-wing haze around both hila, thick blurred vessels, Kerley B lines at the bases."""
     canvas, a, degree = chest.canvas, chest.anatomy, finding.degree
-    strength = np.float32((0.12, 0.19, 0.27)[degree])
-    grain = 1 + np.float32(0.22) * canvas.texture(rng, 30)
+    strength = np.float32((0.16, 0.23, 0.31)[degree])
+    grain = 1 + canvas.texture(rng, 30, strength=0.22)
     septa = []
     for side in _sides(chest, finding):
         root = lateral_hilum(a) if chest.lateral else hilum(a, side)
         out = 0.0 if chest.lateral else SIGN[side] * 0.055
         square = canvas.blob((root[0] + out, root[1] + 0.07), (0.135 + 0.02 * degree, 0.19 + 0.02 * degree))
-        chest.density += strength * np.exp(-square) * grain * chest.lungs[_key(chest, side)]
+        _add(chest, side, strength * np.exp(-square) * grain)
         if not chest.lateral:
             low = a.dome(side) + 0.05
             for v in np.linspace(low - 0.13, low, 5 + 2 * degree):
@@ -302,8 +292,8 @@ def _edema(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
                 septum = np.array([[wall, v], [wall - rng.uniform(0.025, 0.04), v + rng.normal(0, 0.003)]])
                 septa.append((septum * [SIGN[side], 1], 0.005, 0.9))
     if septa:
-        chest.density += canvas.lines(septa) * np.float32(0.12 + 0.03 * degree)
-    chest.vessels *= np.float32(1.25 + 0.2 * degree)
+        chest.body += canvas.lines(septa, strength=0.12 + 0.03 * degree)
+    chest.vessels *= np.float32(1.15)
 
 
 def _atelectasis(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
@@ -327,7 +317,7 @@ def _atelectasis(chest: Chest, finding: Finding, rng: np.random.Generator) -> No
                 curve = curve * [SIGN[side], 1]
             taper = np.sin(np.linspace(0.25, np.pi - 0.25, len(curve)))
             bands.append((ribbon(curve, taper * rng.uniform(0.011, 0.017)), 0.95))
-        chest.density += canvas.fill(bands, soften=0.0025) * np.float32(strength)
+        _add(chest, side, canvas.fill(bands, strength=strength), beyond=0.3)
 
 
 def _pneumothorax(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
@@ -335,7 +325,7 @@ def _pneumothorax(chest: Chest, finding: Finding, rng: np.random.Generator) -> N
     canvas, a = chest.canvas, chest.anatomy
     side = finding.side
     outline = lateral_outline(a) if chest.lateral else lung_outline(a, side)
-    root = np.array(lateral_hilum(a) if chest.lateral else hilum(a, side)) + [0, 0.05]
+    root = (lateral_hilum(a) if chest.lateral else hilum(a, side) * [0.6, 1]) + [0, 0.05]
     top, bottom = a.apex, angle_level(a, side)
     shrink = np.array([0.21, 0.40, 0.62])[finding.degree] * rng.uniform(0.92, 1.08)
     # Air gathers at the apex; only a large amount also lifts the lung off the diaphragm.
@@ -343,24 +333,28 @@ def _pneumothorax(chest: Chest, finding: Finding, rng: np.random.Generator) -> N
     height = np.clip((bottom - outline[:, 1]) / (bottom - top), 0, 1) ** 0.6
     factor = 1 - (at_base + (shrink - at_base) * height)
     collapsed = root + (outline - root) * factor[:, None]
-    lung = canvas.fill([(collapsed, 1.0)], soften=0.002)
+    # A collapsed lung has no sharp corners.
+    reach = 1 + 5 * finding.degree
+    wrapped = np.concatenate([collapsed[-reach:], collapsed, collapsed[:reach]])
+    total = np.cumsum(wrapped, axis=0)
+    collapsed = (total[2 * reach :] - total[: -2 * reach]) / (2 * reach)
+    lung = canvas.fill([(collapsed, 1.0)])
     line = canvas.lines([(np.concatenate([collapsed, collapsed[:1]]), 0.009, 1.0)])
-    key = _key(chest, side)
-    mask = chest.lungs[key]
-    free = mask * (1 - lung)
+    mask = chest.lung * chest.half(side)
+    # On a lateral film the other lung stays in the beam.
     weight = np.float32(0.5 if chest.lateral else 1.0)
-    chest.vessels *= 1 - weight * free
-    chest.air[key] *= 1 + np.float32(0.16) * weight * free
-    inside = mask * lung
-    chest.density += inside * np.float32((0.02, 0.07, 0.2)[finding.degree]) * weight
-    chest.density += line * mask * np.float32(0.17) * weight
+    free = weight * mask * (1 - lung)
+    chest.vessels *= 1 - free
+    chest.air *= 1 + np.float32(0.16) * free
+    chest.body += mask * lung * (weight * np.float32((0.02, 0.07, 0.2)[finding.degree]))
+    chest.body += line * mask * (weight * np.float32((0.17, 0.15, 0.08)[finding.degree]))
 
 
 def _effusion(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
     """Pleural Effusion: fluid from the costophrenic angle up, its surface a meniscus along the wall."""
     canvas, a = chest.canvas, chest.anatomy
     for side in _sides(chest, finding):
-        wave = np.float32(0.006) * canvas.texture(rng, 8)
+        wave = canvas.texture(rng, 8, strength=0.006)
         if chest.lateral:
             level = a.dome_right + 0.185 - (0.10, 0.21, 0.36)[finding.degree]
             along = np.clip((canvas.u + 0.02) / 0.32, -1, 1)
@@ -383,12 +377,12 @@ def _pleural_other(chest: Chest, finding: Finding, rng: np.random.Generator) -> 
 def _thickening(chest: Chest, finding: Finding, side: str, rng: np.random.Generator) -> None:
     """A rind along the chest wall, an apical cap in the upper zone."""
     canvas, a = chest.canvas, chest.anatomy
-    thick = (0.026, 0.036, 0.05)[finding.degree]
+    thick = (0.03, 0.04, 0.054)[finding.degree]
     reach = a.dome(side) - a.apex
     low, high = {"upper": (-0.3, 0.2), "mid": (0.3, 0.75), "lower": (0.65, 1.2)}[finding.zone]
     span = smoothstep(a.apex + (high + 0.1) * reach, a.apex + (high - 0.05) * reach, canvas.v)
     span = span * smoothstep(a.apex + (low - 0.1) * reach, a.apex + (low + 0.05) * reach, canvas.v)
-    ragged = np.float32(0.004) * canvas.texture(rng, 30)
+    ragged = canvas.texture(rng, 30, strength=0.004)
     outline = lateral_outline(a) if chest.lateral else lung_outline(a, side)
     centre = np.array([outline[:, 0].mean(), a.apex + 0.55 * reach])
     vector = outline - centre
@@ -401,22 +395,34 @@ def _thickening(chest: Chest, finding: Finding, side: str, rng: np.random.Genera
         edge = np.interp(canvas.v[:, 0], np.linspace(0, 1, 65), wall).astype(np.float32)[:, None]
         near = smoothstep(2.6 * thick, 1.6 * thick, edge - np.abs(canvas.u))
         rind = rind * np.maximum(near, smoothstep(a.apex + 2 * thick, a.apex + thick, canvas.v))
-    _solidify(chest, side, np.float32(0.62) * rind)
+    _solidify(chest, side, np.float32(0.7) * rind)
 
 
 def _plaques(chest: Chest, finding: Finding, side: str, rng: np.random.Generator) -> None:
-    """Calcified plaques: dense, angular like holly leaves."""
-    canvas = chest.canvas
-    shapes = []
-    for _ in range(3 + 2 * finding.degree):
-        u, v = _centre(chest, side, finding.zone, rng)
-        size = rng.uniform(0.014, 0.022) * (1 + 0.2 * finding.degree)
-        leaf = ellipse((0, 0), (size * 1.5, size * 0.7), count=11) * rng.uniform(0.55, 1.25, (11, 1))
-        turn = rng.uniform(0, np.pi)
-        rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-        offset = np.array([u, v]) + rng.normal(0, 0.03, 2)
-        shapes.append((leaf @ rotation + offset, rng.uniform(0.7, 1.0)))
-    chest.density += canvas.fill(shapes) * np.float32(0.42) * (0.15 + 0.85 * chest.lungs[_key(chest, side)])
+    """Calcified plaques: short dense bands along the chest wall, at the bases also along the diaphragm."""
+    a = chest.anatomy
+    low, high = {"upper": (0.12, 0.4), "mid": (0.4, 0.72), "lower": (0.72, 1.05)}[finding.zone]
+    bands: list[Shape] = []
+    for level in np.linspace(low, high, 2 + finding.degree):
+        length, t = rng.uniform(0.045, 0.075), np.linspace(-0.5, 0.5, 7)
+        v = a.apex + (level + rng.uniform(-0.03, 0.03)) * (a.dome(side) - a.apex) + length * t
+        if chest.lateral:
+            u = _LATERAL_CENTRE[finding.zone][0] + rng.uniform(-0.08, 0.08) + 0.4 * length * t
+        else:
+            u = SIGN[side] * (lateral_wall(a, v) - rng.uniform(0.018, 0.045))
+        bands.append((_rough(np.stack([u, v], -1), rng), rng.uniform(0.8, 1.0)))
+    if finding.zone == "lower":
+        t = np.linspace(-0.5, 0.5, 7)
+        u, v = 0.21 * a.width + 0.09 * t, a.dome(side) + 0.002 + 0.10 * t * t
+        if chest.lateral:
+            u = u - 0.25
+        bands.append((_rough(np.stack([u if chest.lateral else SIGN[side] * u, v], -1), rng), 1.0))
+    chest.body += chest.canvas.fill(bands, strength=0.24 + 0.06 * finding.degree)
+
+
+def _rough(curve: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A band of uneven width along a curve."""
+    return ribbon(curve, np.array([0.3, 1, 1, 1, 1, 1, 0.3]) * rng.uniform(0.011, 0.021, 7))
 
 
 # ------------------------------------------------------------------------------------------------ devices
@@ -427,19 +433,19 @@ def _device(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
     draw = _LATERAL_DEVICES if chest.lateral else _FRONTAL_DEVICES
     strokes, plates = draw[finding.kind](chest.anatomy, finding.side, rng)
     if strokes:
-        chest.hardware += chest.canvas.lines(strokes) * np.float32(0.42)
+        chest.body += chest.canvas.lines(strokes, strength=0.42)
     if plates:
-        chest.hardware += chest.canvas.fill(plates) * np.float32(0.6)
+        chest.body += chest.canvas.fill(plates, strength=0.6)
 
 
-Drawing = tuple[list, list]
-"""Strokes (points, width, value) and plates (points, value)."""
+Drawing = tuple[list[Stroke], list[Shape]]
+"""Wires and tubes, and metal plates."""
 
 
 def _tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
     tip = a.apex + (0.42 - rng.uniform(0.07, 0.13)) * (a.dome_right - a.apex)
     curve = spline([(0.004, -0.1), (0.006, a.apex - 0.05), (a.shift - 0.003, tip)], 6)
-    walls = [(curve + [d, 0], 0.005, 0.6) for d in (-0.011, 0.011)]
+    walls = [(curve + [d, 0], 0.006, 0.8) for d in (-0.011, 0.011)]
     return [*walls, (curve[:-1] + [0.003, 0], 0.004, 0.9)], []
 
 
@@ -515,10 +521,8 @@ def _lateral_gastric_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Dr
 
 
 def _lateral_wires(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    t = np.linspace(0.1, 0.95, 6)
-    line = spline([(-0.17, a.apex + 0.09), (-0.235, a.apex + 0.19), (-0.287, a.apex + 0.44)], 12)
-    at = [line[round(x * (len(line) - 1))] for x in t]
-    loops = [ellipse(p, (0.014, 0.009), 0.5, 12) for p in at]
+    bone = sternum_curve(a)
+    loops = [ellipse(bone[i], (0.014, 0.009), 0.5, 12) for i in np.linspace(2, len(bone) - 1, 6).astype(int)]
     return [(np.concatenate([loop, loop[:1]]), 0.0065, 1.0) for loop in loops], []
 
 
@@ -545,5 +549,3 @@ _PAINTERS: dict[str, Callable[[Chest, Finding, np.random.Generator], None]] = {
     "Support Devices": _device,
 }
 """Observations drawn by shape alone (`adjust_anatomy`) have none."""
-
-

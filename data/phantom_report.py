@@ -41,6 +41,8 @@ class _Sentence:
     denies: tuple[str, ...] = ()
 
 
+_SHORTEST = 27
+"""Words below which a report is filled up with normal remarks."""
 _LUNG = ("Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
 _BLOCK = {
     **dict.fromkeys(_LUNG, "lungs"),
@@ -70,16 +72,20 @@ def write_report(findings: Sequence[Finding], rng: np.random.Generator) -> Repor
         rng: decides wording, order and which absent observations are denied.
     """
     present = {finding.observation for finding in findings}
-    stated = [_Sentence(_BLOCK[f.observation], _state(f, rng)) for f in findings]
+    shuffled = [findings[i] for i in rng.permutation(len(findings))]
+    stated = [_Sentence(_BLOCK[f.observation], _state(f, rng)) for f in shuffled]
     impression = _impression(findings, rng)
     words = len(impression.split()) + sum(len(s.text.split()) for s in stated)
     goal = rng.integers(30, 58)
-    # The usual closing words of a radiologist come first, rarer ones fill up.
     for sentence in _normal_sentences(present, rng):
         length = len(sentence.text.split())
-        if words + length <= max(goal, 27) or words < 27:
+        if words + length <= goal or words < _SHORTEST:
             stated.append(sentence)
             words += length
+    for sentence in _fillers(present, rng):
+        if words < (goal - 5 if not present else _SHORTEST):
+            stated.append(sentence)
+            words += len(sentence.text.split())
     order = _ORDERS[rng.integers(len(_ORDERS))]
     stated.sort(key=lambda sentence: order.index(sentence.block))
     denied = {observation for sentence in stated for observation in sentence.denies}
@@ -137,9 +143,9 @@ _ADJECTIVES = {
     ("bilateral", "mid"): ("bilateral midlung",),
     ("bilateral", "lower"): ("bibasilar", "bilateral lower lobe"),
 }
-_EXTENT = (("mild", "slight"), ("moderate",), ("severe", "marked"))
+_EXTENT = (("mild",), ("moderate",), ("severe", "marked"))
 _EXTENTLY = (("mildly", "slightly"), ("moderately",), ("severely", "markedly"))
-_SIZE = (("small", "tiny"), ("moderate", "moderate-sized"), ("large",))
+_SIZE = (("small",), ("moderate",), ("large",))
 _VEIL = (("faint", "subtle"), ("moderate",), ("extensive", "prominent"))
 _AREA = (("a small area of", "mild"), ("moderate",), ("dense", "extensive"))
 _INFECTION = (("mild", "early"), ("moderate",), ("extensive", "severe"))
@@ -207,13 +213,14 @@ def _opacity(f: Finding, rng: np.random.Generator) -> list[str]:
 def _lesion(f: Finding, rng: np.random.Generator) -> list[str]:
     noun = _lesion_noun(f, rng)
     place = _place(f, rng)
-    shape = _pick(rng, ("", "", "well-circumscribed ", "round ", "solitary "))
+    size, bare = noun.split(" ", 1)
+    shaped = f"{size} {_pick(rng, ('', 'well-circumscribed ', 'round ', 'solitary '))}{bare}"
     if f.side == "bilateral":
         return [f"there are {noun} {place}", f"{noun} are seen {place}", f"multiple {noun} are present {place}"]
     return [
         f"there is {_an(noun)} {place}",
         f"{_an(noun)} is seen {place}",
-        f"{_an(shape + noun)} is present {place}",
+        f"{_an(shaped)} is present {place}",
         f"{_an(noun)} projects over the {place.split(' the ')[1]}",
     ]
 
@@ -325,7 +332,9 @@ def _pleural_other(f: Finding, rng: np.random.Generator) -> list[str]:
 
 def _fracture(f: Finding, rng: np.random.Generator) -> list[str]:
     ribs = [_ORDINALS[rib] for rib in ribs_of(f)]
-    age = _pick(rng, ("displaced", "acute", "acute displaced") if f.kind == "acute" else ("healed", "old healed", "old"))
+    age = _pick(
+        rng, ("displaced", "acute", "acute displaced") if f.kind == "acute" else ("healed", "old healed", "old")
+    )
     if len(ribs) == 1:
         return [
             f"there is {_an(age)} fracture of the {f.side} {ribs[0]} rib",
@@ -416,7 +425,11 @@ def _impression(findings: Sequence[Finding], rng: np.random.Generator) -> str:
         lines.append(
             _pick(
                 rng,
-                ("support devices as described", "support devices in satisfactory position", _device_summary(devices[0])),
+                (
+                    "support devices as described",
+                    "support devices in satisfactory position",
+                    _device_summary(devices[0]),
+                ),
             )
         )
     sentences = [_sentence(line) for line in lines]
@@ -474,6 +487,7 @@ _DENIED_NOUNS = {
     "Lung Lesion": ("pulmonary nodule", "suspicious pulmonary nodule or mass"),
     "Lung Opacity": ("focal opacity", "airspace opacity"),
     "Atelectasis": ("atelectasis",),
+    "Pleural Other": ("pleural thickening",),
 }
 _DENIAL = {
     "Consolidation": 0.75,
@@ -484,6 +498,7 @@ _DENIAL = {
     "Lung Lesion": 0.1,
     "Lung Opacity": 0.12,
     "Atelectasis": 0.04,
+    "Pleural Other": 0.05,
 }
 """How often an absent observation is denied."""
 
@@ -491,27 +506,30 @@ _DENIAL = {
 def _normal_sentences(present: set[str], rng: np.random.Generator) -> Iterator[_Sentence]:
     """Denials and normal remarks that are true here, the more usual ones first."""
     usual = [*_denials(present, rng)]
+    clear = any("lungs are clear" in sentence.text for sentence in usual)
     if rng.uniform() < 0.85:
         usual.extend(_heart_remarks(present, rng))
-    rare = [_lung_remark(present, rng), _bone_remark(present, rng)]
+    rare = [None if clear else _lung_remark(present, rng), _bone_remark(present, rng)]
     rare = [sentence for sentence in rare if sentence is not None]
     yield from (usual[i] for i in rng.permutation(len(usual)))
     yield from (rare[i] for i in rng.permutation(len(rare)))
-    if present:
-        return
-    fillers = [
-        "the pulmonary vasculature is normal",
-        "the trachea is midline",
-        "the diaphragm is normal in contour",
-        "the soft tissues are unremarkable",
-    ]
-    yield from (_Sentence("lungs", _sentence(fillers[i])) for i in rng.permutation(len(fillers)))
+
+
+def _fillers(present: set[str], rng: np.random.Generator) -> Iterator[_Sentence]:
+    """Remarks for a report that is still short."""
+    texts = ["the soft tissues are unremarkable", "the upper abdomen is unremarkable"]
+    if "Edema" not in present:
+        texts.append("the pulmonary vasculature is normal")
+    if not present & {"Pneumothorax", "Pleural Effusion", "Atelectasis", "Enlarged Cardiomediastinum"}:
+        texts += ["the trachea is midline", "the diaphragm is normal in contour"]
+    yield from (_Sentence("lungs", _sentence(texts[i])) for i in rng.permutation(len(texts)))
 
 
 def _denials(present: set[str], rng: np.random.Generator) -> Iterator[_Sentence]:
     """ "No focal consolidation, pleural effusion or pneumothorax." in one or two sentences."""
     names = [name for name, chance in _DENIAL.items() if name not in present and rng.uniform() < chance]
     names = [names[i] for i in rng.permutation(len(names))]
+    clear = False
     while names:
         take = min(len(names), int(rng.integers(1, 4)) if len(names) < 4 else int(rng.integers(2, 4)))
         group, names = names[:take], names[take:]
@@ -530,9 +548,10 @@ def _denials(present: set[str], rng: np.random.Generator) -> Iterator[_Sentence]
                 f"negative for {listed}",
             ),
         )
-        if not present & set(_LUNG) and rng.uniform() < 0.2:
+        if not clear and not present & set(_LUNG) and rng.uniform() < 0.2:
+            clear = True
             text = f"the lungs are clear without {listed}"
-        pleural = {"Pleural Effusion", "Pneumothorax"} & set(group)
+        pleural = {"Pleural Effusion", "Pneumothorax", "Pleural Other"} & set(group)
         yield _Sentence("pleura" if pleural else "lungs", _sentence(text), tuple(group))
 
 
@@ -591,7 +610,12 @@ def _bone_remark(present: set[str], rng: np.random.Generator) -> _Sentence | Non
     if "Fracture" in present:
         return None
     if rng.uniform() < 0.4:
-        options = ("no acute fracture", "no displaced rib fracture", "no rib fracture is seen", "there is no acute fracture")
+        options = (
+            "no acute fracture",
+            "no displaced rib fracture",
+            "no rib fracture is seen",
+            "there is no acute fracture",
+        )
         return _Sentence("bones", _sentence(_pick(rng, options)), ("Fracture",))
     options = (
         "the osseous structures are intact",

@@ -6,6 +6,7 @@ CheXpert labeler nor CheXbert, and its numbers must not be reported under their 
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -28,8 +29,11 @@ _HEADING = re.compile(
     rf"(?:^|(?<=[\n.])) *(?:(?P<silent>(?:{_SILENT})(?= ?:)|{_OTHER_PART})|(?:{_SPEAKING})(?= ?:)|chest(?= ?[:.]| 1\.))"
     r" ?[:.]?"
 )
-_PARAGRAPH_END = re.compile(r"(?<=\S)[ \t]*\n\s*\n")
-_SENTENCE_END = re.compile(r"(?<!\bvs)[.!?](?=\s|$)|(?<=[a-z]{2})\.(?=[a-z])|\n\s*\n|\n(?=\s*(?:[-*•]|\d+[.)]))")
+_PARAGRAPH_END = re.compile(r"\S[ \t]*\n\s*\n")
+_SENTENCE_END = re.compile(
+    r"(?<!\b[vV]s)[.!?](?=\s|$)|(?<=[a-z]{2})\.(?=[a-zA-Z])"
+    r"|\n\s*\n|\n(?=\s*(?:[-*•]|\d+[.)]|[A-Z][a-z]))"  # a line can end without a sentence's end: list, or wrapped
+)
 
 
 def _alternatives(patterns: Iterable[tuple[str, str]]) -> str:
@@ -41,7 +45,8 @@ _FINDING = re.compile(rf"\b(?:{_alternatives((f'f{i}', '|'.join(f.phrases)) for 
 _CUE = re.compile(rf"\b(?:{_alternatives(CUES)})\b|(?P<mark>{BOUNDARY_MARKS})")
 _STATEMENTS = [
     re.compile(
-        rf"\b{s.subject}\b[^;:]{{0,90}}?\b(?:(?P<asserted>{s.asserting})|(?P<denied>{s.denying}))\b"
+        rf"\b{s.subject}\b(?:(?!\b(?:but|however|although|with|without|there|no)\b)[^;:]){{0,90}}?"
+        rf"\b(?:(?P<asserted>{s.asserting})|(?P<denied>{s.denying}))\b"
         rf"|\b(?:(?P<asserted_before>{s.asserting})|(?P<denied_before>{s.denying}))"
         rf"(?:,? (?:in|sized?|of|the|stable|heart size(?: and|,)|heart(?: and|,)))* {s.subject}\b"
     )
@@ -51,7 +56,8 @@ _STATEMENTS = [
 _VALUE_AFTER_CUE = {"negated_before": ABSENT, "uncertain_before": UNCERTAIN, "open_before": NOT_MENTIONED}
 _VALUE_BEFORE_CUE = {"negated_after": ABSENT, "uncertain_after": UNCERTAIN, "open_after": NOT_MENTIONED}
 _BOUNDARIES = ("boundary", "mark")
-_NEW_CLAUSE = re.compile(r"\b(?:is|are|was|were|has|have|had)\b")
+_REACH = 120  # characters between a mention and a cue behind it that can still speak of it
+_NEW_CLAUSE = re.compile(r"\b(?:is|are|was|were|has|have|had|persists?|remains?|measur\w+|extends?)\b")
 """A verb between a mention and a cue behind it: the cue speaks of something else."""
 
 
@@ -83,9 +89,9 @@ class CheXpertStyleLabeler:
     "consistent with" count as present; possible, may, could, suggests, versus and "cannot exclude" as uncertain.
 
     "No Finding" is 1 when the text says something, and no observation but Support Devices, and no abnormality
-    outside the 14 either (a granuloma, scoliosis, …), is present or uncertain; otherwise it is 0. An empty text has
-    None throughout. Sections that don't describe the image (indication, history, comparison, technique) are
-    skipped.
+    outside the 14 either (a granuloma, scoliosis, …), is present or uncertain; otherwise it is 0. Sections that don't
+    describe the chest's image (indication, history, comparison, technique) are skipped. A text that is empty or has
+    no other sections has None throughout.
     """
 
     def __call__(self, text: str) -> dict[str, int | None]:
@@ -96,7 +102,7 @@ class CheXpertStyleLabeler:
             if mention.observation != OTHER_ABNORMALITY:
                 labels[mention.observation] = _stronger(labels[mention.observation], mention.value)
             abnormal |= mention.value != ABSENT and mention.observation != "Support Devices"
-        if text.strip():
+        if _says_something(text):
             labels["No Finding"] = ABSENT if abnormal else PRESENT
         return labels
 
@@ -117,12 +123,16 @@ def _stronger(first: int | None, second: int | None) -> int | None:
     return next((value for value in (PRESENT, UNCERTAIN, ABSENT) if value in (first, second)), NOT_MENTIONED)
 
 
+def _says_something(text: str) -> bool:
+    return any(re.search(r"\w", text[start:end]) for start, end in _speaking_sections(text.translate(_LOWER)))
+
+
 def _read(text: str) -> Iterator[Mention]:
     """All mentions, those of abnormalities outside the 14 observations included."""
     lowered = text.translate(_LOWER)
     for section_start, section_end in _speaking_sections(lowered):
         start = section_start
-        for mark in _SENTENCE_END.finditer(lowered, section_start, section_end):
+        for mark in _SENTENCE_END.finditer(text, section_start, section_end):
             yield from _read_sentence(lowered[start : mark.start()], start)
             start = mark.end()
         yield from _read_sentence(lowered[start:section_end], start)
@@ -164,9 +174,9 @@ def _read_sentence(sentence: str, offset: int) -> Iterator[Mention]:
         yield Mention(observation, ABSENT, offset + start, offset + end)
     if not affirmed:
         return
-    cues = [(match.lastgroup, match.start(), match.end()) for match in _CUE.finditer(sentence)]
+    cues = _Cues(sentence)
     for observations, hints, start, end, assertion in affirmed:
-        value = _assertion(sentence, assertion, end, cues)
+        value = cues.value_of(assertion, end)
         if value is NOT_MENTIONED:
             continue
         for observation in observations:
@@ -176,18 +186,40 @@ def _read_sentence(sentence: str, offset: int) -> Iterator[Mention]:
             yield Mention(observation, weakened, offset + start, offset + end)
 
 
-def _assertion(sentence: str, start: int, end: int, cues: list[tuple[str, int, int]]) -> int | None:
-    """What the sentence says of `sentence[start:end]`, given its cues in order."""
-    value = PRESENT
-    for kind, cue_start, cue_end in cues:
-        if cue_end <= start:
-            if kind in _BOUNDARIES:
-                value = PRESENT
-            elif kind in _VALUE_AFTER_CUE and not (value == ABSENT and kind == "uncertain_before"):
-                value = _VALUE_AFTER_CUE[kind]  # but "no findings to suggest" stays absent
-        elif cue_start >= end:
-            if kind in _BOUNDARIES:
+class _Cues:
+    """The negations, hedges and boundaries of one sentence, and what they make of its mentions."""
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
+        self.kinds: list[str] = []
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        self.values_behind: list[int | None] = [PRESENT]  # what holds in front of the first cue, behind it, …
+        for match in _CUE.finditer(sentence):
+            self.kinds.append(match.lastgroup)
+            self.starts.append(match.start())
+            self.ends.append(match.end())
+            self.values_behind.append(_value_behind(match.lastgroup, self.values_behind[-1]))
+
+    def value_of(self, start: int, end: int) -> int | None:
+        """What the sentence says of its words from `start` to `end`."""
+        value = self.values_behind[bisect_right(self.ends, start)]
+        if value != PRESENT:
+            return value
+        for i in range(bisect_left(self.starts, end), len(self.kinds)):
+            kind, cue_start = self.kinds[i], self.starts[i]
+            if kind in _VALUE_BEFORE_CUE:
+                applies = cue_start - end <= _REACH and not _NEW_CLAUSE.search(self.sentence, end, cue_start)
+                return _VALUE_BEFORE_CUE[kind] if applies else value
+            if kind in _BOUNDARIES or kind in _VALUE_AFTER_CUE:
                 break
-            if kind in _VALUE_BEFORE_CUE and value == PRESENT:
-                return value if _NEW_CLAUSE.search(sentence, end, cue_start) else _VALUE_BEFORE_CUE[kind]
-    return value
+        return value
+
+
+def _value_behind(kind: str, before: int | None) -> int | None:
+    """How a cue changes what is said of the words behind it."""
+    if kind in _BOUNDARIES or (kind == "cause" and before == ABSENT):
+        return PRESENT
+    if kind == "uncertain_before" and before == ABSENT:
+        return ABSENT  # "no findings to suggest"
+    return _VALUE_AFTER_CUE.get(kind, before)

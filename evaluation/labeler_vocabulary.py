@@ -93,10 +93,10 @@ FINDINGS: tuple[Finding, ...] = (
             r"(?:pulmonary |interstitial |alveolar )?o?edema",
             r"(?:(?:pulmonary|central|peri-?hilar|hilar) )*(?:vascular|venous|vasculature|interstitial|vessel)"
             r"(?: \w+)? (?:congesti(?:on|ve)|engorgement)",
-            r"(?:congestive |left |right )*heart failure",
+            r"(?:congestive |left |right ){0,2}heart failure",
             r"chf",
             r"cardiac decompensation",
-            r"(?:pulmonary |central )*venous hypertension",
+            r"(?:pulmonary |central ){0,2}venous hypertension",
             r"(?:fluid|volume) overload",
             r"(?:vascular|pulmonary venous) (?:redistribution|cephali[sz]ation)",
             r"cephali[sz]ation",
@@ -124,7 +124,7 @@ FINDINGS: tuple[Finding, ...] = (
         (
             r"(?:micro-?)?nodul(?:es?|ar|arity)",
             r"fibro-?nodular",
-            r"mass(?:es)?(?: lesions?)?",
+            r"mass(?:es)?(?! effect)(?: lesions?)?",
             r"mass-?like",
             r"(?:cavitary|cavitating|pulmonary|lung|parenchymal|coin) lesions?",
             r"cavitations?",
@@ -162,7 +162,7 @@ FINDINGS: tuple[Finding, ...] = (
             r"aicd|icd",
             r"(?:cardioverter[- ])?defibrillators?",
             r"(?:pulse )?generators?",
-            r"(?:\w+ )?(?:leads|electrodes?)",
+            r"(?:\w+ )?(?:leads(?! to)|electrodes?)",
             r"\w*catheters?",
             r"picc(?: lines?)?",
             r"port-?a-?caths?|(?:medi|infus-?a-?|chest )?-?ports?",
@@ -170,8 +170,8 @@ FINDINGS: tuple[Finding, ...] = (
             r"lines? (?:and tubes?|tips?)",
             rf"tips?\b[^;]{{0,50}}?\b{_WHERE_TIPS_LIE}",
             r"in (?:the )?(?:[\w-]+ )?(?:svc|superior vena cava|cavo-?atrial junction)",
-            r"(?:(?:endo|naso|oro|trache|et|ng|og|chest|feed|enteric|gastr|support|drain)[\w-]* )?tub(?:es?|ing)",
-            r"tracheostomy|tracheotomy",
+            r"(?:(?:endo|naso|oro|trache|et|ng|og|chest|feed|enteric|gastr|support|drain)[\w-]{0,20} )?tub(?:es?|ing)",
+            r"tracheostomy|tracheotomy|ett|ngt",
             r"dobb?-?hoff",
             r"shunt(?: (?:tubing|catheter))?",
             r"swan-?ganz",
@@ -219,13 +219,14 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement(
         "Cardiomegaly",
         _HEART,
-        r"(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to|or) (?:\w+ )?)?(?:enlarged|enlargement|borderline|large)",
+        r"(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to|or) (?:\w+ )?)?(?:enlarged|enlargement|borderline|large)"
+        r"(?! (?!and\b)(?:\w+ )?(?:lymph|nodes?|effusions?|hil\w+|aort\w+|hernia|pulmonary|central|pericardial))",
         _NORMAL,
     ),
     Statement("Enlarged Cardiomediastinum", _MEDIASTINUM, r"widened|enlarged|wide", _NORMAL),
     Statement(
         "Edema",
-        r"(?:pulmonary |central )*(?:vascularity|vasculature|vessels|vascular markings|vascular pattern)",
+        r"(?:pulmonary |central ){0,2}(?:vascularity|vasculature|vessels|vascular markings|vascular pattern)",
         r"congested|engorged|cephali\w+|indistinct",
         _NEVER,
     ),
@@ -236,18 +237,20 @@ _SEEN = (
     r"|observed|visible|found|shown)"
 )
 _IS = r"(?:is|are|was|were|has|have|had|be|been|appears?|remains?)"
-_SLIGHTLY = r"(?: \w+ly| also| now| since| again| yet| been| be)*"
+_ELSEWHERE = r"(?:prior|previous|old|earlier|remote|comparison|lateral|frontal|pa|ap|other)"
+_SLIGHTLY = r"(?: \w+ly| also| now| since| again| yet| been| be){0,3}"
 
 CUES: tuple[tuple[str, str], ...] = (
     # (what it does to a mention, phrases); at one position the first phrase that matches wins.
     (
         "neutral",
         r"(?:no|without)"
-        r"(?: (?:significant|interval|definite|appreciable|substantial|gross|acute|obvious|evidence of|new))*"
+        r"(?: (?:significant|interval|definite|appreciable|substantial|gross|acute|obvious|evidence of|new)){0,4}"
         r" (?:change|increase|decrease|improvement|worsening|difference|progression)s?"
         r"|not (?:\w+ly )?(?:changed|increased|decreased|improved|worsened|only)"
         r"|not (?:as )?(?:well|optimally|fully|completely|entirely|adequately)"
         rf" (?:{_SEEN}|evaluated|assessed|cleared|resolved)"
+        rf"|(?:{_IS} )?not{_SLIGHTLY} {_SEEN}(?: \w+ly)? (?:on|in|at) (?:the |any )?{_ELSEWHERE}"
         r"|(?:nearly|almost|partially|incompletely|near)(?: \w+ly)? (?:resolved|cleared|complete resolution of)",
     ),
     (
@@ -259,7 +262,7 @@ CUES: tuple[tuple[str, str], ...] = (
         rf"(?:{_IS} )?(?:can ?not|can't|could not|not){_SLIGHTLY} (?:excluded|ruled out)"
         rf"|{_IS}{_SLIGHTLY} (?:possible|questioned|considered|questionable|equivocal)"
         rf"|{_IS}{_SLIGHTLY} an? (?:possibility|consideration)"
-        rf"|(?:{_IS} )?(?:difficult|hard|impossible) to (?:\w+ly )?(?:exclude|rule out)|unlikely"
+        rf"|(?:{_IS} )?(?:difficult|hard|impossible) to (?:\w+ly )?(?:exclude|rule out)|(?:{_IS}{_SLIGHTLY} )?unlikely"
         rf"|{_IS} in the differential",
     ),
     (
@@ -279,7 +282,7 @@ CUES: tuple[tuple[str, str], ...] = (
         "negated_after",
         rf"(?:{_IS}{_SLIGHTLY} )?(?:not|no longer|never){_SLIGHTLY} {_SEEN}"
         rf"|{_IS}{_SLIGHTLY} (?:resolved|cleared|absent|excluded|ruled out|removed|gone)"
-        rf"|(?:{_IS} )?within (?:the )?(?:normal )?limits",
+        rf"|(?:{_IS} )?within (?:the )?(?:normal )?limits|none|absent|no(?=\W*$)",
     ),
     (
         "negated_before",
@@ -289,8 +292,9 @@ CUES: tuple[tuple[str, str], ...] = (
     (
         "boundary",
         r"but|however|although|though|yet|while|whereas|except|aside from|apart from|other than|besides|otherwise"
-        r"|which|there (?:is|are)|secondary to|due to|because|since|as well|in (?:a|this|the) patient",
+        r"|which|there (?:is|are)|as well|in (?:a|this|the) patient",
     ),
+    ("cause", r"secondary to|due to|because|since"),
 )
 
 _OPENS_A_NEW_STATEMENT = (
@@ -299,7 +303,8 @@ _OPENS_A_NEW_STATEMENT = (
     r"|possibl[ey]|probabl[ey]|likely|questionable|suspected)\b"
 )
 BOUNDARY_MARKS = (
-    rf"[;:]|,(?: and| with)? (?={_OPENS_A_NEW_STATEMENT})|(?<!left)(?<!right) and (?={_OPENS_A_NEW_STATEMENT})"
+    rf";|:(?! ?(?:none|no|absent)\b)|,(?: and| with)? (?={_OPENS_A_NEW_STATEMENT})"
+    rf"|(?<!left)(?<!right) and (?={_OPENS_A_NEW_STATEMENT})"
     rf"|(?<!patible)(?<!sistent)(?<!keeping)(?<!ociated) with (?={_OPENS_A_NEW_STATEMENT})"
 )
 """Punctuation, and commas or conjunctions before a word with which a new statement begins."""

@@ -5,7 +5,7 @@ and the generated report, findings marked by `findings_markup`.
 """
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
@@ -16,7 +16,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..data.schema import OBSERVATIONS
 from ..processing.image_reading import load_xray
+from .clinical import Uncertain
 from .findings_markup import Mark, ReportComparison, Verdict, compare_reports, marked_html, sign_html
 from .labeler import CheXpertStyleLabeler
 from .report_style import STYLE
@@ -65,6 +67,20 @@ class ObservationScore:
     precision: float
     recall: float
     f1: float
+
+
+def observation_scores(scores: Mapping[str, float], *, uncertain: Uncertain = "negative") -> list[ObservationScore]:
+    """The 14 rows of the page's table out of what `clinical.label_scores` returns for the same `uncertain`."""
+    return [
+        ObservationScore(
+            name,
+            support=int(scores[f"support_{name}_uncertain-{uncertain}"]),
+            precision=scores[f"precision_{name}_uncertain-{uncertain}"],
+            recall=scores[f"recall_{name}_uncertain-{uncertain}"],
+            f1=scores[f"F1_{name}_uncertain-{uncertain}"],
+        )
+        for name in OBSERVATIONS
+    ]
 
 
 def write_report_page(
@@ -180,7 +196,7 @@ def _percent(share: float) -> int:
 
 def _legend() -> str:
     items = "".join(
-        f'<li><mark class="{verdict.css_class}">{sign_html(verdict)}{verdict.title}</mark> {verdict.meaning}</li>'
+        f'<li><mark class="{verdict.css_class}">{sign_html(verdict)}{verdict.title}</mark>: {verdict.meaning}</li>'
         for verdict in (*_SHOWN, Verdict.RULED_OUT)
     )
     return (
@@ -229,7 +245,7 @@ def _chips(comparison: ReportComparison) -> str:
         )
         if names:
             groups.append(f"<li>{verdict.title} {names}</li>")
-    return f'<ul class="findings">{"".join(groups) or "<li>No finding in either report</li>"}</ul>'
+    return f'<ul class="findings">{"".join(groups) or "<li>No labelled finding in either report</li>"}</ul>'
 
 
 def _report(heading: str, text: str, marks: Sequence[Mark]) -> str:

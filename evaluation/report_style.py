@@ -23,7 +23,8 @@ STYLE = f"""
 STYLE += """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.55 var(--sans); }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.55 var(--sans);
+  overflow-wrap: break-word; }
 .safety { margin: 0; padding: .5rem 1rem; text-align: center; font-size: .875rem; color: var(--missed-ink);
   background: var(--missed); border-bottom: 1px solid var(--rule); }
 header, main, footer { max-width: 78rem; margin: 0 auto; padding: 0 clamp(1rem, 3vw, 2.5rem); }
@@ -119,10 +120,12 @@ footer ul { margin: 0; padding-left: 1.1rem; }
   .chart > svg { font-size: 15px; }
 }
 @media print {
-  body { font-size: 10pt; }
+  :root { --paper: #ffffff; font-size: 11px; }
+  header, main, footer { padding-left: 0; padding-right: 0; }
   nav { display: none; }
-  .study { break-inside: avoid; grid-template-columns: 12rem 1fr; }
-  .study.views { grid-template-columns: 18rem 1fr; }
+  .chart > svg { max-width: 36rem; }
+  .study { break-inside: avoid; grid-template-columns: 30% 1fr; }
+  .study.views { grid-template-columns: 40% 1fr; }
   .texts { grid-template-columns: 1fr 1fr; }
 }
 """

@@ -8,6 +8,7 @@ what transformers has loaded already is completed at once, and the rest right af
 import importlib.abc
 import importlib.machinery
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -74,6 +75,7 @@ def register_pipeline() -> None:
 
             if isinstance(model.config, MambaXrayConfig):
                 return ImageToTextPipeline(model=model, task=task, **kwargs)
+            kwargs.setdefault("processor", model.config.name_or_path or None)
             return pipelines.pipeline(resolve_as_usual(task), model=model, **kwargs)
 
     pipelines.PIPELINE_REGISTRY.register_pipeline(
@@ -86,20 +88,28 @@ def register_pipeline() -> None:
     pipelines._resolve_deprecated_task = resolve_task
 
 
-# What to do right after a module is loaded. (Our packages of models and processors import the Auto classes before
-# anything of their own: else a module of ours would be half loaded when registering asks for its classes.)
-_AFTER_LOADING: dict[str, Callable[[], None]] = {
+# What to register once which of transformers' modules is there.
+_PENDING: dict[str, Callable[[], None]] = {
     _AUTO_MODULE: register_auto_classes,
     _PIPELINES_MODULE: register_pipeline,
 }
+_imports = threading.local()
 
 
-class _LoaderWithSequel(importlib.abc.Loader):
-    """Loads a module as usual, then calls a function."""
+def _register_what_is_loaded() -> None:
+    for name in [name for name in _PENDING if name in sys.modules]:
+        _PENDING.pop(name)()
 
-    def __init__(self, loader: importlib.abc.Loader, sequel: Callable[[], None]):
+
+class _Loader(importlib.abc.Loader):
+    """Loads a module of transformers as usual, and registers when no other one is half loaded.
+
+    transformers' modules import each other in circles: modules that ours need can be half loaded at the time when
+    the Auto classes are complete. So registering waits for the end of the outermost import.
+    """
+
+    def __init__(self, loader: importlib.abc.Loader):
         self._loader = loader
-        self._sequel = sequel
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -110,29 +120,32 @@ class _LoaderWithSequel(importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         # From here on the module is what it would be without us.
         module.__loader__ = module.__spec__.loader = self._loader
-        self._loader.exec_module(module)
-        self._sequel()
+        _imports.depth = getattr(_imports, "depth", 0) + 1
+        try:
+            self._loader.exec_module(module)
+        finally:
+            _imports.depth -= 1
+        if _imports.depth == 0:
+            _register_what_is_loaded()
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Waits for the modules of `_AFTER_LOADING`."""
+    """Follows the imports of transformers' modules until everything is registered."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in _AFTER_LOADING:
+        if not _PENDING or fullname.partition(".")[0] != "transformers":
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(fullname, path, target) for finder in others)
         spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _LoaderWithSequel(spec.loader, _AFTER_LOADING[fullname])
+            spec.loader = _Loader(spec.loader)
         return spec
 
 
 def register_when_used() -> None:
     """Registers at once with what transformers has loaded already, and with the rest as soon as it is."""
+    _register_what_is_loaded()
     sys.meta_path.insert(0, _Finder())
-    for name in (_AUTO_MODULE, _PIPELINES_MODULE):
-        if name in sys.modules:
-            _AFTER_LOADING[name]()

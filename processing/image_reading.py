@@ -2,9 +2,11 @@
 
 from base64 import b64decode
 from collections.abc import Mapping
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -16,6 +18,7 @@ from .pixel_rules import DECODE_ERRORS, ImageReadError, check_size, one_line, to
 __all__ = ["ImageReadError", "load_xray"]
 
 _DICOM_SUFFIXES = (".dcm", ".dicom")
+_URL_TIMEOUT = 30  # seconds
 _CHANNELS = (1, 3, 4)
 
 
@@ -69,29 +72,32 @@ def _load_dictionary(source: Mapping[str, Any]) -> Image.Image:
 
 
 def _load_file(path: Path) -> Image.Image:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if not path.is_file():
-        raise ImageReadError(str(path), "not a file")
-    return _load_bytes(path.read_bytes(), str(path))
+    name = str(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name}: no such file") from error
+    except (OSError, ValueError) as error:
+        # Also text that is no path at all, such as base64 without `data:…,` before it.
+        shown = name if len(name) <= 200 else f"{name[:200]}…"
+        raise ImageReadError(shown, f"can't be read as a file ({getattr(error, 'strerror', error)})") from error
+    return _load_bytes(content, name)
 
 
 def _load_url(url: str) -> Image.Image:
     if url.startswith("data:"):
         name = "<data URL>"
         try:
-            return _load_bytes(b64decode(url.partition(",")[2], validate=True), name)
+            content = b64decode(url.partition(",")[2], validate=True)
         except ValueError as error:
-            if isinstance(error, ImageReadError):
-                raise
             raise ImageReadError(name, "not base64") from error
-    import httpx
-
+        return _load_bytes(content, name)
     try:
-        answer = httpx.get(url, follow_redirects=True).raise_for_status()
-    except httpx.HTTPError as error:
-        raise ImageReadError(url, f"can't be fetched ({error})") from error
-    return _load_bytes(answer.content, url)
+        with urlopen(url, timeout=_URL_TIMEOUT) as answer:
+            content = answer.read()
+    except (OSError, HTTPException) as error:
+        raise ImageReadError(url, f"can't be fetched ({one_line(error)})") from error
+    return _load_bytes(content, url)
 
 
 def _load_bytes(content: bytes, name: str) -> Image.Image:

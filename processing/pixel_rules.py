@@ -72,7 +72,8 @@ def to_8bit(values: np.ndarray, name: str) -> np.ndarray:
     """Grey or colour values of any type as `uint8`, the same shape.
 
     - `uint8` stays as it is, `bool` becomes 0 and 255.
-    - Floating-point values within [0, 1] are multiplied by 255.
+    - Floating-point values within [0, 1] are multiplied by 255. A maximum a little above 1 (below 2, as resampling
+      leaves it) is clipped.
     - Other values from 0 up to 65535 are divided by the full range of the smallest of 8, 10, 12, 14 and 16 bits
       that holds their maximum: 12-bit data in a 16-bit file fills the range, and an 8-bit picture stored in 16
       bits comes out unchanged.
@@ -92,7 +93,7 @@ def to_8bit(values: np.ndarray, name: str) -> np.ndarray:
     lowest, highest = float(values.min()), float(values.max())
     if lowest < 0 or highest > 2**16 - 1:
         return stretch(values, lowest, highest)
-    if values.dtype.kind == "f" and highest <= 1:
+    if values.dtype.kind == "f" and highest < 2:
         return stretch(values, 0.0, 1.0)
     bits = next(bits for bits in _BIT_DEPTHS if highest <= 2**bits - 1)
     return stretch(values, 0.0, float(2**bits - 1))

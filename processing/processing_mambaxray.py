@@ -82,6 +82,8 @@ class MambaXrayProcessor(ProcessorMixin):
             )
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.tokenizer.add_tokens([AddedToken(image_token, special=True, normalized=False)], special_tokens=True)
+        # Prompts of different lengths must end together to be generated from, also where a pipeline batches them.
+        self.tokenizer.padding_side = "left"
         self.image_token = image_token
         self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(image_token)
         self.num_image_tokens = num_image_tokens

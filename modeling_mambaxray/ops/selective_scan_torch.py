@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 _LOG2_E = math.log2(math.e)
 # Elements of the two work buffers of one chunk (decays and states), small enough for a core's second-level cache.
-_CHUNK_ELEMENTS = 786_432
+_CHUNK_ELEMENTS = 262_144
 # Elements of one time step, small enough that a step's operands stay in the first-level caches of a few cores.
 _STEP_ELEMENTS = 65_536
 
@@ -35,17 +35,19 @@ def _time_first(x: Tensor) -> Tensor:
     return x.permute(2, 0, 1, 3)
 
 
-def _run_chunk(step: Tensor, v: Tensor, B: Tensor, decay_rate: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Decays and states of one chunk, `h_t = exp(step_t A) h_{t-1} + v_t B_t`, each `(T, K, B, N, D)`.
+def _run_chunk(
+    step: Tensor, v: Tensor, B: Tensor, decay_rate: Tensor, state: Tensor, decays: Tensor, states: Tensor
+) -> None:
+    """Writes decays and states of one chunk, `h_t = exp(step_t A) h_{t-1} + v_t B_t`, each `(T, K, B, N, D)`.
 
     Takes `step` and `v = step * u` as `(T, K, B, D)`, `B` as `(T, K, B, N)`, `decay_rate = A log2(e)` as
     `(K, 1, N, D)` and the state before the chunk as `(K, B, N, D)`.
     """
-    decays = torch.exp2(step.unsqueeze(-2) * decay_rate)
-    states = v.unsqueeze(-2) * B.unsqueeze(-1)
+    torch.mul(step.unsqueeze(-2), decay_rate, out=decays)
+    torch.exp2(decays, out=decays)
+    torch.mul(v.unsqueeze(-2), B.unsqueeze(-1), out=states)
     for decay_t, state_t in zip(decays.unbind(0), states.unbind(0), strict=True):
         state = state_t.addcmul_(decay_t, state)
-    return decays, states
 
 
 def _contract_state(weights: Tensor, states: Tensor) -> Tensor:
@@ -62,6 +64,11 @@ def _contract_channels(weights: Tensor, states: Tensor) -> Tensor:
     return product.view(steps, directions, batch, n)
 
 
+def _fit(work: list[Tensor], steps: int, samples: int) -> list[Tensor]:
+    """The part of each work buffer that a chunk of so many time steps and samples needs."""
+    return [buffer[:steps, :, :samples] for buffer in work]
+
+
 def _chunks(length: int, steps: int) -> list[slice]:
     return [slice(start, min(start + steps, length)) for start in range(0, length, steps)]
 
@@ -76,6 +83,7 @@ def _scan_op(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tenso
     decay_rate = (A * _LOG2_E).transpose(1, 2).unsqueeze(1)
     y = torch.empty_like(u, memory_format=torch.contiguous_format)
     starts = u.new_zeros(len(chunks), directions, batch, state_size, channels)
+    work = [u.new_empty(steps, directions, samples, state_size, channels) for _ in range(2)]
     for first in range(0, batch, samples):
         tile = slice(first, first + samples)
         state = starts[0, :, tile] if chunks else None
@@ -83,7 +91,8 @@ def _scan_op(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tenso
             starts[index, :, tile] = state
             u_t, delta_t, B_t, C_t = (_time_first(x[:, tile, chunk]) for x in (u, delta, B, C))
             step = F.softplus(delta_t)
-            _, states = _run_chunk(step, step * u_t, B_t, decay_rate, state)
+            decays, states = _fit(work, *u_t.shape[:3:2])
+            _run_chunk(step, step * u_t, B_t, decay_rate, state, decays, states)
             state = states[-1]
             output = _contract_state(C_t, states).addcmul_(u_t, D.unsqueeze(1))
             y[:, tile, chunk] = output.permute(1, 2, 0, 3)
@@ -119,6 +128,7 @@ def _scan_backward_op(
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta, B, C)
     )
     grad_rate = u.new_zeros(directions, state_size, channels)
+    work = [u.new_empty(steps, directions, samples, state_size, channels) for _ in range(3)]
     for first in range(0, batch, samples):
         tile = slice(first, first + samples)
         carry = torch.zeros_like(starts[0, :, tile]) if length else None
@@ -127,10 +137,11 @@ def _scan_backward_op(
             start = starts[index, :, tile]
             step = F.softplus(delta_t)
             v = step * u_t
-            decays, states = _run_chunk(step, v, B_t, decay_rate, start)
+            decays, states, adjoint = _fit(work, *u_t.shape[:3:2])
+            _run_chunk(step, v, B_t, decay_rate, start, decays, states)
             grad_C[:, tile, chunk] = _contract_channels(dy, states).permute(1, 2, 0, 3)
             # Adjoint of the recurrence, backwards in time: e_t = C_t dy_t + decay_{t+1} e_{t+1}.
-            adjoint = C_t.unsqueeze(-1) * dy.unsqueeze(-2)
+            torch.mul(C_t.unsqueeze(-1), dy.unsqueeze(-2), out=adjoint)
             adjoint[-1] += carry
             for t in range(adjoint.shape[0] - 2, -1, -1):
                 adjoint[t].addcmul_(decays[t + 1], adjoint[t + 1])
@@ -141,7 +152,8 @@ def _scan_backward_op(
             decays.mul_(adjoint)
             decays[1:].mul_(states[:-1])
             decays[0].mul_(start)
-            grad_step = (decays * rate).sum(-2).addcmul_(grad_v, u_t)
+            torch.mul(decays, rate, out=adjoint)
+            grad_step = adjoint.sum(-2).addcmul_(grad_v, u_t)
             grad_rate += decays.mul_(step.unsqueeze(-2)).sum(0).sum(1)
             grad_delta[:, tile, chunk] = (grad_step * torch.sigmoid(delta_t)).permute(1, 2, 0, 3)
             grad_u[:, tile, chunk] = (grad_v * step).permute(1, 2, 0, 3)

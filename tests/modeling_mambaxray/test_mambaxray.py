@@ -3,8 +3,6 @@
 import pytest
 import torch
 from golden_cases import load_case
-from mambaxray import MambaXrayConfig, MambaXrayForConditionalGeneration, VisionMambaConfig
-from mambaxray.train.convert import convert_state_dict, downstream_key
 from tiny import IMAGE_TOKEN_ID, TEXT_CONFIGS, VISION_CONFIGS, VOCABULARY, tiny_config, tiny_model
 from transformers import (
     AutoModel,
@@ -14,6 +12,9 @@ from transformers import (
     PretrainedConfig,
     StaticCache,
 )
+
+from mambaxray import MambaXrayConfig, MambaXrayForConditionalGeneration, VisionMambaConfig
+from mambaxray.train.convert import convert_state_dict, downstream_key
 
 COMBINATIONS = [
     ("vision_mamba", "llama"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from mambaxray.modeling_mambaxray.ops import selective_scan as scan_module
 from mambaxray.modeling_mambaxray.ops.selective_scan import BACKENDS, scan_backend, selective_scan
 from mambaxray.modeling_mambaxray.ops.selective_scan_reference import selective_scan_reference

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from golden_cases import IN_REPOSITORY, load_case
+from torch.nn import functional as F
+
 from mambaxray import VisionMambaConfig, VisionMambaModel
 from mambaxray.modeling_mambaxray.modeling_vision_mamba import resize_position_embeddings, scan_orders
 from mambaxray.train.convert import convert_state_dict, vision_mamba_key
-from torch.nn import functional as F
 
 
 def tiny_config(**changes):

@@ -77,6 +77,7 @@ ARRAYS = {
     "big-endian uint16": lambda g: (g.astype(np.uint16) * 257).astype(">u2"),
     "int64 up to 255": lambda g: g.astype(np.int64),
     "float64 in [0, 1]": lambda g: g / 255,
+    "float32 with a little above 1": lambda g: g.astype(np.float32) / 254.5,
     "float32 up to 255": lambda g: g.astype(np.float32),
     "float32 up to 65535": lambda g: g.astype(np.float32) * 257,
     "float32 from -1024 to 1024": lambda g: g.astype(np.float32) / 255 * 2048 - 1024,
@@ -121,7 +122,7 @@ def test_picture_behind_a_url_is_read_and_a_missing_one_is_named(png: Path, grey
     address = f"http://127.0.0.1:{server.server_port}"
     try:
         assert _difference(f"{address}/{png.name}", grey) == 0
-        with pytest.raises(ImageReadError, match="absent.png: can't be fetched"):
+        with pytest.raises(ImageReadError, match=r"absent\.png: can't be fetched"):
             load_xray(f"{address}/absent.png")
     finally:
         server.shutdown()
@@ -185,12 +186,18 @@ def _refused(source: object, *words: str) -> None:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="absent.png"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.png"):
         load_xray(tmp_path / "absent.png")
 
 
 def test_folder_is_named(tmp_path: Path) -> None:
-    _refused(tmp_path, str(tmp_path), "not a file")
+    _refused(tmp_path, str(tmp_path), "Is a directory")
+
+
+def test_text_that_is_no_path_is_refused_in_short() -> None:
+    with pytest.raises(ImageReadError) as caught:
+        load_xray("iVBORw0KGgo" * 1000)
+    assert len(str(caught.value)) < 300
 
 
 def test_empty_file_is_named(tmp_path: Path) -> None:

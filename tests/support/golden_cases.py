@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-IN_REPOSITORY = Path(__file__).parent / "golden"
+IN_REPOSITORY = Path(__file__).resolve().parents[1] / "golden"
 
 
 @dataclass(frozen=True)

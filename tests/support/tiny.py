@@ -1,7 +1,6 @@
 """Tiny models with random weights, and a tokenizer, shared by tests."""
 
 import torch
-from mambaxray import MambaXrayConfig, MambaXrayForConditionalGeneration, VisionMambaConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     Gemma2Config,
@@ -13,6 +12,8 @@ from transformers import (
     SwinConfig,
     ViTMAEConfig,
 )
+
+from mambaxray import MambaXrayConfig, MambaXrayForConditionalGeneration, VisionMambaConfig
 
 VOCABULARY = 48
 IMAGE_TOKEN_ID = VOCABULARY  # outside the vocabulary, as for a decoder whose embeddings were not resized

@@ -1,0 +1,302 @@
+"""The command line `mambaxray`. What the commands do lies elsewhere and is imported when they run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from .generate import Record
+
+_MODEL_HELP = "The model: its folder, or its name on the Hugging Face Hub."
+_SAFETY = "Research software, not a medical device: its reports must not be used for the care of patients."
+
+app = typer.Typer(
+    name="mambaxray",
+    help=f"Write radiology reports for chest X-rays.\n\n{_SAFETY}",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mambaxray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the page, the model and the data.")] = Path(
+        "demo"
+    ),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of real X-rays with an annotation.json in R2Gen's format, in place of phantoms.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Start of all random numbers: the same seed gives the same demo.")
+    ] = 0,
+) -> None:
+    """Train a small model from scratch in a few minutes and show its reports.
+
+    It draws artificial chest X-rays with known findings (phantoms), trains on them on the CPU, and writes
+    OUTPUT/index.html: pictures of held-out phantoms with their true and generated reports, and scores. The model is
+    left in OUTPUT/model.
+    """
+    from .demo import run_demo
+
+    try:
+        run_demo(output, data=data, seed=seed)
+    except (OSError, ValueError) as error:
+        raise _failure(error) from error
+
+
+@app.command()
+def generate(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Image files (DICOM, PNG, JPEG, TIFF ...), folders that are searched for images, or CSV files with a "
+            "column 'image' and, to put several views into one study, a column 'study_id'.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", metavar="MODEL", help=_MODEL_HELP),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File for the reports, .jsonl or .csv. Without it they are printed."
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with an output file that exists: skip studies that have a report in it."),
+    ] = False,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Studies at a time. Smaller needs less memory, larger is faster.")
+    ] = 8,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Longest report, in tokens (words or pieces of words). Default: the model's own, or 256.",
+        ),
+    ] = None,
+    num_beams: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Wordings followed at the same time; more is slower. Default: the model's own, or 1.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Instruction to the model. Default: the one that it was trained with."),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(metavar="DEVICE", help="Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1 ..."),
+    ] = ("auto"),
+) -> None:
+    """Write a report for every X-ray study.
+
+    Each image is a study of its own, unless a CSV file says otherwise. An image that cannot be read is named and
+    skipped; the exit code is then 1. Reports go to the standard output, everything else to the standard error.
+
+    Examples:
+
+    - mambaxray generate chest.dcm --model demo/model
+
+    - mambaxray generate scans/ --model demo/model --output reports.csv
+
+    - mambaxray generate studies.csv --model demo/model --output reports.jsonl --resume
+    """
+    from .generate import ReportFile, check_output, collect_studies, load_pipeline, resolve_device
+
+    console = _error_console()
+    _quiet_transformers()
+    try:
+        if output is not None:
+            check_output(output, overwrite=overwrite, resume=resume)
+        elif resume or overwrite:
+            raise ValueError("--resume and --overwrite need --output")
+        studies = collect_studies(images)
+        total = len(studies)
+        file = None if output is None else ReportFile(output, resume=resume)
+        if file is not None and file.finished:
+            studies = [study for study in studies if study.study_id not in file.finished]
+            console.print(f"{total - len(studies)} of {total} studies have a report in {output} already")
+            if not studies:
+                return
+        with console.status("Loading the model"):
+            pipeline = load_pipeline(model, resolve_device(device))
+    except (OSError, ValueError) as error:
+        raise _failure(error) from error
+    console.print(_SAFETY)
+    options = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "prompt": prompt}
+    options = {name: value for name, value in options.items() if value is not None}
+    failed = _run_batches(studies, pipeline, batch_size, options, file, console)
+    where = "" if output is None else f" in {output}"
+    failures = f", {failed} failed" if failed else ""
+    console.print(f"{total - failed} of {total} studies have a report{where}{failures}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help=_MODEL_HELP, show_default=False),
+    ] = None,
+) -> None:
+    """Show what a model is made of, without loading its weights.
+
+    Without MODEL: the versions installed, the device that would be used and the implementations of the scan.
+    """
+    from .info import ModelLoadError, describe_environment, describe_model
+
+    _quiet_transformers()
+    try:
+        sections = describe_environment() if model is None else describe_model(model)
+    except ModelLoadError as error:
+        raise _failure(error) from error
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for index, (title, rows) in enumerate(sections.items()):
+        if index:
+            table.add_row()
+        table.add_row(title)
+        for name, value in rows.items():
+            table.add_row(f"  {name}", value, style="not bold")
+    Console(highlight=False, markup=False).print(table)
+
+
+def _run_batches(
+    studies: "Sequence[Any]",
+    pipeline: Any,
+    batch_size: int,
+    options: dict[str, Any],
+    file: Any,
+    console: "Console",
+) -> int:
+    """Generates, writes or prints, and tells the number of studies that failed."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from .generate import generate_reports
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    failed = written = 0
+    # Standard output is left alone: else reports would end up in the standard error while the bar is shown.
+    progress = Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False
+    )
+    try:
+        with progress:
+            task = progress.add_task("Studies", total=len(studies))
+            for records in generate_reports(studies, pipeline, batch_size=batch_size, **options):
+                if file is not None:
+                    file.write(records)
+                else:
+                    progress.stop()
+                    _print_reports(records)
+                    progress.start()
+                for record in records:
+                    if record.error is not None:
+                        console.print(f"skipped: {record.error}")
+                failed += sum(record.error is not None for record in records)
+                written += len(records)
+                progress.update(task, completed=written)
+    except KeyboardInterrupt:
+        kept = "" if file is None else "; they are in the output file, --resume goes on from there"
+        console.print(f"interrupted after {written} of {len(studies)} studies{kept}")
+        raise typer.Exit(130)
+    return failed
+
+
+def _print_reports(records: "Sequence[Record]") -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    # Whole lines for other programs, wrapped ones for people.
+    soft_wrap = not console.is_terminal
+    for record in records:
+        if record.error is None:
+            console.print(record.study_id, style="bold", soft_wrap=soft_wrap)
+            console.print(f"{record.report}\n", soft_wrap=soft_wrap)
+
+
+def _error_console() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def _failure(error: Exception) -> typer.Exit:
+    _error_console().print(f"error: {error}")
+    return typer.Exit(2)
+
+
+def _quiet_transformers() -> None:
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    hub_logging.set_verbosity_error()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What `import mambaxray` costs, and what transformers knows afterwards, each in a fresh Python."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(code: str, *arguments: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_import_is_quick_and_loads_neither_torch_nor_transformers() -> None:
+    code = """
+import sys, time
+start = time.perf_counter()
+import mambaxray
+print(time.perf_counter() - start, *({"torch", "transformers", "numpy"} & set(sys.modules)))
+"""
+    seconds, *heavy = min(run(code).split() for _ in range(3))
+    assert heavy == []
+    assert float(seconds) < 0.3
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import mambaxray; from transformers import AutoModel, AutoProcessor, pipeline",
+        "from transformers import AutoModel, AutoProcessor; import mambaxray; from transformers import pipeline",
+        "from transformers import AutoModel, AutoProcessor, pipeline; import mambaxray",
+        "from mambaxray import ImageToTextPipeline; from transformers import AutoModel, AutoProcessor, pipeline",
+        # The Auto classes come in while modules that ours need are half loaded.
+        "import mambaxray; from transformers import LlamaForCausalLM, AutoModel, AutoProcessor, pipeline",
+    ],
+)
+def test_everything_is_registered_whichever_import_comes_first(imports: str, model_folder: Path) -> None:
+    code = f"""
+import sys
+{imports}
+folder = sys.argv[1]
+print(
+    type(AutoModel.from_pretrained(folder)).__name__,
+    type(AutoProcessor.from_pretrained(folder)).__name__,
+    type(pipeline("image-to-text", model=folder)).__name__,
+)
+"""
+    assert run(code, str(model_folder)) == "MambaXrayForConditionalGeneration MambaXrayProcessor ImageToTextPipeline"
+
+
+def test_import_of_the_pipeline_function_alone_is_enough_afterwards(model_folder: Path) -> None:
+    code = """
+import sys
+import mambaxray
+from transformers import pipeline
+print(type(pipeline("image-to-text", model=sys.argv[1])).__name__)
+"""
+    assert run(code, str(model_folder)) == "ImageToTextPipeline"
+
+
+@pytest.fixture(scope="module")
+def stock_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny captioning model of transformers itself."""
+    import torch
+    from transformers import (
+        BertTokenizer,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessorPil,
+        BlipProcessor,
+    )
+
+    folder = tmp_path_factory.mktemp("stock")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "photo", "of", "lungs"]
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BlipConfig(
+        vision_config={**size, "image_size": 32, "patch_size": 16},
+        text_config={
+            **size,
+            "encoder_hidden_size": 16,
+            "vocab_size": len(words),
+            "bos_token_id": 5,
+            "eos_token_id": 3,
+            "sep_token_id": 3,
+            "pad_token_id": 0,
+        },
+    )
+    torch.manual_seed(0)
+    BlipForConditionalGeneration(config).save_pretrained(folder)
+    image_processor = BlipImageProcessorPil(size={"height": 32, "width": 32})
+    BlipProcessor(image_processor=image_processor, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_models_of_others_get_what_transformers_gives_them_without_us(stock_folder: Path, pictures: list[Path]) -> None:
+    code = """
+import sys
+from transformers import pipeline
+captioner = pipeline("image-to-text", model=sys.argv[1], batch_size=2)
+print(type(captioner).__module__, captioner.task, captioner._batch_size)
+print(captioner(sys.argv[2], text="a photo of", max_new_tokens=5))
+"""
+    arguments = str(stock_folder), str(pictures[0])
+    assert run(f"import mambaxray\n{code}", *arguments) == run(code, *arguments)
+
+
+def test_a_missing_processor_of_others_is_told_as_without_us(stock_folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(stock_folder / name, tmp_path)
+    code = """
+import sys
+from transformers import pipeline
+try:
+    pipeline("image-to-text", model=sys.argv[1])
+except (OSError, ValueError) as error:
+    print(type(error).__name__, str(error).splitlines()[0])
+"""
+    told = run(f"import mambaxray\n{code}", str(tmp_path))
+    assert told
+    assert told == run(code, str(tmp_path))
