@@ -253,7 +253,7 @@ def make_phantoms(
         seeds = [study_seed(seed, number) for number in range(start, stop)]
         source = datasets.Dataset.from_dict({"seed": seeds}, features=datasets.Features(seed=datasets.Value("uint64")))
         out[name] = source.map(
-            _encoded_study,
+            _draw_row,
             fn_kwargs={"image_size": image_size, "views": tuple(views), "split": name},
             remove_columns="seed",
             features=study_features(),
@@ -292,11 +292,14 @@ def study_features() -> "datasets.Features":
     )
 
 
-def _encoded_study(row: Mapping[str, int], image_size: int, views: Sequence[str], split: str) -> dict[str, Any]:
-    study = make_study(row["seed"], image_size=image_size, views=views)
-    study["images"] = [{"bytes": _png(np.asarray(image)), "path": None} for image in study["images"]]
-    study["split"] = split
-    return study
+def _draw_row(row: Mapping[str, int], image_size: int, views: Sequence[str], split: str) -> dict[str, Any]:
+    return encode_study({**make_study(row["seed"], image_size=image_size, views=views), "split": split})
+
+
+def encode_study(study: Mapping[str, Any]) -> dict[str, Any]:
+    """The study with its images as PNG files in memory, as `datasets` stores them."""
+    images = [{"bytes": _png(np.asarray(image)), "path": None} for image in study["images"]]
+    return {**study, "images": images}
 
 
 def _png(film: np.ndarray) -> bytes:

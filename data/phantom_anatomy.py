@@ -135,6 +135,9 @@ def vessel_tree(
         spread = rng.uniform(0.1, 0.55, (2, count))
         tips, angles = np.concatenate([ends, ends]), np.concatenate([angles + spread[0], angles - spread[1]])
         width *= 0.76
+        if level == levels - 2:
+            # Half of the finest twigs are too fine to see.
+            tips, angles = tips[::2], angles[::2]
     return strokes
 
 

@@ -81,6 +81,8 @@ class Canvas:
 
     def texture(self, rng: np.random.Generator, cells: int, strength: float = 1.0) -> np.ndarray:
         """Smooth noise of mean 0 and a deviation of about `strength`, with `cells` bumps across the film."""
+        if cells * 3 <= self.coarse.size < self.size:
+            return self.enlarge(self.coarse.texture(rng, cells, strength))
         values = rng.standard_normal((cells + 2, cells + 2), dtype=np.float32) * np.float32(1.25 * strength)
         image = Image.fromarray(values).resize((self.size, self.size), Image.Resampling.BICUBIC)
         return np.asarray(image)

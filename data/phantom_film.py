@@ -16,6 +16,9 @@ def expose(chest: Chest, rng: np.random.Generator, portable: bool) -> np.ndarray
     canvas = chest.canvas
     contrast = rng.uniform(3.3, 4.3) if portable else rng.uniform(4.0, 5.2)
     middle = rng.uniform(0.62, 0.74) if portable else rng.uniform(0.70, 0.82)
+    if chest.lateral:
+        # More of the way leads through lung, and the film is exposed for it.
+        middle -= 0.09
     total = chest.attenuation()
     across, down = rng.normal(0, 0.03, (2, 1)) * np.linspace(-0.5, 0.5, canvas.size)
     # The tube is never quite centred: the film is a little brighter towards one edge.

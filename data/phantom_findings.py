@@ -208,22 +208,26 @@ def _centre(chest: Chest, side: str, zone: str, rng: np.random.Generator) -> tup
 def _haze(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
     """Lung Opacity: one even, ill-defined veil through which vessels stay visible."""
     size, strength = (0.075, 0.10, 0.135)[finding.degree], (0.15, 0.20, 0.26)[finding.degree]
+    coarse = chest.canvas.coarse
     for side in _sides(chest, finding):
-        square = chest.canvas.blob(_centre(chest, side, finding.zone, rng), (size * 1.1, size), rng.uniform(0, 3))
-        veil = np.exp(-0.8 * square * square) * (1 + chest.canvas.texture(rng, 12, strength=0.12))
-        _add(chest, side, np.float32(strength) * veil)
+        square = coarse.blob(_centre(chest, side, finding.zone, rng), (size * 1.1, size), rng.uniform(0, 3))
+        veil = np.exp(-0.8 * square * square) * (1 + coarse.texture(rng, 12, strength=0.12))
+        _add(chest, side, chest.canvas.enlarge(np.float32(strength) * veil))
 
 
 def _lesion(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
     """Lung Lesion: a round, sharply bordered nodule (mild, moderate) or mass; several when bilateral."""
-    count = 1 if finding.side != "bilateral" else 2
+    shapes: list[Shape] = []
     for side in _sides(chest, finding):
-        for _ in range(count):
-            size = (0.023, 0.034, 0.053)[finding.degree] * rng.uniform(0.9, 1.1)
-            radii = (size, size * rng.uniform(0.88, 1.12))
-            square = chest.canvas.blob(_centre(chest, side, finding.zone, rng), radii, rng.uniform(0, 3))
-            ball = np.sqrt(np.clip(1.15 - square, 0, 1))
-            _add(chest, side, np.float32(0.36) * ball, beyond=0.3)
+        for _ in range(2 if finding.side == "bilateral" else 1):
+            centre, turn = _centre(chest, side, finding.zone, rng), rng.uniform(0, 3)
+            radii = (0.024, 0.035, 0.054)[finding.degree] * rng.uniform(0.88, 1.12, 2)
+            # Thicker towards the middle, as a ball is.
+            shapes += [(ellipse(centre, radii * part, turn), value) for part, value in _BALL]
+    chest.body += chest.canvas.fill(shapes, strength=0.36) * (0.3 + 0.7 * chest.lung)
+
+
+_BALL = ((1.0, 0.4), (0.93, 0.6), (0.8, 0.78), (0.6, 0.92), (0.35, 1.0))
 
 
 def _consolidation(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
@@ -268,29 +272,30 @@ def _pneumonia(chest: Chest, finding: Finding, rng: np.random.Generator) -> None
     canvas = chest.canvas
     size, strength = (0.085, 0.115, 0.15)[finding.degree], (0.26, 0.33, 0.40)[finding.degree]
     for side in _sides(chest, finding):
-        square = canvas.blob(_centre(chest, side, finding.zone, rng), (size, size * 1.15), rng.uniform(0, 3))
-        envelope = smoothstep(1.9, 0.2, square)
-        patches = smoothstep(-0.7, 1.5, canvas.texture(rng, 24) + 0.5 * canvas.texture(rng, 50))
-        _add(chest, side, np.float32(strength) * envelope * patches)
+        square = canvas.coarse.blob(_centre(chest, side, finding.zone, rng), (size, size * 1.15), rng.uniform(0, 3))
+        envelope = canvas.enlarge(smoothstep(1.9, 0.2, square) * np.float32(strength))
+        _add(chest, side, envelope * smoothstep(-0.6, 1.4, canvas.texture(rng, 34)))
 
 
 def _edema(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
     """Edema: bat-wing haze around both hila, thick blurred vessels, Kerley B lines at the bases."""
     canvas, a, degree = chest.canvas, chest.anatomy, finding.degree
     strength = np.float32((0.16, 0.23, 0.31)[degree])
-    grain = 1 + canvas.texture(rng, 30, strength=0.22)
-    septa = []
+    coarse = canvas.coarse
+    haze = np.zeros_like(coarse.u)
+    septa: list[Stroke] = []
     for side in _sides(chest, finding):
         root = lateral_hilum(a) if chest.lateral else hilum(a, side)
         out = 0.0 if chest.lateral else SIGN[side] * 0.055
-        square = canvas.blob((root[0] + out, root[1] + 0.07), (0.135 + 0.02 * degree, 0.19 + 0.02 * degree))
-        _add(chest, side, strength * np.exp(-square) * grain)
+        square = coarse.blob((root[0] + out, root[1] + 0.07), (0.135 + 0.02 * degree, 0.19 + 0.02 * degree))
+        haze += strength * np.exp(-square)
         if not chest.lateral:
             low = a.dome(side) + 0.05
             for v in np.linspace(low - 0.13, low, 5 + 2 * degree):
                 wall = float(lateral_wall(a, v)) - 0.004
                 septum = np.array([[wall, v], [wall - rng.uniform(0.025, 0.04), v + rng.normal(0, 0.003)]])
                 septa.append((septum * [SIGN[side], 1], 0.005, 0.9))
+    chest.body += canvas.enlarge(haze * (1 + coarse.texture(rng, 30, strength=0.22))) * chest.lung
     if septa:
         chest.body += canvas.lines(septa, strength=0.12 + 0.03 * degree)
     chest.vessels *= np.float32(1.15)
@@ -354,16 +359,15 @@ def _effusion(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
     """Pleural Effusion: fluid from the costophrenic angle up, its surface a meniscus along the wall."""
     canvas, a = chest.canvas, chest.anatomy
     for side in _sides(chest, finding):
-        wave = canvas.texture(rng, 8, strength=0.006)
         if chest.lateral:
             level = a.dome_right + 0.185 - (0.10, 0.21, 0.36)[finding.degree]
             along = np.clip((canvas.u + 0.02) / 0.32, -1, 1)
-            surface = level - 0.09 * np.abs(along) ** 3 + wave
+            surface = level - 0.09 * np.abs(along) ** 3
         else:
             depth = (0.065, 0.185, 0.36)[finding.degree] * rng.uniform(0.95, 1.05)
             wall = lateral_wall(a, angle_level(a, side) - depth)
             along = np.clip(canvas.u * np.float32(SIGN[side] / wall), 0, 1.05)
-            surface = angle_level(a, side) - depth - (0.05 + 0.02 * finding.degree) * (along**5 - 0.35) + wave
+            surface = angle_level(a, side) - depth - (0.05 + 0.02 * finding.degree) * (along**5 - 0.35)
         fluid = smoothstep(-0.012, 0.02, canvas.v - surface)
         _solidify(chest, side, fluid * np.float32(0.9))
 

@@ -12,7 +12,7 @@ HALF_WIDTH = 0.385
 
 _LEVELS = np.array([0.0, 0.012, 0.05, 0.12, 0.22, 0.34, 0.48, 0.62, 0.8])
 _REACH = np.array([0.12, 0.175, 0.235, 0.288, 0.328, 0.358, 0.378, 0.385, 0.378])
-_T = np.linspace(0, 1, 14)
+_T = np.linspace(0, 1, 11)
 _MIRROR = np.array([-1, 1])
 
 
@@ -257,7 +257,7 @@ def _scapula_and_arm(a: Anatomy) -> list[Shape]:
     return [(blade, 0.33), (ribbon(border, 0.016), 0.75), (ribbon(arm, 0.042), 0.7), (head, 0.9)]
 
 
-_DOWN = np.array([2.1, 1.7, 1.35, 0.95, 0.4])
+_DOWN = np.array([2.1, 1.7, 1.3, 0.9, 0.35])
 _UP = np.array([-0.35, -0.85, -1.4])
 
 

@@ -13,6 +13,11 @@ A study is a dict with the keys of `STUDY_KEYS`:
 | `split` | str | `"train"`, `"validation"` or `"test"` |
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import datasets
+
 OBSERVATIONS: tuple[str, ...] = (
     "No Finding",
     "Enlarged Cardiomediastinum",
@@ -48,3 +53,16 @@ STUDY_KEYS: tuple[str, ...] = (
     "labels",
     "split",
 )
+
+
+def study_features() -> "datasets.Features":
+    """The schema's columns as `datasets` types; images are decoded when a row is read."""
+    import datasets
+
+    text = datasets.Value("string")
+    columns = dict.fromkeys(STUDY_KEYS, text) | {
+        "images": datasets.List(datasets.Image()),
+        "views": datasets.List(text),
+        "labels": {name: datasets.Value("int8") for name in OBSERVATIONS},
+    }
+    return datasets.Features(columns)

@@ -21,11 +21,13 @@ _PUBLIC = {
     "VisionMambaConfig": "configuration.configuration_vision_mamba",
     "MambaXrayConfig": "configuration.configuration_mambaxray",
     "VisionMambaModel": "modeling_mambaxray.modeling_vision_mamba",
+    "VisionMambaForImageClassification": "modeling_mambaxray.modeling_vision_mamba",
     "MambaXrayForConditionalGeneration": "modeling_mambaxray.modeling_mambaxray",
     "MambaXrayImageProcessor": "processing.image_processing_mambaxray",
     "MambaXrayProcessor": "processing.processing_mambaxray",
     "ImageToTextPipeline": "modeling_mambaxray.pipeline_image_to_text",
     "ReportCollator": "train.collator",
+    "load_annotation_json": "data.annotation_json",
     "make_phantoms": "data.phantom",
     "CheXpertStyleLabeler": "evaluation.labeler",
 }

@@ -98,7 +98,9 @@ _imports = threading.local()
 
 def _register_what_is_loaded() -> None:
     for name in [name for name in _PENDING if name in sys.modules]:
-        _PENDING.pop(name)()
+        # Registering imports more of transformers, so it gets here again before it is done.
+        if (register := _PENDING.pop(name, None)) is not None:
+            register()
 
 
 class _Loader(importlib.abc.Loader):

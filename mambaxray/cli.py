@@ -145,10 +145,9 @@ def generate(
 
     - mambaxray generate studies.csv --model demo/model --output reports.jsonl --resume
     """
-    from .generate import ReportFile, check_output, collect_studies, load_pipeline, resolve_device
+    from .generate import ReportFile, check_output, collect_studies, load_pipeline
 
     console = _error_console()
-    _quiet_transformers()
     try:
         if output is not None:
             check_output(output, overwrite=overwrite, resume=resume)
@@ -163,7 +162,8 @@ def generate(
             if not studies:
                 return
         with console.status("Loading the model"):
-            pipeline = load_pipeline(model, resolve_device(device))
+            _quiet_transformers()
+            pipeline = load_pipeline(model, device)
     except (OSError, ValueError) as error:
         raise _failure(error) from error
     console.print(_SAFETY)

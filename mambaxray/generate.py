@@ -177,24 +177,23 @@ def resolve_device(name: str) -> "torch.device":
     return device
 
 
-def load_pipeline(model: str, device: "torch.device") -> "ImageToTextPipeline":
+def load_pipeline(model: str, device: str = "auto") -> "ImageToTextPipeline":
     """The `image-to-text` pipeline of a model folder or Hub id.
 
     Raises:
         ModelLoadError: there is no such model, it is not one of ours, or it lacks a part.
+        ValueError: see `resolve_device`.
     """
-    from transformers import pipeline
-
-    from .info import ModelLoadError, read_config
+    from .info import ModelLoadError, first_line, read_config
 
     read_config(model)
+    where = resolve_device(device)
+    from transformers import pipeline
+
     try:
-        return pipeline("image-to-text", model=model, device=device)
+        return pipeline("image-to-text", model=model, device=where)
     except (OSError, ValueError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ModelLoadError(
-            f"{model}: the model can't be loaded ({lines[-1].strip() if lines else error!r})"
-        ) from error
+        raise ModelLoadError(f"{model}: the model can't be loaded ({first_line(error)})") from error
 
 
 def generate_reports(

@@ -46,7 +46,7 @@ def read_config(model: str) -> "MambaXrayConfig":
         config = AutoConfig.from_pretrained(model)
     except (OSError, TypeError, ValueError) as error:
         if folder.is_dir():
-            raise ModelLoadError(f"{model}: its config.json can't be used ({_first_line(error)})") from error
+            raise ModelLoadError(f"{model}: its config.json can't be used ({first_line(error)})") from error
         raise ModelLoadError(
             f"{model}: no such folder, and no such model could be had from the Hugging Face Hub "
             "(is the name right, are you online, is the model public or are you logged in?)"
@@ -151,7 +151,7 @@ def _describe_processor(model: str, config: "MambaXrayConfig") -> dict[str, str]
     try:
         processor = AutoProcessor.from_pretrained(model)
     except (OSError, TypeError, ValueError) as error:
-        return {"missing": f"reports can't be generated without it ({_first_line(error)})"}
+        return {"missing": f"reports can't be generated without it ({first_line(error)})"}
     size = processor.image_processor.size
     rows = {
         "pictures resized to": f"{size['height']} x {size['width']} px",
@@ -190,5 +190,6 @@ def _readable_size(size: float) -> str:
     return f"{size:.1f} GB"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The message without what follows its first line, or the error's kind when it has no message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
-from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import (
@@ -80,14 +79,13 @@ class MambaXrayImageProcessor(PilBackend):
         return super()._standardize_kwargs(**kwargs, default_to_square=True)
 
     def _preprocess_image_like_inputs(self, images: Any, **kwargs: Any) -> BatchFeature:
-        studies = group_views(images)
         if kwargs["do_resize"] and not (kwargs["size"].height and kwargs["size"].width):
             raise ValueError(f"size must give height and width in pixels; it is {dict(kwargs['size'])}")
-        return self._preprocess([[load_xray(view) for view in study] for study in studies], **kwargs)
+        return self._preprocess(group_views(images), **kwargs)
 
     def _preprocess(
         self,
-        images: list[list[Image.Image]],
+        images: list[list[Any]],
         do_resize: bool,
         size: SizeDict,
         resample: PILImageResampling,
@@ -100,11 +98,13 @@ class MambaXrayImageProcessor(PilBackend):
         return_tensors: str | TensorType | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        def to_array(view: Image.Image) -> np.ndarray:
+        def to_array(view: Any) -> np.ndarray:
+            # One picture after the other, so that no batch of full-size pictures is held in memory.
+            picture = load_xray(view)
             # Resizing one grey channel and repeating it afterwards equals, and is faster than, the reverse.
             if do_resize:
-                view = view.resize((size.width, size.height), resample)
-            pixels = np.asarray(view, dtype=np.float32)
+                picture = picture.resize((size.width, size.height), resample)
+            pixels = np.asarray(picture, dtype=np.float32)
             channels = np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else pixels[None]
             if do_convert_rgb and len(channels) == 1:
                 channels = np.repeat(channels, 3, axis=0)

@@ -1,18 +1,21 @@
-"""From studies to training batches, for the plain `Trainer` as for any loop."""
+"""From studies to training batches, for the plain `Trainer` as for any loop.
+
+Use them with `TrainingArguments(remove_unused_columns=False)`, since the Trainer would drop the images otherwise.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import ProcessorMixin
+import torch
+from torch import Tensor
+from transformers import BaseImageProcessor, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
 
 
 @dataclass(frozen=True)
 class ReportCollator:
     """Makes batches for supervised report generation from studies of the package's schema (`data/schema.py`).
-
-    Use it with `TrainingArguments(remove_unused_columns=False)`, since the Trainer would drop images otherwise.
 
     Attributes:
         processor: a `MambaXrayProcessor`.
@@ -35,4 +38,23 @@ class ReportCollator:
         )
 
 
-__all__ = ["ReportCollator"]
+@dataclass(frozen=True)
+class LabelCollator:
+    """Makes batches for multi-label image classification, each study seen through its first view.
+
+    Attributes:
+        image_processor: a `MambaXrayImageProcessor`.
+    """
+
+    image_processor: BaseImageProcessor
+
+    def __call__(self, studies: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """`pixel_values` `(batch, 3, height, width)` and `labels` `(batch, classes)` from `images` and `targets`."""
+        pixel_values = self.image_processor([study["images"][0] for study in studies])["pixel_values"]
+        return {
+            "pixel_values": pixel_values[:, 0],
+            "labels": torch.tensor([study["targets"] for study in studies]),
+        }
+
+
+__all__ = ["LabelCollator", "ReportCollator"]

@@ -59,10 +59,7 @@ def new_tokens(model, inputs, **options):
 
 
 def rows_until_eos(ids, eos=2):
-    rows = []
-    for row in ids.tolist():
-        rows.append(row[: row.index(eos) + 1] if eos in row else row)
-    return rows
+    return [row[: row.index(eos) + 1] if eos in row else row for row in ids.tolist()]
 
 
 # Parity with the released code

@@ -154,7 +154,7 @@ def test_a_wrong_shape_is_named():
 
 def test_an_unknown_backend_is_refused_with_the_choices(monkeypatch):
     monkeypatch.setenv("MAMBAXRAY_SCAN", "abacus")
-    with pytest.raises(ValueError, match="abacus.*torch, reference"):
+    with pytest.raises(ValueError, match=r"abacus.*torch, reference"):
         scan_backend()
     monkeypatch.delenv("MAMBAXRAY_SCAN")
     assert scan_backend() == "torch"

@@ -1,0 +1,282 @@
+"""The command line as its users meet it: in processes of its own, and the engine behind `generate`."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mambaxray.generate import Record, ReportFile, Study, check_output, collect_studies, resolve_device
+from mambaxray.info import ModelLoadError, describe_environment, describe_model, read_config
+
+COMMAND = [sys.executable, "-m", "mambaxray.cli"]
+ENVIRONMENT = {**os.environ, "COLUMNS": "80", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, env=ENVIRONMENT, cwd=cwd
+    )
+
+
+def test_help_comes_quickly_without_torch_and_names_the_commands() -> None:
+    durations = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = run("--help")
+        durations.append(time.perf_counter() - start)
+    assert min(durations) < 1
+    for word in ("demo", "generate", "info", "not a medical device"):
+        assert word in result.stdout
+    modules = subprocess.run(
+        [sys.executable, "-X", "importtime", *COMMAND[1:], "generate", "--help"], capture_output=True, text=True
+    ).stderr
+    assert " typer" in modules
+    assert not any(line.split("|")[-1].strip() in ("torch", "transformers") for line in modules.splitlines())
+
+
+def test_version() -> None:
+    assert run("--version").stdout == "mambaxray 0.1.0\n"
+
+
+def test_reports_are_printed_and_a_bad_file_is_reported_and_skipped(
+    model_folder: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_text("not a picture")
+    result = run("generate", pictures[0], bad, pictures[1], "--model", model_folder, "--max-new-tokens", "5")
+    assert result.returncode == 1
+    headings = [line for line in result.stdout.splitlines() if line.startswith(os.sep)]
+    assert headings == [str(pictures[0]), str(pictures[1])]
+    assert result.stdout.count("\n\n") == 2, "a report follows each heading"
+    assert f"skipped: {bad}: not an image" in result.stderr
+    assert "2 of 3 studies have a report, 1 failed" in result.stderr
+    assert "not a medical device" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_real_files_of_every_format_get_reports(model_folder: Path, shared_data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "new" / "reports.csv"
+    result = run("generate", shared_data / "formats", "-m", model_folder, "-o", output, "--max-new-tokens", "5")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = ["fake_monochrome1.dcm", "nih_rgba_1024.png", "rsna_monochrome2.dcm"]
+    assert [Path(row["study_id"]).name for row in rows] == names
+    assert all(row["report"] and not row["error"] for row in rows)
+
+
+def test_a_csv_groups_views_and_resuming_tries_what_failed_again(
+    model_folder: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    for path in pictures:
+        shutil.copy(path, tmp_path)
+    (tmp_path / "late.png").write_text("still being copied")
+    table = tmp_path / "studies.csv"
+    table.write_text("study_id,image\ns1,a1.png\ns2,b.tif\ns1,a2.jpg\ns3,late.png\n")
+    arguments = ("generate", table, "-m", model_folder, "-o", tmp_path / "out.jsonl", "--max-new-tokens", "5")
+    options = ("--prompt", "The lungs", "--num-beams", "2", "--batch-size", "2", "--device", "cpu")
+    first = run(*arguments, *options)
+    assert first.returncode == 1
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [record["study_id"] for record in records] == ["s1", "s2", "s3"]
+    assert records[0]["images"] == [str(tmp_path / "a1.png"), str(tmp_path / "a2.jpg")]
+    assert [record["error"] is None for record in records] == [True, True, False]
+    assert records[2]["report"] is None
+    assert "late.png" in records[2]["error"]
+
+    shutil.copy(pictures[3], tmp_path / "late.png")
+    second = run(*arguments, *options, "--resume")
+    assert second.returncode == 0, second.stderr
+    assert "2 of 3 studies have a report" in second.stderr
+    resumed = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert resumed[:2] == records[:2]
+    assert [record["study_id"] for record in resumed] == ["s1", "s2", "s3"]
+    assert resumed[2]["error"] is None
+
+
+def test_an_interruption_keeps_what_was_written(model_folder: Path, pictures: list[Path], tmp_path: Path) -> None:
+    table = tmp_path / "studies.csv"
+    table.write_text("study_id,image\n" + "".join(f"{number},{pictures[0]}\n" for number in range(2000)))
+    output = tmp_path / "out.jsonl"
+    arguments = ["generate", str(table), "-m", str(model_folder), "-o", str(output), "--batch-size", "1"]
+    process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    deadline = time.monotonic() + 120
+    while not (output.exists() and output.read_text().count("\n") > 2):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "--resume" in told
+    assert "Traceback" not in told
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [record["study_id"] for record in records] == [str(number) for number in range(len(records))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["picture.png", "-m", "./absent"], "./absent: no such folder"),
+        (["picture.png", "-m", "."], "no config.json"),
+        (["picture.png", "-m", ".", "-o", "out.txt"], "must end in .jsonl or .csv"),
+        (["picture.png", "-m", ".", "-o", "taken.csv"], "--resume adds"),
+        (["table.csv", "-m", "."], "no column of images; name it image or path or image_path"),
+        (["absent.csv", "-m", "."], "no such CSV file"),
+        (["empty", "-m", "."], "no images in this folder"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(arguments: list[str], told: str, tmp_path: Path) -> None:
+    (tmp_path / "taken.csv").write_text("study_id,images,report,error\n")
+    (tmp_path / "table.csv").write_text("file,label\n1.png,0\n")
+    (tmp_path / "empty").mkdir()
+    result = run("generate", *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert told in line
+    assert (tmp_path / "taken.csv").read_text() == "study_id,images,report,error\n"
+
+
+def test_info_shows_a_model_in_80_columns(model_folder: Path) -> None:
+    result = run("info", model_folder)
+    assert result.returncode == 0, result.stderr
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    for words in ("vision_mamba", "llama", "32 x 32 px", "model.safetensors", "Generate a comprehensive"):
+        assert words in result.stdout
+
+
+def test_described_parameters_are_those_of_the_model(model: object, model_folder: Path) -> None:
+    counts = {
+        part: int(text.replace(",", "")) for part, text in describe_model(str(model_folder))["Parameters"].items()
+    }
+    assert counts["total"] == model.num_parameters()
+    assert counts["projection"] == sum(
+        w.numel() for w in (*model.projector.parameters(), *model.layer_norm.parameters())
+    )
+    assert counts["vision encoder"] + counts["projection"] + counts["language model"] == counts["total"]
+
+
+def test_a_model_without_its_processor_is_described_as_such(model_folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(model_folder / name, tmp_path)
+    assert "missing" in describe_model(str(tmp_path))["Processor"]
+
+
+def test_models_of_others_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ModelLoadError, match="of type 'llama', not a report generator"):
+        read_config(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelLoadError, match=r"config\.json can't be used"):
+        read_config(str(tmp_path))
+
+
+def test_the_environment_names_versions_device_and_scan_backend() -> None:
+    sections = describe_environment()
+    assert {"mambaxray", "torch", "transformers"} <= sections["Versions"].keys()
+    assert sections["Selective scan"]["in use"] in sections["Selective scan"]["backends"]
+
+
+def test_a_folder_is_searched_in_natural_order_by_suffix_and_content(pictures: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "scans"
+    (folder / "p2").mkdir(parents=True)
+    (folder / "p10").mkdir()
+    for name in ("p10/1.png", "p2/x10.PNG", "p2/x9.jpg", "p2/notes.txt", "p2/.hidden.png"):
+        shutil.copy(pictures[0], folder / name)
+    (folder / "p2" / "1.2.840.7").write_bytes(bytes(128) + b"DICM")
+    names = [Path(study.study_id).relative_to(folder).as_posix() for study in collect_studies([str(folder)])]
+    assert names == ["p2/1.2.840.7", "p2/x9.jpg", "p2/x10.PNG", "p10/1.png"]
+
+
+def test_csv_paths_are_relative_to_the_csv_and_each_row_is_a_study_without_ids(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("\ufeffPath,age\nimages/1.png,50\n/data/2.dcm,60\n", encoding="utf-8")
+    assert collect_studies([str(table)]) == [
+        Study("images/1.png", (str(tmp_path / "images/1.png"),)),
+        Study("/data/2.dcm", ("/data/2.dcm",)),
+    ]
+
+
+def test_a_csv_that_cannot_be_understood_is_told_by_file_and_line(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("image,study_id\n1.png,a\n,b\n")
+    with pytest.raises(ValueError, match=r"list\.csv, line 3: the column 'image' is empty"):
+        collect_studies([str(table)])
+    table.write_text("image,study_id\n1.png,\n")
+    with pytest.raises(ValueError, match=r"line 2: the column 'study_id' is empty"):
+        collect_studies([str(table)])
+    table.write_text("image\n")
+    with pytest.raises(ValueError, match="no rows"):
+        collect_studies([str(table)])
+    table.write_bytes(b"image\n\xff\xfe.png\n")
+    with pytest.raises(ValueError, match="UTF-8"):
+        collect_studies([str(table)])
+
+
+def test_an_input_given_twice_is_one_study_and_an_ambiguous_id_is_refused(tmp_path: Path) -> None:
+    assert collect_studies(["a.png", "b.png", "a.png"]) == [Study("a.png", ("a.png",)), Study("b.png", ("b.png",))]
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.csv").write_text(f"image,study_id\n{name}.png,7\n")
+    with pytest.raises(ValueError, match="study '7' is given twice"):
+        collect_studies([str(tmp_path / "one.csv"), str(tmp_path / "two.csv")])
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+def test_a_report_file_resumes_with_any_text_and_forgets_failures(name: str, tmp_path: Path) -> None:
+    good = Record("1", ("a.png", "b.png"), 'Two lines,\nwith "quotes" \u2028 and ß.', None)
+    bad = Record("2", ("c.png",), None, "c.png: truncated")
+    path = tmp_path / name
+    ReportFile(path).write([good, bad])
+    resumed = ReportFile(path, resume=True)
+    assert resumed.finished == {"1"}
+    assert "truncated" in path.read_text(encoding="utf-8"), "nothing changes before the first new record"
+    resumed.write([Record("2", ("c.png",), "Clear.", None)])
+    assert ReportFile(path, resume=True).finished == {"1", "2"}
+    assert "truncated" not in path.read_text(encoding="utf-8")
+    fresh = tmp_path / f"fresh_{name}"
+    ReportFile(fresh).write([good, Record("2", ("c.png",), "Clear.", None)])
+    assert fresh.read_bytes() == path.read_bytes()
+
+
+def test_half_a_line_left_by_a_killed_process_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    ReportFile(path).write([Record(str(number), ("a.png",), "Clear.", None) for number in range(3)])
+    path.write_text(path.read_text()[:-20])
+    assert ReportFile(path, resume=True).finished == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.jsonl", '{"id": 1}\n'), ("a.jsonl", "text\n"), ("a.csv", "x,y\n1,2\n")]
+)
+def test_a_file_of_something_else_is_not_resumed(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match="not an output of `mambaxray generate`"):
+        ReportFile(tmp_path / name, resume=True)
+
+
+def test_an_output_is_never_replaced_unasked(tmp_path: Path) -> None:
+    taken = tmp_path / "reports.csv"
+    taken.touch()
+    with pytest.raises(FileExistsError, match="--resume"):
+        check_output(taken)
+    check_output(taken, resume=True)
+    check_output(taken, overwrite=True)
+    with pytest.raises(ValueError, match="exclude each other"):
+        check_output(taken, overwrite=True, resume=True)
+
+
+def test_a_device_that_is_not_there_is_told() -> None:
+    with pytest.raises(ValueError, match="'gpu' is not a device"):
+        resolve_device("gpu")
+    with pytest.raises(ValueError, match="can't be used here"):
+        resolve_device("cuda:99")
