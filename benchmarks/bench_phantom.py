@@ -1,6 +1,6 @@
 """How fast phantoms are drawn: images per second on one core, drawing alone and with report and PNG.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_phantom.py [--size 224] [--images 300] [--seed 0]
+OMP_NUM_THREADS=1 python benchmarks/bench_phantom.py [--size 224] [--images 60] [--rounds 7] [--seed 0]
 """
 
 import argparse

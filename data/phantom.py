@@ -30,7 +30,7 @@ from .phantom_findings import (
 from .phantom_frontal import draw_frontal
 from .phantom_lateral import draw_lateral
 from .phantom_report import write_report
-from .schema import OBSERVATIONS
+from .schema import study_features, STUDY_KEYS
 
 if TYPE_CHECKING:
     import datasets
@@ -250,6 +250,9 @@ def make_phantoms(
     bounds = np.round(np.cumsum([0.0, *shares.values()]) * num_studies).astype(int)
     out = datasets.DatasetDict()
     for name, start, stop in zip(shares, bounds[:-1], bounds[1:], strict=True):
+        if start == stop:
+            out[name] = datasets.Dataset.from_dict({key: [] for key in STUDY_KEYS}, features=study_features())
+            continue
         seeds = [study_seed(seed, number) for number in range(start, stop)]
         source = datasets.Dataset.from_dict({"seed": seeds}, features=datasets.Features(seed=datasets.Value("uint64")))
         out[name] = source.map(
@@ -257,7 +260,7 @@ def make_phantoms(
             fn_kwargs={"image_size": image_size, "views": tuple(views), "split": name},
             remove_columns="seed",
             features=study_features(),
-            num_proc=num_proc,
+            num_proc=None if num_proc is None else min(num_proc, len(seeds)),
             keep_in_memory=True,
             load_from_cache_file=False,
             desc=f"Drawing phantoms ({name})",
@@ -268,28 +271,6 @@ def make_phantoms(
 def study_seed(seed: int, number: int) -> int:
     """The seed of a data set's study: far apart for neighbouring data sets."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def study_features() -> "datasets.Features":
-    """Columns of `data.schema` as `datasets` types."""
-    import datasets
-
-    text = datasets.Value("string")
-    return datasets.Features(
-        {
-            "study_id": text,
-            "patient_id": text,
-            "images": datasets.List(datasets.Image()),
-            "views": datasets.List(text),
-            "findings": text,
-            "impression": text,
-            "indication": text,
-            "comparison": text,
-            "report": text,
-            "labels": {name: datasets.Value("int8") for name in OBSERVATIONS},
-            "split": text,
-        }
-    )
 
 
 def _draw_row(row: Mapping[str, int], image_size: int, views: Sequence[str], split: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from .phantom_anatomy import SIGN, Anatomy, Break, Chest, vessel_tree
 from .phantom_canvas import Shape, Stroke, ellipse, ribbon, smoothstep, spline
 from .phantom_frontal import angle_level, heart_extent, hilum, lateral_wall, lung_outline
-from .phantom_lateral import lateral_hilum, lateral_outline, sternum_curve
+from .phantom_lateral import lateral_hilum, lateral_outline
 
 SEVERITIES = ("mild", "moderate", "severe")
 _ONE_SIDE, _SIDES, _ZONES = ("left", "right"), ("left", "right", "bilateral"), ("upper", "mid", "lower")
@@ -33,9 +33,9 @@ DEVICES = (
     "central venous catheter",
     "pacemaker",
     "nasogastric tube",
-    "sternotomy wires",
+    "chest tube",
 )
-SIDED_DEVICES = ("central venous catheter", "pacemaker")
+SIDED_DEVICES = ("central venous catheter", "pacemaker", "chest tube")
 
 CHOICES: dict[str, Choices] = {
     "Enlarged Cardiomediastinum": Choices(),
@@ -198,7 +198,7 @@ def _centre(chest: Chest, side: str, zone: str, rng: np.random.Generator) -> tup
     jitter_u, jitter_v = rng.uniform(-0.03, 0.03, 2)
     if chest.lateral:
         u, level = _LATERAL_CENTRE[zone]
-        return u + jitter_u, a.apex + level * (a.dome_right - a.apex) + jitter_v
+        return u + jitter_u, a.apex + level * a.reach + jitter_v
     v = a.apex + {"upper": 0.24, "mid": 0.54, "lower": 0.86}[zone] * (a.dome(side) - a.apex) + jitter_v
     reach = float(lateral_wall(a, v))
     inner = 0.14 if zone == "lower" and side == "left" else 0.08
@@ -216,14 +216,13 @@ def _haze(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
 
 
 def _lesion(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
-    """Lung Lesion: a round, sharply bordered nodule (mild, moderate) or mass; several when bilateral."""
+    """Lung Lesion: a round, sharply bordered nodule (mild, moderate) or mass, one on each side concerned."""
     shapes: list[Shape] = []
     for side in _sides(chest, finding):
-        for _ in range(2 if finding.side == "bilateral" else 1):
-            centre, turn = _centre(chest, side, finding.zone, rng), rng.uniform(0, 3)
-            radii = (0.024, 0.035, 0.054)[finding.degree] * rng.uniform(0.88, 1.12, 2)
-            # Thicker towards the middle, as a ball is.
-            shapes += [(ellipse(centre, radii * part, turn), value) for part, value in _BALL]
+        centre, turn = _centre(chest, side, finding.zone, rng), rng.uniform(0, 3)
+        radii = (0.024, 0.035, 0.054)[finding.degree] * rng.uniform(0.88, 1.12, 2)
+        # Thicker towards the middle, as a ball is.
+        shapes += [(ellipse(centre, radii * part, turn), value) for part, value in _BALL]
     chest.body += chest.canvas.fill(shapes, strength=0.36) * (0.3 + 0.7 * chest.lung)
 
 
@@ -433,11 +432,11 @@ def _rough(curve: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _device(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
-    """Support Devices: tubes, wires and metal over everything else."""
+    """Support Devices: tubes, leads and metal over everything else."""
     draw = _LATERAL_DEVICES if chest.lateral else _FRONTAL_DEVICES
     strokes, plates = draw[finding.kind](chest.anatomy, finding.side, rng)
     if strokes:
-        chest.body += chest.canvas.lines(strokes, strength=0.42)
+        chest.body += chest.canvas.lines(strokes, strength=0.5)
     if plates:
         chest.body += chest.canvas.fill(plates, strength=0.6)
 
@@ -447,7 +446,7 @@ Drawing = tuple[list[Stroke], list[Shape]]
 
 
 def _tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    tip = a.apex + (0.42 - rng.uniform(0.07, 0.13)) * (a.dome_right - a.apex)
+    tip = a.apex + (0.42 - rng.uniform(0.07, 0.13)) * a.reach
     curve = spline([(0.004, -0.1), (0.006, a.apex - 0.05), (a.shift - 0.003, tip)], 6)
     walls = [(curve + [d, 0], 0.006, 0.8) for d in (-0.011, 0.011)]
     return [*walls, (curve[:-1] + [0.003, 0], 0.004, 0.9)], []
@@ -488,23 +487,23 @@ def _gastric_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
     return [(spline(path, 6), 0.008, 0.75)], []
 
 
-def _wires(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    levels = np.linspace(a.apex + 0.13, a.dome_right - 0.05, 6)
-    loops = []
-    for v in levels:
-        loop = ellipse((rng.normal(0, 0.003), v), (0.017, 0.011), rng.normal(0, 0.25), 14)
-        loops += [(np.concatenate([loop, loop[:1]]), 0.0065, 1.0)]
-    return loops, []
+def _chest_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
+    entry = a.apex + rng.uniform(0.6, 0.75) * a.reach
+    wall = float(lateral_wall(a, entry))
+    path = [(wall + 0.11, entry + 0.05), (wall, entry), (0.8 * wall, a.apex + 0.42 * a.reach),
+            (0.19 * a.width, a.apex + rng.uniform(0.05, 0.09))]  # fmt: skip
+    curve = spline(path, 7) * [SIGN[side], 1]
+    return [(curve, 0.016, 0.4), (curve + [0.003, 0.002], 0.005, 1.0)], []
 
 
 def _lateral_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    tip = a.apex + 0.31 * (a.dome_right - a.apex)
+    tip = a.apex + 0.31 * a.reach
     curve = spline([(0.02, -0.1), (0.02, a.apex), (0.028, tip)], 6)
     return [(curve + [d, 0], 0.005, 0.75) for d in (-0.01, 0.01)], []
 
 
 def _lateral_catheter(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    low = a.apex + 0.58 * (a.dome_right - a.apex)
+    low = a.apex + 0.58 * a.reach
     return [(spline([(-0.06, a.apex - 0.14), (-0.055, a.apex + 0.1), (-0.015, low)], 8), 0.0075, 0.85)], []
 
 
@@ -524,19 +523,18 @@ def _lateral_gastric_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Dr
     return [(spline(path, 6), 0.008, 0.75)], []
 
 
-def _lateral_wires(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    bone = sternum_curve(a)
-    loops = [ellipse(bone[i], (0.014, 0.009), 0.5, 12) for i in np.linspace(2, len(bone) - 1, 6).astype(int)]
-    return [(np.concatenate([loop, loop[:1]]), 0.0065, 1.0) for loop in loops], []
+def _lateral_chest_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
+    curve = spline([(-0.02, a.dome_right - 0.12), (0.1, a.dome_right - 0.25), (0.11, a.apex + 0.07)], 8)
+    return [(curve, 0.016, 0.4), (curve + [0.003, 0.002], 0.005, 1.0)], []
 
 
 _FRONTAL_DEVICES: dict[str, Callable[[Anatomy, str, np.random.Generator], Drawing]] = dict(
-    zip(DEVICES, (_tube, _catheter, _pacemaker, _gastric_tube, _wires), strict=True)
+    zip(DEVICES, (_tube, _catheter, _pacemaker, _gastric_tube, _chest_tube), strict=True)
 )
 _LATERAL_DEVICES: dict[str, Callable[[Anatomy, str, np.random.Generator], Drawing]] = dict(
     zip(
         DEVICES,
-        (_lateral_tube, _lateral_catheter, _lateral_pacemaker, _lateral_gastric_tube, _lateral_wires),
+        (_lateral_tube, _lateral_catheter, _lateral_pacemaker, _lateral_gastric_tube, _lateral_chest_tube),
         strict=True,
     )
 )

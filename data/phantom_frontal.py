@@ -104,15 +104,15 @@ def draw_frontal(a: Anatomy, canvas: Canvas, rng: np.random.Generator) -> Chest:
     heart *= mask
     lung = mask - heart
     # A little lung lies before and behind the heart.
-    heart *= np.float32(0.2)
-    heart += lung
+    aerated = heart * np.float32(0.2)
+    aerated += lung
     air = canvas.fill(outlines, soften=0.05, strength=0.28)
     air += np.float32(0.33)
-    air *= heart
+    air *= aerated
     bones = _bones(a, canvas, silhouette)
     bones *= np.float32(0.5 * a.bone) * (1 + lung)
     vessels = _vessels(a, canvas, rng)
-    vessels *= lung
+    vessels *= aerated
     return Chest(canvas, a, False, _body(a, canvas, silhouette, rng), lung, air, vessels, bones)
 
 

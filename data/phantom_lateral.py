@@ -34,12 +34,6 @@ def lateral_outline(a: Anatomy) -> Points:
     return np.concatenate([spline(part, 5) for part in (front, base, back)])
 
 
-def sternum_curve(a: Anatomy) -> Points:
-    """The breast bone, from above."""
-    top = a.apex
-    return spline([(-0.155, top + 0.07), (-0.225, top + 0.17), (-0.275, top + 0.32), (-0.287, top + 0.45)], 6)
-
-
 def draw_lateral(a: Anatomy, canvas: Canvas, rng: np.random.Generator) -> Chest:
     """A normal chest from the patient's side; `rng` decides the vessels' course and the textures."""
     outline = lateral_outline(a)
@@ -159,7 +153,8 @@ def _ribs(a: Anatomy) -> Points:
 
 
 def _bones(a: Anatomy, canvas: Canvas, mask: np.ndarray) -> np.ndarray:
-    sternum, top = sternum_curve(a), a.apex
+    top = a.apex
+    sternum = spline([(-0.155, top + 0.07), (-0.225, top + 0.17), (-0.275, top + 0.32), (-0.287, top + 0.45)], 6)
     blade = spline([(0.2, top + 0.02), (0.27, top + 0.14), (0.305, top + 0.3)], 6)
     solid: list[Shape] = [
         (ribbon(blade, 0.014), 0.35),

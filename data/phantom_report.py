@@ -216,7 +216,7 @@ def _lesion(f: Finding, rng: np.random.Generator) -> list[str]:
     size, bare = noun.split(" ", 1)
     shaped = f"{size} {_pick(rng, ('', 'well-circumscribed ', 'round ', 'solitary '))}{bare}"
     if f.side == "bilateral":
-        return [f"there are {noun} {place}", f"{noun} are seen {place}", f"multiple {noun} are present {place}"]
+        return [f"there are {noun} {place}", f"{noun} are seen {place}", f"{noun} are present {place}"]
     return [
         f"there is {_an(noun)} {place}",
         f"{_an(noun)} is seen {place}",
@@ -372,10 +372,10 @@ def _device(f: Finding, rng: np.random.Generator) -> list[str]:
             "the nasogastric tube courses below the diaphragm",
             "enteric tube tip is in the stomach",
         ],
-        "sternotomy wires": [
-            "median sternotomy wires are present",
-            "median sternotomy wires are intact",
-            "sternotomy wires are seen in the midline",
+        "chest tube": [
+            f"a {side} chest tube is in place",
+            f"{side} chest tube tip is at the apex",
+            f"a {side} chest tube is present",
         ],
     }[f.kind]
 

@@ -7,15 +7,20 @@ what transformers has loaded already is completed at once, and the rest right af
 
 import importlib.abc
 import importlib.machinery
+import logging
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-_AUTO_MODULE = "transformers.models.auto.modeling_auto"
+# Every Auto class needs this one, and AutoConfig nothing else.
+_AUTO_MODULE = "transformers.models.auto.configuration_auto"
 _PIPELINES_MODULE = "transformers.pipelines"
 _TASK = "image-to-text"
+# What transformers puts in the place of that task.
+_STOCK_TASK = "image-text-to-text"
+_logger = logging.getLogger(__name__)
 
 
 def register_auto_classes() -> None:
@@ -76,13 +81,15 @@ def register_pipeline() -> None:
             if isinstance(model.config, MambaXrayConfig):
                 return ImageToTextPipeline(model=model, task=task, **kwargs)
             kwargs.setdefault("processor", model.config.name_or_path or None)
-            return pipelines.pipeline(resolve_as_usual(task), model=model, **kwargs)
+            # Not `resolve_as_usual(task)`: in transformers 5.23 its warning has a stray argument and can't be logged.
+            _logger.warning("%s is not a mambaxray model: %r becomes %r", type(model).__name__, task, _STOCK_TASK)
+            return pipelines.pipeline(_STOCK_TASK, model=model, **kwargs)
 
     pipelines.PIPELINE_REGISTRY.register_pipeline(
         _TASK,
         pipeline_class=ImageToTextByModel,
         pt_model=AutoModelForImageTextToText,
-        default=pipelines.SUPPORTED_TASKS["image-text-to-text"]["default"],
+        default=pipelines.SUPPORTED_TASKS[_STOCK_TASK]["default"],
         type="multimodal",
     )
     pipelines._resolve_deprecated_task = resolve_task

@@ -135,7 +135,8 @@ def generate(
     """Write a report for every X-ray study.
 
     Each image is a study of its own, unless a CSV file says otherwise. An image that cannot be read is named and
-    skipped; the exit code is then 1. Reports go to the standard output, everything else to the standard error.
+    skipped; the exit code is then 1. Reports are printed, or written to the file of --output while the work goes on;
+    messages and progress go to the standard error.
 
     Examples:
 
@@ -149,19 +150,19 @@ def generate(
 
     console = _error_console()
     try:
-        if output is not None:
-            check_output(output, overwrite=overwrite, resume=resume)
-        elif resume or overwrite:
-            raise ValueError("--resume and --overwrite need --output")
-        studies = collect_studies(images)
-        total = len(studies)
-        file = None if output is None else ReportFile(output, resume=resume)
-        if file is not None and file.finished:
-            studies = [study for study in studies if study.study_id not in file.finished]
-            console.print(f"{total - len(studies)} of {total} studies have a report in {output} already")
-            if not studies:
-                return
-        with console.status("Loading the model"):
+        with console.status("Looking for images and loading the model"):
+            if output is not None:
+                check_output(output, overwrite=overwrite, resume=resume)
+            elif resume or overwrite:
+                raise ValueError("--resume and --overwrite need --output")
+            studies = collect_studies(images)
+            total = len(studies)
+            file = None if output is None else ReportFile(output, resume=resume)
+            if file is not None and file.finished:
+                studies = [study for study in studies if study.study_id not in file.finished]
+                console.print(f"{total - len(studies)} of {total} studies have a report in {output} already")
+                if not studies:
+                    return
             _quiet_transformers()
             pipeline = load_pipeline(model, device)
     except (OSError, ValueError) as error:

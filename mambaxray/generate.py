@@ -94,10 +94,10 @@ def _is_hidden(path: Path) -> bool:
 
 def _is_image(path: Path) -> bool:
     """By its suffix; DICOM files often have none, or a part of their UID in its place, and are told by content."""
-    from .processing.dicom import is_dicom
-
     if path.suffix.lower() in _IMAGE_SUFFIXES:
         return True
+    from .processing.dicom import is_dicom
+
     try:
         with path.open("rb") as file:
             return is_dicom(file.read(132))

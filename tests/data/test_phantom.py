@@ -140,7 +140,7 @@ def test_a_pneumothorax_is_darker_than_lung_and_has_no_vessels():
 @pytest.mark.parametrize("view", ["PA", "LATERAL"])
 def test_every_device_is_bright(kind, view):
     film = change(Finding("Support Devices", "left" if kind in SIDED_DEVICES else "", kind=kind), view=view)
-    assert film.max() > 40
+    assert np.sort(film.ravel())[-20:].mean() > 20
     assert film.min() > -5
 
 
@@ -233,6 +233,9 @@ def test_another_seed_gives_other_patients(phantoms):
 def test_splits_may_be_chosen_and_must_add_up():
     phantoms = make_phantoms(6, image_size=32, splits={"train": 0.5, "test": 0.5})
     assert {name: len(split) for name, split in phantoms.items()} == {"train": 3, "test": 3}
+    with_empty = make_phantoms(1, image_size=32)
+    assert {name: len(split) for name, split in with_empty.items()} == {"train": 1, "validation": 0, "test": 0}
+    assert with_empty["test"].features == with_empty["train"].features
     with pytest.raises(ValueError, match="add up to 1"):
         make_phantoms(6, image_size=32, splits={"train": 0.5})
     with pytest.raises(ValueError, match="num_studies is 0"):

@@ -147,6 +147,13 @@ def test_mistakes_get_one_line_and_exit_code_2(arguments: list[str], told: str, 
     assert (tmp_path / "taken.csv").read_text() == "study_id,images,report,error\n"
 
 
+def test_a_hub_model_that_cannot_be_had_is_told_on_one_line() -> None:
+    result = run("info", "nobody/nothing")
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: nobody/nothing: no such folder, and no such model could be had from the Hugging")
+
+
 def test_info_shows_a_model_in_80_columns(model_folder: Path) -> None:
     result = run("info", model_folder)
     assert result.returncode == 0, result.stderr

@@ -1,0 +1,38 @@
+# Two commands do the main job: `make demo` and `make test`. Both make the environment first.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+# A data set in R2Gen's format for the demo, e.g. make demo DATA=path/to/iu_xray; phantoms when empty.
+DATA ?=
+DEMO ?= demo
+SEED ?= 0
+
+.PHONY: demo test test-slow lint format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/mambaxray demo --output $(DEMO) --seed $(SEED) $(if $(DATA),--data $(DATA))
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# PyTorch first: the plain package index offers a small CPU build of this version, while a dependency that asks for
+# any torch brings gigabytes of CUDA. An installation that is already there (a GPU build, say) is kept.
+$(VENV)/.installed: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install "torch==2.13.0"
+	$(BIN)/pip install -e ".[dev,native]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info

@@ -1,0 +1,219 @@
+"""The compiled loops of the `native` selective scan. Importing this module needs numba and compiles them.
+
+Each kernel works on a range of tasks; a task is one direction, one sample and one group of channels. Within it, time is
+the outer loop, the state the middle one and up to `BLOCK` neighbouring channels the inner one, which the compiler turns
+into SIMD instructions. The states of a block of channels stay in a core's cache.
+
+The kernels hold no lock and Python's own lock is released while they run, so any number of threads may run them.
+
+Shapes: K directions, B batch, L length, D channels, N state, G groups of channels.
+"""
+
+import math
+
+import numpy as np
+from numba import njit, types
+
+BLOCK = 128
+"""Channels in the inner loop."""
+CHUNK = 32
+"""Time steps whose states are computed again at a time in the backward pass."""
+
+_LOG2_E = np.float32(math.log2(math.e))
+_ZERO, _HALF, _ONE, _TWO = (np.float32(x) for x in (0, 0.5, 1, 2))
+_MIN_EXPONENT, _MAX_EXPONENT = np.float32(-126), np.float32(128)
+_UNDERFLOW = np.float32(-127)
+# A float32's exponent, plus the bias, sits above its 23 other bits.
+_EXPONENT_BIAS, _EXPONENT_UNIT = np.float32(127), np.float32(2**23)
+# 2^x on [-1/2, 1/2] with relative error 2e-9, exact at 0; own least-maximum fits, as the next.
+_E1, _E2, _E3, _E4, _E5, _E6 = (
+    np.float32(x) for x in (0.693147182, 0.240226477, 0.0555033237, 0.00961843692, 0.0013398875, 0.00015353362)
+)
+# atanh(s) / s as a polynomial in s^2 <= 1/9, relative error 5e-9.
+_L1, _L2, _L3, _L4 = (np.float32(x) for x in (0.333332092, 0.200107634, 0.140009016, 0.140059963))
+
+# Infinities and NaN keep their meaning: a diverged training run has to show.
+_FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
+_OPTIONS = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
+
+
+def _compile(signature):
+    """Compiles for one signature and keeps the result on disk, where there is a place for it."""
+
+    def decorate(function):
+        try:
+            return njit(signature, cache=True, **_OPTIONS)(function)
+        except (OSError, RuntimeError):
+            return njit(signature, **_OPTIONS)(function)
+
+    return decorate
+
+
+_inline = njit(**_OPTIONS)
+
+
+@_inline
+def _exp2(x):
+    """2^x within 2 units in the last place; below 2^-126 it is 0, for subnormal numbers are slow."""
+    x = _UNDERFLOW if x < _MIN_EXPONENT else x
+    x = _MAX_EXPONENT if x > _MAX_EXPONENT else x
+    whole = np.floor(x + _HALF)
+    f = x - whole
+    scale = np.int32((whole + _EXPONENT_BIAS) * _EXPONENT_UNIT).view(np.float32)
+    return scale * (_ONE + f * (_E1 + f * (_E2 + f * (_E3 + f * (_E4 + f * (_E5 + f * _E6))))))
+
+
+@_inline
+def _softplus(x):
+    z = _exp2(-abs(x) * _LOG2_E)
+    # log(1 + z) = 2 atanh(z / (2 + z)), which keeps its relative precision for small z.
+    s = z / (_TWO + z)
+    q = s * s
+    log1p = _TWO * s * (_ONE + q * (_L1 + q * (_L2 + q * (_L3 + q * _L4))))
+    return log1p + (x if x > _ZERO else _ZERO)
+
+
+@_inline
+def _sigmoid(x):
+    z = _exp2(-abs(x) * _LOG2_E)
+    return (_ONE if x > _ZERO else z) / (_ONE + z)
+
+
+_int = types.intp
+_f2, _f3, _f4, _f5 = (types.Array(types.float32, ndim, "C") for ndim in (2, 3, 4, 5))
+
+
+@_compile(types.void(_int, _int, _int, _f4, _f4, _f3, _f4, _f4, _f2, _f4, _f5))
+def forward(first, last, group_size, u, delta, decay_rate, B, C, D, y, starts):
+    """Fills `y (K, B, L, D)` and the states before each chunk, `starts (chunks, K, B, N, D)`.
+
+    `decay_rate = A log2(e)` is `(K, N, D)`; the other inputs are shaped as in `selective_scan`.
+    """
+    _, batch, length, channels = u.shape
+    size = B.shape[3]
+    groups = (channels + group_size - 1) // group_size
+    state = np.empty((size, BLOCK), np.float32)
+    step = np.empty(BLOCK, np.float32)
+    v = np.empty(BLOCK, np.float32)
+    out = np.empty(BLOCK, np.float32)
+    for task in range(first, last):
+        k = task // (batch * groups)
+        b = task // groups % batch
+        end = min(channels, (task % groups + 1) * group_size)
+        for c0 in range(task % groups * group_size, end, BLOCK):
+            width = min(BLOCK, end - c0)
+            state[:] = _ZERO
+            for t in range(length):
+                if t % CHUNK == 0:
+                    for n in range(size):
+                        for c in range(width):
+                            starts[t // CHUNK, k, b, n, c0 + c] = state[n, c]
+                for c in range(width):
+                    step[c] = _softplus(delta[k, b, t, c0 + c])
+                for c in range(width):
+                    v[c] = step[c] * u[k, b, t, c0 + c]
+                    out[c] = D[k, c0 + c] * u[k, b, t, c0 + c]
+                for n in range(size):
+                    B_n = B[k, b, t, n]
+                    C_n = C[k, b, t, n]
+                    for c in range(width):
+                        h = _exp2(step[c] * decay_rate[k, n, c0 + c]) * state[n, c] + v[c] * B_n
+                        state[n, c] = h
+                        out[c] += h * C_n
+                for c in range(width):
+                    y[k, b, t, c0 + c] = out[c]
+
+
+@_compile(
+    types.void(
+        _int, _int, _int, _f4, _f5, _f4, _f4, _f3, _f3, _f4, _f4, _f2,  # inputs
+        _f4, _f4, _f4, _f5, _f5, _f3,  # gradients
+    )
+)  # fmt: skip
+def backward(
+    first, last, group_size, grad_y, starts, u, delta, rate, decay_rate, B, C, D,
+    grad_u, grad_delta, grad_rate, grad_B, grad_C, grad_D,
+):  # fmt: skip
+    """Fills the gradients of `u` and `delta`, and the parts to be summed of the others.
+
+    `rate` is `A` as `(K, N, D)`. Per sample: `grad_rate (K B, N, D)` as `(K, B, N, D)` and `grad_D (K, B, D)`; per group of
+    channels: `grad_B` and `grad_C` `(G, K, B, L, N)`.
+    """
+    _, batch, length, channels = u.shape
+    size = B.shape[3]
+    groups = (channels + group_size - 1) // group_size
+    # Index t + 1 holds the state after time step t of the chunk, index 0 the state before it.
+    states = np.empty((CHUNK + 1, size, BLOCK), np.float32)
+    decays = np.empty((CHUNK, size, BLOCK), np.float32)
+    steps = np.empty((CHUNK, BLOCK), np.float32)
+    vs = np.empty((CHUNK, BLOCK), np.float32)
+    carry = np.empty((size, BLOCK), np.float32)
+    sum_rate = np.empty((size, BLOCK), np.float32)
+    sum_D = np.empty(BLOCK, np.float32)
+    grad_v = np.empty(BLOCK, np.float32)
+    grad_step = np.empty(BLOCK, np.float32)
+    for task in range(first, last):
+        k = task // (batch * groups)
+        b = task // groups % batch
+        g = task % groups
+        end = min(channels, (g + 1) * group_size)
+        for t in range(length):
+            for n in range(size):
+                grad_B[g, k, b, t, n] = _ZERO
+                grad_C[g, k, b, t, n] = _ZERO
+        for c0 in range(g * group_size, end, BLOCK):
+            width = min(BLOCK, end - c0)
+            carry[:] = _ZERO
+            sum_rate[:] = _ZERO
+            sum_D[:] = _ZERO
+            for chunk in range((length + CHUNK - 1) // CHUNK - 1, -1, -1):
+                t0 = chunk * CHUNK
+                count = min(CHUNK, length - t0)
+                for n in range(size):
+                    for c in range(width):
+                        states[0, n, c] = starts[chunk, k, b, n, c0 + c]
+                for i in range(count):
+                    for c in range(width):
+                        steps[i, c] = _softplus(delta[k, b, t0 + i, c0 + c])
+                    for c in range(width):
+                        vs[i, c] = steps[i, c] * u[k, b, t0 + i, c0 + c]
+                    for n in range(size):
+                        B_n = B[k, b, t0 + i, n]
+                        total = _ZERO
+                        for c in range(width):
+                            decay = _exp2(steps[i, c] * decay_rate[k, n, c0 + c])
+                            h = decay * states[i, n, c] + vs[i, c] * B_n
+                            decays[i, n, c] = decay
+                            states[i + 1, n, c] = h
+                            total += h * grad_y[k, b, t0 + i, c0 + c]
+                        grad_C[g, k, b, t0 + i, n] += total
+                for i in range(count - 1, -1, -1):
+                    for c in range(width):
+                        grad_v[c] = _ZERO
+                        grad_step[c] = _ZERO
+                        sum_D[c] += grad_y[k, b, t0 + i, c0 + c] * u[k, b, t0 + i, c0 + c]
+                    for n in range(size):
+                        B_n = B[k, b, t0 + i, n]
+                        C_n = C[k, b, t0 + i, n]
+                        total = _ZERO
+                        for c in range(width):
+                            # The adjoint of the recurrence, and the gradient of the exponent step * A.
+                            adjoint = C_n * grad_y[k, b, t0 + i, c0 + c] + carry[n, c]
+                            previous = decays[i, n, c] * adjoint
+                            exponent = previous * states[i, n, c]
+                            carry[n, c] = previous
+                            total += adjoint * vs[i, c]
+                            grad_v[c] += adjoint * B_n
+                            grad_step[c] += exponent * rate[k, n, c0 + c]
+                            sum_rate[n, c] += exponent * steps[i, c]
+                        grad_B[g, k, b, t0 + i, n] += total
+                    for c in range(width):
+                        u_c = u[k, b, t0 + i, c0 + c]
+                        grad_u[k, b, t0 + i, c0 + c] = grad_v[c] * steps[i, c] + D[k, c0 + c] * grad_y[k, b, t0 + i, c0 + c]
+                        slope = _sigmoid(delta[k, b, t0 + i, c0 + c])
+                        grad_delta[k, b, t0 + i, c0 + c] = (grad_step[c] + grad_v[c] * u_c) * slope
+            for n in range(size):
+                for c in range(width):
+                    grad_rate[k, b, n, c0 + c] = sum_rate[n, c]
+            for c in range(width):
+                grad_D[k, b, c0 + c] = sum_D[c]

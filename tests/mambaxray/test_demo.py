@@ -1,0 +1,78 @@
+"""The demo: end to end in small, and (slow) at full size with the scores it promises."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+from mambaxray.demo import DemoSettings, run_demo
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+SMALL = DemoSettings(
+    num_phantoms=60,
+    num_test=14,
+    num_validation=6,
+    image_size=64,
+    vision_hidden=32,
+    vision_layers=1,
+    text_hidden=32,
+    text_layers=1,
+    vocab_size=400,
+    batch_size=8,
+    warm_start_steps=4,
+    training_steps=8,
+    max_report_length=20,
+)
+
+
+class _Images(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def handle_starttag(self, tag, attrs):
+        self.count += tag == "img"
+
+
+def count_images(page):
+    parser = _Images()
+    parser.feed(page.read_text(encoding="utf-8"))
+    return parser.count
+
+
+def test_the_demo_leaves_a_page_with_12_studies_and_a_model_that_loads(tmp_path):
+    scores = run_demo(tmp_path / "demo", settings=SMALL, seed=3)
+    page = tmp_path / "demo" / "index.html"
+    assert count_images(page) == 12
+    text = page.read_text(encoding="utf-8")
+    assert "best constant report" in text
+    assert "Loss while learning" in text
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "demo" / "model")
+    processor = AutoProcessor.from_pretrained(tmp_path / "demo" / "model")
+    inputs = processor(images=[Image.new("L", (300, 200), 80)])
+    assert model.generate(**inputs, max_new_tokens=5).shape[1] > inputs["input_ids"].shape[1]
+    assert 0 <= scores.unique <= 1
+    assert scores.constant["F1_micro_14_uncertain-negative"] > 0.1
+
+
+def test_the_demo_takes_a_data_set_in_r2gen_format(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    annotation = {"train": [], "val": [], "test": []}
+    for number in range(20):
+        split = "test" if number < 3 else "val" if number < 5 else "train"
+        report = "Moderate cardiomegaly." if number % 2 else "The heart is normal in size. No pleural effusion."
+        Image.new("L", (90, 100), 12 * number).save(source / f"{number}.png")
+        annotation[split].append({"id": str(number), "report": report, "image_path": [f"{number}.png"]})
+    (source / "annotation.json").write_text(json.dumps(annotation))
+    run_demo(tmp_path / "demo", data=source, settings=SMALL)
+    assert count_images(tmp_path / "demo" / "index.html") == 3
+
+
+@pytest.mark.slow
+def test_the_full_demo_learns_to_report_findings(tmp_path):
+    scores = run_demo(tmp_path / "demo")
+    f1 = scores.model["F1_micro_14_uncertain-negative"]
+    constant = scores.constant["F1_micro_14_uncertain-negative"]
+    assert f1 >= 0.75
+    assert f1 >= constant + 0.30

@@ -1,0 +1,56 @@
+"""Every snippet of the README runs as printed, in a folder laid out as the README says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mambaxray.data.phantom import make_study
+from mambaxray.demo import DemoSettings, _make_model
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+SNIPPETS = dict(re.findall(r"<!-- test: (\w+) -->\n```\w+\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with what the snippets name: an untrained demo model and some X-rays."""
+    folder = tmp_path_factory.mktemp("readme")
+    settings = DemoSettings(vision_hidden=32, vision_layers=1, text_hidden=32, text_layers=1, vocab_size=400)
+    model, processor = _make_model(settings, [make_study(seed)["report"] for seed in range(20)])
+    model.save_pretrained(folder / "demo" / "model")
+    processor.save_pretrained(folder / "demo" / "model")
+    (folder / "images").mkdir()
+    for number, name in enumerate(["xray.png", "frontal.png", "lateral.png", "images/1.png", "images/2.png"]):
+        make_study(number)["images"][0].save(folder / name)
+    return folder
+
+
+def run(command, folder):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["auto", "pipeline", "trainer"])
+def test_python_snippet_runs(folder, name):
+    result = run([sys.executable, "-c", SNIPPETS[name]], folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+
+
+@pytest.mark.parametrize("command", SNIPPETS["cli"].strip().splitlines())
+def test_command_line_snippet_runs(folder, command):
+    result = run(["bash", "-c", command], folder)
+    assert result.returncode == 0, result.stderr
+
+
+def test_all_four_snippets_are_there():
+    assert list(SNIPPETS) == ["auto", "pipeline", "trainer", "cli"]
+
+
+def test_documents_that_the_readme_links_exist():
+    links = re.findall(r"\]\((docs/[^)]+)\)", README.read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (README.parent / link).is_file()] == []
