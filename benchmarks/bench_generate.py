@@ -43,6 +43,7 @@ from mambaxray import (
     VisionMambaConfig,
 )
 from mambaxray.data.phantom import draw_phantom, make_study
+from mambaxray.modeling_mambaxray.ops.selective_scan import scan_backend
 from mambaxray.train.tokenizer import train_report_tokenizer
 
 PICTURE_SIZE = 1024
@@ -173,6 +174,7 @@ def measure_model(name: str, pictures: list[Path], options: argparse.Namespace) 
         "encoder_parameters": model.vision_encoder.num_parameters(),
         "decoder_parameters": model.language_model.num_parameters(),
         "threads": torch.get_num_threads(),
+        "scan_backend": scan_backend(),
         "memory_before": watch.memory_before,
         "memory": watch.memory,
         "seconds": watch.seconds,
@@ -184,9 +186,11 @@ def print_model(name: str, result: dict, batch_size: int, new_tokens: int) -> No
     encoder, decoder = (result[f"{part}_parameters"] / 1e6 for part in ("encoder", "decoder"))
     before = result["memory_before"]
     print(
-        f"\n## {name}\n\nEncoder of {encoder:.1f} M parameters at {result['image_size']} px, decoder of {decoder:.1f} M, "
+        f"\n## {name}\n\n"
+        f"Encoder of {encoder:.1f} M parameters at {result['image_size']} px, decoder of {decoder:.1f} M, "
         f"prompt of {result['prompt_tokens']} tokens ({result['image_tokens']} of them the image), "
-        f"{result['threads']} CPU threads, memory before: {mebibytes(before)} MiB.\n"
+        f"scan backend {result['scan_backend']}, {result['threads']} CPU threads, "
+        f"memory before: {mebibytes(before)} MiB.\n"
     )
     print("| stage | ms per batch, median (min to max) | images/s, median (min to max) | peak MiB | above before |")
     print("|---|---|---|---|---|")
@@ -248,8 +252,8 @@ def main() -> None:
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     results = {}
     print(
-        f"float32, batch of {options.batch_size}, {options.new_tokens} new tokens, {options.repeats} repeats, PNG files "
-        f"of {PICTURE_SIZE} x {PICTURE_SIZE} px, seed {options.seed}"
+        f"float32, batch of {options.batch_size}, {options.new_tokens} new tokens, {options.repeats} repeats, "
+        f"PNG files of {PICTURE_SIZE} x {PICTURE_SIZE} px, seed {options.seed}"
     )
     with tempfile.TemporaryDirectory() as folder:
         pictures = draw_pictures(Path(folder), options.batch_size, options.seed)

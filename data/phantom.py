@@ -30,7 +30,7 @@ from .phantom_findings import (
 from .phantom_frontal import draw_frontal
 from .phantom_lateral import draw_lateral
 from .phantom_report import write_report
-from .schema import study_features, STUDY_KEYS
+from .schema import STUDY_KEYS, study_features
 
 if TYPE_CHECKING:
     import datasets

@@ -130,7 +130,7 @@ def generate(
     device: Annotated[
         str,
         typer.Option(metavar="DEVICE", help="Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1 ..."),
-    ] = ("auto"),
+    ] = "auto",
 ) -> None:
     """Write a report for every X-ray study.
 

@@ -166,13 +166,20 @@ def _describe_processor(model: str, config: "MambaXrayConfig") -> dict[str, str]
 
 
 def _file_sizes(model: str) -> dict[str, str]:
+    # The Hub's client tells connection errors by the HTTP library it is built on, which has changed its name before.
+    from huggingface_hub.errors import HTTPError
+
     folder = Path(model)
-    if folder.is_dir():
-        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
-    else:
-        sizes = _sizes_on_hub(model)
+    try:
+        sizes = _sizes_in_folder(folder) if folder.is_dir() else _sizes_on_hub(model)
+    except (OSError, HTTPError):
+        return {"unknown": "the Hugging Face Hub can't be reached"}
     rows = {name: _readable_size(size) for name, size in sizes.items()}
     return {**rows, "total": _readable_size(sum(sizes.values()))}
+
+
+def _sizes_in_folder(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def _sizes_on_hub(model: str) -> dict[str, int]:

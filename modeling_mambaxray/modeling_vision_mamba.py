@@ -268,9 +268,11 @@ class VisionMambaModel(VisionMambaPreTrainedModel):
 
 
 class VisionMambaForImageClassification(VisionMambaPreTrainedModel):
-    """The encoder with a linear classifier on the mean token, for single- or multi-label image classification.
+    """The encoder with a linear classifier on every token; a class is as likely in an image as in its likeliest token.
 
-    `config.num_labels`, `config.id2label` and `config.problem_type` say which, as in all of transformers.
+    Taking the maximum over tokens suits findings, which are small and may be anywhere (multiple-instance learning), and
+    leaves a map of where each class was seen. `config.num_labels`, `config.id2label` and `config.problem_type` say
+    what the classes are, as in all of transformers.
     """
 
     def __init__(self, config: VisionMambaConfig):
@@ -284,7 +286,7 @@ class VisionMambaForImageClassification(VisionMambaPreTrainedModel):
         """Class logits `(batch, num_labels)` of images `(batch, channels, height, width)`, and the loss when labels
         are given: `(batch,)` class indices, or `(batch, num_labels)` zeros and ones for several labels per image."""
         outputs = self.vision_mamba(pixel_values, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
+        logits = self.classifier(outputs.last_hidden_state).amax(dim=1)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from mambaxray.data.phantom import make_study
 from mambaxray.demo import DemoSettings, _make_model
 

@@ -50,7 +50,8 @@ class LabelCollator:
 
     def __call__(self, studies: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """`pixel_values` `(batch, 3, height, width)` and `labels` `(batch, classes)` from `images` and `targets`."""
-        pixel_values = self.image_processor([study["images"][0] for study in studies])["pixel_values"]
+        images = [study["images"][0] for study in studies]
+        pixel_values = self.image_processor(images, return_tensors="pt")["pixel_values"]
         return {
             "pixel_values": pixel_values[:, 0],
             "labels": torch.tensor([study["targets"] for study in studies]),

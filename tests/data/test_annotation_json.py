@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from PIL import Image
+
 from mambaxray import load_annotation_json
 from mambaxray.data.annotation_json import AnnotationError
 from mambaxray.data.schema import STUDY_KEYS
-from PIL import Image
 
 
 def write_source(folder, annotation, images=("a/0.png", "a/1.png", "b.png")):

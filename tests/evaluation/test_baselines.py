@@ -1,6 +1,7 @@
 """Baselines that never look at an image."""
 
 import pytest
+
 from mambaxray.data.schema import OBSERVATIONS
 from mambaxray.evaluation.baselines import best_constant_report, unique_ratio
 

@@ -4,9 +4,10 @@ import json
 from html.parser import HTMLParser
 
 import pytest
-from mambaxray.demo import DemoSettings, run_demo
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from mambaxray.demo import DemoSettings, run_demo
 
 SMALL = DemoSettings(
     num_phantoms=60,

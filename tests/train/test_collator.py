@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from tiny import VISION_CONFIGS, tiny_config
+from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
+
 from mambaxray import (
     MambaXrayForConditionalGeneration,
     MambaXrayImageProcessor,
@@ -12,8 +15,6 @@ from mambaxray.data.phantom import make_phantoms
 from mambaxray.data.schema import OBSERVATIONS
 from mambaxray.train.collator import LabelCollator, ReportCollator
 from mambaxray.train.tokenizer import train_report_tokenizer
-from tiny import VISION_CONFIGS, tiny_config
-from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
 
 SIZE = {"height": 32, "width": 32}
 

@@ -1,6 +1,7 @@
 """The tokenizer trained on reports."""
 
 import pytest
+
 from mambaxray.train.tokenizer import train_report_tokenizer
 
 REPORTS = ["The heart is normal in size.", "No pleural effusion or pneumothorax.", "The lungs are clear."] * 5
