@@ -12,12 +12,14 @@ Two models with random weights are measured, each in a process of its own: `tiny
   gives the first token; a step gives every report of the batch one more token
 
 Memory is the most that was in use at once (CPU: the process's resident memory, its peak reset before each stage, which
-needs Linux; CUDA: what torch allocated). "Before" is the process with libraries and model, before any stage; what
-the allocator keeps of earlier stages counts for later ones.
+needs Linux; CUDA: what torch allocated), in calls of their own after the timed ones. "Before" is the process with
+libraries and model, before any stage; libraries that a first call loads count as above it.
 """
 
 import argparse
+import ctypes
 import datetime
+import gc
 import json
 import os
 import platform
@@ -94,44 +96,33 @@ def draw_pictures(folder: Path, count: int, seed: int) -> list[Path]:
     return paths
 
 
-class Stopwatch:
-    """Time and peak memory of one call after another on a device."""
+def timed(work: Callable[[], object], device: str) -> float:
+    """Seconds that a call takes."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
-    def __init__(self, device: str):
-        self.cuda = device.startswith("cuda")
-        self._reset_peak()
-        self.memory_before = self._peak()
-        self.seconds: dict[str, list[float]] = {}
-        self.memory: dict[str, float | None] = {}
 
-    def measure(self, stage: str, work: Callable[[], object]) -> None:
-        self._reset_peak()
-        self._synchronize()
-        start = time.perf_counter()
+def peak_memory(work: Callable[[], object], device: str) -> float | None:
+    """MiB in use at the peak of a call, or None where the system does not say."""
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
         work()
-        self._synchronize()
-        self.seconds.setdefault(stage, []).append(time.perf_counter() - start)
-        peak = self._peak()
-        self.memory[stage] = None if peak is None else max(peak, self.memory.get(stage) or 0.0)
-
-    def _synchronize(self) -> None:
-        if self.cuda:
-            torch.cuda.synchronize()
-
-    def _reset_peak(self) -> None:
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
-        elif sys.platform == "linux":
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): resets VmHWM
-
-    def _peak(self) -> float | None:
-        """MiB since the last reset, or None where the system does not say."""
-        if self.cuda:
-            return torch.cuda.max_memory_allocated() / 2**20
-        if sys.platform != "linux":
-            return None
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+        return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform != "linux":
+        return None
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc: gives back what earlier calls have freed
+    if trim is not None:
+        trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): resets VmHWM
+    work()
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 @torch.inference_mode()
@@ -141,7 +132,7 @@ def measure_model(name: str, pictures: list[Path], options: argparse.Namespace) 
         torch.set_num_threads(options.threads)
     model, processor = make_model(name, options.seed)
     model.to(options.device)
-    watch = Stopwatch(options.device)
+    memory_before = peak_memory(lambda: None, options.device)
     inputs = processor(images=pictures).to(options.device)
     prompt = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
     pixel_values, view_mask = inputs["pixel_values"], inputs["view_mask"]
@@ -161,12 +152,14 @@ def measure_model(name: str, pictures: list[Path], options: argparse.Namespace) 
     }
     for work in stages.values():  # the first call of each is slower
         work()
+    seconds: dict[str, list[float]] = {stage: [] for stage in stages}
     for _ in range(options.repeats):
         for stage, work in stages.items():
-            watch.measure(stage, work)
-    both = zip(watch.seconds.pop("generate"), watch.seconds["prefill"], strict=True)
-    watch.seconds["decoding"] = [generated - prefilled for generated, prefilled in both]
-    watch.memory["decoding"] = watch.memory.pop("generate")
+            seconds[stage].append(timed(work, options.device))
+    generation = zip(seconds.pop("generate"), seconds["prefill"], strict=True)
+    seconds["decoding"] = [generated - prefilled for generated, prefilled in generation]
+    memory = {stage: peak_memory(work, options.device) for stage, work in stages.items()}
+    memory["decoding"] = memory.pop("generate")
     return {
         "image_size": model.config.vision_config.image_size,
         "prompt_tokens": prompt["input_ids"].shape[1],
@@ -175,9 +168,9 @@ def measure_model(name: str, pictures: list[Path], options: argparse.Namespace) 
         "decoder_parameters": model.language_model.num_parameters(),
         "threads": torch.get_num_threads(),
         "scan_backend": scan_backend(),
-        "memory_before": watch.memory_before,
-        "memory": watch.memory,
-        "seconds": watch.seconds,
+        "memory_before": memory_before,
+        "memory": memory,
+        "seconds": seconds,
     }
 
 
@@ -189,7 +182,7 @@ def print_model(name: str, result: dict, batch_size: int, new_tokens: int) -> No
         f"\n## {name}\n\n"
         f"Encoder of {encoder:.1f} M parameters at {result['image_size']} px, decoder of {decoder:.1f} M, "
         f"prompt of {result['prompt_tokens']} tokens ({result['image_tokens']} of them the image), "
-        f"scan backend {result['scan_backend']}, {result['threads']} CPU threads, "
+        f"scan backend {result['scan_backend']}, CPU threads: {result['threads']}, "
         f"memory before: {mebibytes(before)} MiB.\n"
     )
     print("| stage | ms per batch, median (min to max) | images/s, median (min to max) | peak MiB | above before |")
