@@ -132,12 +132,12 @@ class VisionMambaMixer(nn.Module):
     def forward(self, hidden_states: Tensor, orders: Tensor, inverse_orders: Tensor) -> Tensor:
         """`(B, L, D)` to `(B, L, D)`; `orders` and their inverses are `(K, L)`."""
         x, gate = self.in_proj(hidden_states).chunk(2, dim=-1)
-        inputs = [direction(x[:, order]) for direction, order in zip(self.directions, orders, strict=True)]
+        inputs = [direction(x.index_select(1, order)) for direction, order in zip(self.directions, orders, strict=True)]
         u, delta, B, C = (torch.stack(tensors) for tensors in zip(*inputs, strict=True))
         A = -torch.exp(torch.stack([direction.A_log for direction in self.directions]).float())
         D = torch.stack([direction.D for direction in self.directions])
         scanned = selective_scan(u, delta, A, B, C, D)
-        merged = sum(y[:, inverse] for y, inverse in zip(scanned, inverse_orders, strict=True))
+        merged = sum(y.index_select(1, inverse) for y, inverse in zip(scanned, inverse_orders, strict=True))
         # The gate commutes with undoing the orders, so it is applied once, to the mean.
         return self.out_proj(merged * (F.silu(gate) / len(self.directions)))
 

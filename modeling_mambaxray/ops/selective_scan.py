@@ -6,26 +6,39 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .selective_scan_native import native_problem, selective_scan_native
 from .selective_scan_reference import selective_scan_reference
 from .selective_scan_torch import selective_scan_torch
 
 BACKENDS: dict[str, Callable[..., Tensor]] = {
+    "native": selective_scan_native,
     "torch": selective_scan_torch,
     "reference": selective_scan_reference,
 }
 """Implementations by name, the preferred one first."""
 
 
-def scan_backend() -> str:
-    """Name of the backend in use: `$MAMBAXRAY_SCAN` when set, else the preferred one.
+def scan_backend(device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+    """Name of the backend that scans tensors of such a device and type.
+
+    It is `$MAMBAXRAY_SCAN` when set, else the preferred one that can be used here. `native` scans float32 on the CPU;
+    whatever else there is, `torch` scans in its place.
 
     Raises:
-        ValueError: the variable names no backend.
+        ValueError: the variable names no backend, or one that can't be used here.
     """
-    name = os.environ.get("MAMBAXRAY_SCAN") or next(iter(BACKENDS))
-    if name not in BACKENDS:
+    name = os.environ.get("MAMBAXRAY_SCAN")
+    if name and name not in BACKENDS:
         raise ValueError(f"MAMBAXRAY_SCAN={name!r} is not a scan backend; choose from {', '.join(BACKENDS)}")
-    return name
+    if name == "native" and native_problem():
+        raise ValueError(
+            f"MAMBAXRAY_SCAN={name!r} can't be used: {native_problem()}. Install it with "
+            "`pip install 'mambaxray[native]'`, or unset the variable"
+        )
+    if name and name != "native":
+        return name
+    fits = device == "cpu" and dtype == torch.float32
+    return "native" if fits and not native_problem() else "torch"
 
 
 def selective_scan(
@@ -64,7 +77,7 @@ def selective_scan(
     dtype = torch.promote_types(u.dtype, torch.float32)
     tensors = [x if x is None else x.to(dtype) for x in (u, delta, A, B, C, D, delta_bias)]
     with torch.autocast(u.device.type, enabled=False):
-        return BACKENDS[scan_backend()](*tensors).to(u.dtype)
+        return BACKENDS[scan_backend(u.device.type, dtype)](*tensors).to(u.dtype)
 
 
 def _check_shapes(

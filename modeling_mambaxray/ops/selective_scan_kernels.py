@@ -16,8 +16,6 @@ from numba import njit, types
 
 BLOCK = 128
 """Channels in the inner loop."""
-CHUNK = 32
-"""Time steps whose states are computed again at a time in the backward pass."""
 
 _LOG2_E = np.float32(math.log2(math.e))
 _ZERO, _HALF, _ONE, _TWO = (np.float32(x) for x in (0, 0.5, 1, 2))
@@ -83,11 +81,12 @@ _int = types.intp
 _f2, _f3, _f4, _f5 = (types.Array(types.float32, ndim, "C") for ndim in (2, 3, 4, 5))
 
 
-@_compile(types.void(_int, _int, _int, _f4, _f4, _f3, _f4, _f4, _f2, _f4, _f5))
-def forward(first, last, group_size, u, delta, decay_rate, B, C, D, y, starts):
+@_compile(types.void(_int, _int, _int, _int, _f4, _f4, _f3, _f4, _f4, _f2, _f4, _f5))
+def forward(first, last, group_size, chunk, u, delta, decay_rate, B, C, D, y, starts):
     """Fills `y (K, B, L, D)` and the states before each chunk, `starts (chunks, K, B, N, D)`.
 
-    `decay_rate = A log2(e)` is `(K, N, D)`; the other inputs are shaped as in `selective_scan`.
+    `decay_rate = A log2(e)` is `(K, N, D)`; the other inputs are shaped as in `selective_scan`. A chunk has `chunk`
+    time steps, a group `group_size` channels.
     """
     _, batch, length, channels = u.shape
     size = B.shape[3]
@@ -104,10 +103,10 @@ def forward(first, last, group_size, u, delta, decay_rate, B, C, D, y, starts):
             width = min(BLOCK, end - c0)
             state[:] = _ZERO
             for t in range(length):
-                if t % CHUNK == 0:
+                if t % chunk == 0:
                     for n in range(size):
                         for c in range(width):
-                            starts[t // CHUNK, k, b, n, c0 + c] = state[n, c]
+                            starts[t // chunk, k, b, n, c0 + c] = state[n, c]
                 for c in range(width):
                     step[c] = _softplus(delta[k, b, t, c0 + c])
                 for c in range(width):
@@ -126,27 +125,27 @@ def forward(first, last, group_size, u, delta, decay_rate, B, C, D, y, starts):
 
 @_compile(
     types.void(
-        _int, _int, _int, _f4, _f5, _f4, _f4, _f3, _f3, _f4, _f4, _f2,  # inputs
+        _int, _int, _int, _int, _f4, _f5, _f4, _f4, _f3, _f3, _f4, _f4, _f2,  # inputs
         _f4, _f4, _f4, _f5, _f5, _f3,  # gradients
     )
 )  # fmt: skip
 def backward(
-    first, last, group_size, grad_y, starts, u, delta, rate, decay_rate, B, C, D,
+    first, last, group_size, chunk, grad_y, starts, u, delta, rate, decay_rate, B, C, D,
     grad_u, grad_delta, grad_rate, grad_B, grad_C, grad_D,
 ):  # fmt: skip
-    """Fills the gradients of `u` and `delta`, and the parts to be summed of the others.
+    """Fills the gradients of `u` and `delta`, and those of the others in parts that remain to be summed.
 
-    `rate` is `A` as `(K, N, D)`. Per sample: `grad_rate (K B, N, D)` as `(K, B, N, D)` and `grad_D (K, B, D)`; per group of
-    channels: `grad_B` and `grad_C` `(G, K, B, L, N)`.
+    The parts are one per sample, `grad_rate (K, B, N, D)` and `grad_D (K, B, D)`, or one per group of channels,
+    `grad_B` and `grad_C (G, K, B, L, N)`. `rate` is `A` as `(K, N, D)`; the other inputs are as in `forward`.
     """
     _, batch, length, channels = u.shape
     size = B.shape[3]
     groups = (channels + group_size - 1) // group_size
     # Index t + 1 holds the state after time step t of the chunk, index 0 the state before it.
-    states = np.empty((CHUNK + 1, size, BLOCK), np.float32)
-    decays = np.empty((CHUNK, size, BLOCK), np.float32)
-    steps = np.empty((CHUNK, BLOCK), np.float32)
-    vs = np.empty((CHUNK, BLOCK), np.float32)
+    states = np.empty((chunk + 1, size, BLOCK), np.float32)
+    decays = np.empty((chunk, size, BLOCK), np.float32)
+    steps = np.empty((chunk, BLOCK), np.float32)
+    vs = np.empty((chunk, BLOCK), np.float32)
     carry = np.empty((size, BLOCK), np.float32)
     sum_rate = np.empty((size, BLOCK), np.float32)
     sum_D = np.empty(BLOCK, np.float32)
@@ -166,12 +165,12 @@ def backward(
             carry[:] = _ZERO
             sum_rate[:] = _ZERO
             sum_D[:] = _ZERO
-            for chunk in range((length + CHUNK - 1) // CHUNK - 1, -1, -1):
-                t0 = chunk * CHUNK
-                count = min(CHUNK, length - t0)
+            for index in range((length + chunk - 1) // chunk - 1, -1, -1):
+                t0 = index * chunk
+                count = min(chunk, length - t0)
                 for n in range(size):
                     for c in range(width):
-                        states[0, n, c] = starts[chunk, k, b, n, c0 + c]
+                        states[0, n, c] = starts[index, k, b, n, c0 + c]
                 for i in range(count):
                     for c in range(width):
                         steps[i, c] = _softplus(delta[k, b, t0 + i, c0 + c])
@@ -208,10 +207,11 @@ def backward(
                             sum_rate[n, c] += exponent * steps[i, c]
                         grad_B[g, k, b, t0 + i, n] += total
                     for c in range(width):
-                        u_c = u[k, b, t0 + i, c0 + c]
-                        grad_u[k, b, t0 + i, c0 + c] = grad_v[c] * steps[i, c] + D[k, c0 + c] * grad_y[k, b, t0 + i, c0 + c]
-                        slope = _sigmoid(delta[k, b, t0 + i, c0 + c])
-                        grad_delta[k, b, t0 + i, c0 + c] = (grad_step[c] + grad_v[c] * u_c) * slope
+                        skip = D[k, c0 + c] * grad_y[k, b, t0 + i, c0 + c]
+                        grad_u[k, b, t0 + i, c0 + c] = grad_v[c] * steps[i, c] + skip
+                    for c in range(width):
+                        total_step = grad_step[c] + grad_v[c] * u[k, b, t0 + i, c0 + c]
+                        grad_delta[k, b, t0 + i, c0 + c] = total_step * _sigmoid(delta[k, b, t0 + i, c0 + c])
             for n in range(size):
                 for c in range(width):
                     grad_rate[k, b, n, c0 + c] = sum_rate[n, c]

@@ -1,13 +1,17 @@
-"""The selective scan as compiled loops for float32 on the CPU; needs numba, which brings its own compiler.
+"""The selective scan as compiled loops, for float32 on the CPU. Needs numba, which brings its own compiler.
 
-The kernels are shared out over as many threads as PyTorch uses. The threads are Python's, not numba's: its OpenMP layer
-ends a process that forks (as data loaders do), its work queue one that scans from two threads at once.
+The loops are shared out over as many threads as PyTorch uses. The threads are Python's, not numba's, whose OpenMP layer
+ends a process that forks (as data loaders do) and whose work queue ends one that scans from two threads at once.
+
+Shapes: K directions, B batch, L length, D channels, N state, G groups of channels.
 """
 
 import functools
 import importlib.util
 import logging
+import math
 import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -17,9 +21,188 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-_LOG2_E = 1.4426950408889634
-# Time steps between kept states; selective_scan_kernels.CHUNK, known here without numba.
+_LOG2_E = math.log2(math.e)
+# Time steps between the states that are kept for the backward pass.
 _CHUNK = 32
-# Tasks below which samples are split into groups of channels, which costs the backward pass a sum over the groups.
+# With fewer pairs of direction and sample than this, the channels are split as well, in groups of whole blocks.
 _ENOUGH_TASKS = 8
-_MIN_GROUP = 128
+_BLOCK = 128
+# Pieces per thread: several, so that a thread on a busy core leaves work to the others.
+_PIECES = 4
+
+
+@functools.cache
+def _load_kernels() -> tuple[ModuleType | None, str]:
+    """The compiled kernels, or `None` and the reason why there are none.
+
+    Compiling takes seconds, the first time on a machine; afterwards numba finds its cached result.
+    """
+    if importlib.util.find_spec("numba") is None:
+        return None, "numba is not installed"
+    try:
+        from numba.core.errors import NumbaError
+    except (ImportError, AttributeError, OSError) as error:
+        return None, _warn(error)
+    try:
+        from . import selective_scan_kernels
+    except (NumbaError, ImportError, AttributeError, OSError, RuntimeError) as error:
+        return None, _warn(error)
+    return selective_scan_kernels, ""
+
+
+def _warn(error: Exception) -> str:
+    reason = f"numba can't compile it here ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
+    logger.warning("The native selective scan is off, the slower one in PyTorch is used: %s", reason)
+    return reason
+
+
+@torch.compiler.assume_constant_result
+def native_problem() -> str:
+    """Why the compiled scan can't be used here; empty when it can. Compiles it when that was not done before."""
+    return _load_kernels()[1]
+
+
+@functools.cache
+def _helpers() -> ThreadPoolExecutor:
+    """Threads beside the calling one; they are started when needed and then wait for work."""
+    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="selective-scan")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has the pool but none of its threads.
+    os.register_at_fork(after_in_child=_helpers.cache_clear)
+
+
+def _run(kernel: Callable[..., None], tasks: int, *arguments: Tensor | int) -> None:
+    """Runs `kernel(first, last, *arguments)` over all tasks, on as many threads as PyTorch may use."""
+    arrays = [x.detach().numpy() if isinstance(x, Tensor) else x for x in arguments]
+    threads = min(torch.get_num_threads(), tasks)
+    if threads <= 1:
+        kernel(0, tasks, *arrays)
+        return
+    size = -(-tasks // (threads * _PIECES))
+    firsts = deque(range(0, tasks, size))
+
+    def work() -> None:
+        while True:
+            try:
+                first = firsts.popleft()
+            except IndexError:
+                return
+            kernel(first, min(first + size, tasks), *arrays)
+
+    helpers = [_helpers().submit(work) for _ in range(threads - 1)]
+    work()
+    for helper in helpers:
+        if not helper.cancel():  # one that has not begun finds nothing left to do
+            helper.result()
+
+
+def _groups(directions: int, batch: int, channels: int) -> tuple[int, int]:
+    """Number and size of the groups of channels. They depend on the shape only, so results don't on the threads."""
+    wanted = -(-_ENOUGH_TASKS // max(1, directions * batch))
+    blocks = -(-channels // _BLOCK)
+    size = _BLOCK * max(1, -(-blocks // wanted))
+    return -(-channels // size), size
+
+
+@torch.library.custom_op("mambaxray::selective_scan_native", mutates_args=(), device_types="cpu")
+def _scan_op(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
+    """Output `(K, B, L, D)` and the states before each chunk `(chunks, K, B, N, D)`."""
+    directions, batch, length, channels = u.shape
+    u, delta, B, C, D = (x.contiguous() for x in (u, delta, B, C, D))
+    decay_rate = (A * _LOG2_E).transpose(1, 2).contiguous()
+    y = torch.empty_like(u)
+    starts = u.new_empty(-(-length // _CHUNK), directions, batch, A.shape[-1], channels)
+    groups, group_size = _groups(directions, batch, channels)
+    tasks = directions * batch * groups
+    _run(_kernels().forward, tasks, group_size, _CHUNK, u, delta, decay_rate, B, C, D, y, starts)
+    return y, starts
+
+
+@_scan_op.register_fake
+def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
+    directions, batch, length, channels = u.shape
+    starts = u.new_empty(-(-length // _CHUNK), directions, batch, A.shape[-1], channels)
+    return torch.empty_like(u, memory_format=torch.contiguous_format), starts
+
+
+@torch.library.custom_op("mambaxray::selective_scan_native_backward", mutates_args=(), device_types="cpu")
+def _scan_backward_op(
+    grad_y: Tensor,
+    starts: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of u, delta, A, B, C, D."""
+    directions, batch, _, channels = u.shape
+    grad_y, u, delta, B, C, D = (x.contiguous() for x in (grad_y, u, delta, B, C, D))
+    rate = A.transpose(1, 2).contiguous()
+    groups, group_size = _groups(directions, batch, channels)
+    grad_u, grad_delta = torch.empty_like(u), torch.empty_like(u)
+    # Summed below: A and D over the samples, B and C over the groups of channels.
+    grad_rate = u.new_empty(directions, batch, *rate.shape[1:])
+    grad_D = u.new_empty(directions, batch, channels)
+    grad_B, grad_C = (u.new_empty(groups, *B.shape) for _ in range(2))
+    inputs = (grad_y, starts, u, delta, rate, rate * _LOG2_E, B, C, D)
+    gradients = (grad_u, grad_delta, grad_rate, grad_B, grad_C, grad_D)
+    _run(_kernels().backward, directions * batch * groups, group_size, _CHUNK, *inputs, *gradients)
+    grad_A = grad_rate.sum(1).transpose(1, 2).contiguous()
+    return grad_u, grad_delta, grad_A, grad_B.sum(0), grad_C.sum(0), grad_D.sum(1)
+
+
+@_scan_backward_op.register_fake
+def _(
+    grad_y: Tensor,
+    starts: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    empty = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta, A, B, C, D))
+    return tuple(empty)  # type: ignore[return-value]
+
+
+def _kernels() -> ModuleType:
+    kernels, problem = _load_kernels()
+    if kernels is None:
+        raise RuntimeError(f"the native selective scan can't be used: {problem}")
+    return kernels
+
+
+def _keep_for_backward(ctx, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1], *inputs)
+
+
+def _backward(ctx, grad_y: Tensor, _grad_starts: Tensor) -> tuple[Tensor, ...]:
+    return _scan_backward_op(grad_y, *ctx.saved_tensors)
+
+
+_scan_op.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+def selective_scan_native(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor | None = None,
+) -> Tensor:
+    """`selective_scan` in compiled loops. Shapes and meaning as there; all tensors float32 and on the CPU.
+
+    Raises:
+        RuntimeError: there are no compiled kernels (`native_problem` says why).
+    """
+    if delta_bias is not None:
+        delta = delta + delta_bias[:, None, None]
+    y, _ = _scan_op(u, delta, A, B, C, D)
+    return y

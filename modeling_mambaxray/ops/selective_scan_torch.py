@@ -86,14 +86,14 @@ def _scan_op(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tenso
     work = [u.new_empty(steps, directions, samples, state_size, channels) for _ in range(2)]
     for first in range(0, batch, samples):
         tile = slice(first, first + samples)
-        state = starts[0, :, tile] if chunks else None
         for index, chunk in enumerate(chunks):
-            starts[index, :, tile] = state
             u_t, delta_t, B_t, C_t = (_time_first(x[:, tile, chunk]) for x in (u, delta, B, C))
             step = F.softplus(delta_t)
             decays, states = _fit(work, *u_t.shape[:3:2])
-            _run_chunk(step, step * u_t, B_t, decay_rate, state, decays, states)
-            state = states[-1]
+            _run_chunk(step, step * u_t, B_t, decay_rate, starts[index, :, tile], decays, states)
+            if index + 1 < len(chunks):
+                # A copy: the next chunk overwrites the work buffer.
+                starts[index + 1, :, tile] = states[-1]
             output = _contract_state(C_t, states).addcmul_(u_t, D.unsqueeze(1))
             y[:, tile, chunk] = output.permute(1, 2, 0, 3)
     return y, starts

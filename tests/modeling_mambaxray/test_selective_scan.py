@@ -1,10 +1,16 @@
 """Every scan backend computes the recurrence, forwards and backwards, whatever the sizes."""
 
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from mambaxray.modeling_mambaxray.ops import selective_scan as scan_module
 from mambaxray.modeling_mambaxray.ops.selective_scan import BACKENDS, scan_backend, selective_scan
+from mambaxray.modeling_mambaxray.ops.selective_scan_native import native_problem
 from mambaxray.modeling_mambaxray.ops.selective_scan_reference import selective_scan_reference
 from mambaxray.modeling_mambaxray.ops.selective_scan_torch import _chunks, _tile_sizes
 
@@ -41,13 +47,43 @@ def loop_in_float64(u, delta, A, B, C, D, delta_bias):
     return y
 
 
+def choose(name, monkeypatch):
+    if name == "native" and native_problem():
+        pytest.skip(f"the native scan can't be used: {native_problem()}")
+    monkeypatch.setenv("MAMBAXRAY_SCAN", name)
+    return name
+
+
 @pytest.fixture(params=list(BACKENDS))
 def backend(request, monkeypatch):
-    monkeypatch.setenv("MAMBAXRAY_SCAN", request.param)
-    return request.param
+    return choose(request.param, monkeypatch)
 
 
-def test_scan_equals_the_recurrence_written_as_a_loop(backend):
+@pytest.fixture(params=[name for name in BACKENDS if name != "native"])
+def float64_backend(request, monkeypatch):
+    return choose(request.param, monkeypatch)
+
+
+@pytest.fixture
+def native(monkeypatch):
+    return choose("native", monkeypatch)
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def scan_with_gradients(inputs):
+    inputs = {name: x.detach().requires_grad_() for name, x in inputs.items()}
+    y = selective_scan(**inputs)
+    return y.detach(), *torch.autograd.grad(y.square().sum(), list(inputs.values()))
+
+
+def test_scan_equals_the_recurrence_written_as_a_loop(float64_backend):
     inputs = make_inputs(2, 3, 7, 4, 3)
     torch.testing.assert_close(selective_scan(**inputs), loop_in_float64(**inputs), rtol=1e-12, atol=1e-12)
 
@@ -60,6 +96,8 @@ SIZES = [
     (1, 3, 63, 5, 5),
     (4, 5, 30, 384, 16),  # several tiles of the batch, with a remainder
     (2, 3, 130, 96, 7),
+    (1, 1, 33, 300, 3),  # channels in several groups, with a remainder
+    (1, 2, 32, 129, 4),
 ]
 
 
@@ -84,7 +122,7 @@ def test_sizes_above_cover_several_chunks_and_several_tiles():
     assert any(len(_chunks(size[2], steps)) > 1 for size, (_, steps) in tiles.items())
 
 
-def test_gradients_pass_gradcheck_in_float64(backend):
+def test_gradients_pass_gradcheck_in_float64(float64_backend):
     inputs = [x.requires_grad_() for x in make_inputs(2, 2, 9, 3, 2).values()]
     assert torch.autograd.gradcheck(selective_scan, inputs)
 
@@ -135,12 +173,145 @@ def test_autocast_leaves_the_scan_in_float32(backend):
     torch.testing.assert_close(inside, selective_scan(**inputs), rtol=0, atol=0)
 
 
-def test_the_custom_operator_follows_torch_library_rules():
-    inputs = make_inputs(2, 2, 9, 3, 2)
+@pytest.mark.parametrize(("name", "dtype"), [("torch", torch.float64), ("native", torch.float32)])
+def test_the_custom_operators_follow_torch_library_rules(name, dtype, monkeypatch):
+    choose(name, monkeypatch)
+    operator = {"torch": "selective_scan", "native": "selective_scan_native"}[name]
+    inputs = make_inputs(2, 2, 9, 3, 2, dtype)
     inputs.pop("delta_bias")
     torch.library.opcheck(
-        torch.ops.mambaxray.selective_scan.default, tuple(x.requires_grad_() for x in inputs.values())
+        getattr(torch.ops.mambaxray, operator).default, tuple(x.requires_grad_() for x in inputs.values())
     )
+
+
+def test_the_compiled_graph_is_whole_and_gives_the_same(backend):
+    inputs = make_inputs(2, 2, 9, 3, 2, dtype=torch.float32)
+    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(**inputs), selective_scan(**inputs), rtol=1e-6, atol=1e-6)
+
+
+def test_not_a_number_is_not_hidden(backend):
+    inputs = make_inputs(1, 1, 40, 20, 4, dtype=torch.float32)
+    inputs["u"][0, 0, 5, 3] = torch.nan
+    inputs["delta"][0, 0, 7, 17] = torch.nan
+    y = selective_scan(**inputs)[0, 0]
+    assert y[5:, 3].isnan().all()
+    assert y[7:, 17].isnan().all()
+    assert y[:5].isfinite().all()
+    assert y[:, 4].isfinite().all()
+
+
+def test_decays_that_underflow_forget_the_past_exactly(native):
+    inputs = make_inputs(1, 1, 3, 20, 2, dtype=torch.float32)
+    inputs["A"] = torch.full_like(inputs["A"], -200.0)
+    inputs["delta"] = torch.full_like(inputs["delta"], 3.0)
+    inputs["u"][:, :, 1:] = 0
+    assert (selective_scan(**inputs)[:, :, 1:] == 0).all()
+
+
+def test_the_native_scan_leaves_float64_to_torch(native, monkeypatch):
+    inputs = make_inputs(1, 2, 5, 4, 3)
+    y = selective_scan(**inputs)
+    monkeypatch.setenv("MAMBAXRAY_SCAN", "torch")
+    torch.testing.assert_close(y, selective_scan(**inputs), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [(4, 5, 40, 20, 4), (1, 1, 40, 300, 4)])
+def test_the_number_of_threads_does_not_change_the_native_result(native, size, three_threads):
+    inputs = make_inputs(*size, dtype=torch.float32)
+    with_three = scan_with_gradients(inputs)
+    torch.set_num_threads(1)
+    for a, b in zip(with_three, scan_with_gradients(inputs), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_several_threads_may_scan_at_the_same_time(native, three_threads):
+    cases = [make_inputs(4, 3, 40, 20, 4, dtype=torch.float32, seed=seed) for seed in range(4)]
+    alone = [scan_with_gradients(case) for case in cases]
+    with ThreadPoolExecutor(len(cases)) as pool:
+        for _ in range(10):
+            for results, expected in zip(pool.map(scan_with_gradients, cases), alone, strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+class ScannedSamples(Dataset):
+    """Samples that are made by a scan, on several threads even in a data loader's worker."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        torch.set_num_threads(2)
+        return selective_scan(**make_inputs(2, 2, 9, 5, 3, dtype=torch.float32, seed=index))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_worker_scans_beside_its_parent(native, three_threads):
+    samples = ScannedSamples()
+    expected = [selective_scan(**make_inputs(2, 2, 9, 5, 3, dtype=torch.float32, seed=i)) for i in range(len(samples))]
+    loader = DataLoader(samples, batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=60)
+    for from_worker, from_parent in zip(loader, expected, strict=True):
+        scan_with_gradients(make_inputs(4, 3, 40, 20, 4, dtype=torch.float32))
+        assert torch.equal(from_worker, from_parent)
+
+
+SCAN_IN_A_NEW_PROCESS = """
+import logging, sys, torch
+logging.basicConfig(format="%(levelname)s %(message)s")
+from mambaxray.modeling_mambaxray.ops.selective_scan import scan_backend, selective_scan
+print("numba" in sys.modules)
+u, B = torch.ones(1, 1, 3, 2), torch.ones(1, 1, 3, 4)
+for _ in range(2):
+    y = selective_scan(u, u, -torch.ones(1, 2, 4), B, B, torch.ones(1, 2))
+print(scan_backend(), bool(y.isfinite().all()))
+"""
+
+
+def run_python(script, **environment):
+    environment = {name: value for name, value in os.environ.items() if name != "MAMBAXRAY_SCAN"} | environment
+    return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_without_numba_torch_scans_silently():
+    result = run_python("import sys; sys.modules['numba'] = None" + SCAN_IN_A_NEW_PROCESS)
+    assert result.stdout.splitlines()[-1] == "torch True", result.stderr
+    assert "WARNING" not in result.stderr
+
+
+def test_native_asked_for_without_numba_is_refused_and_the_extra_named():
+    result = run_python("import sys; sys.modules['numba'] = None" + SCAN_IN_A_NEW_PROCESS, MAMBAXRAY_SCAN="native")
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("ValueError: MAMBAXRAY_SCAN='native' can't be used: numba is not installed")
+    assert "mambaxray[native]" in last
+
+
+def test_with_a_numba_that_does_not_work_torch_scans_after_one_warning(tmp_path):
+    package = tmp_path / "numba"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('Numba needs NumPy 1.0 or less')")
+    result = run_python(SCAN_IN_A_NEW_PROCESS, PYTHONPATH=str(tmp_path))
+    assert result.stdout.splitlines() == ["False", "torch True"], result.stderr
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("WARNING")]
+    assert len(warnings) == 1
+    assert "Numba needs NumPy 1.0 or less" in warnings[0]
+
+
+def test_numba_is_imported_by_the_first_scan_only(native):
+    result = run_python(SCAN_IN_A_NEW_PROCESS)
+    assert result.stdout.splitlines() == ["False", "native True"], result.stderr
+
+
+@pytest.mark.slow
+def test_the_native_scan_needs_no_place_for_its_cache(native, tmp_path):
+    """Compiles everything anew, which takes a while."""
+    (tmp_path / "file").touch()
+    result = run_python(
+        SCAN_IN_A_NEW_PROCESS,
+        NUMBA_CACHE_DIR=str(tmp_path / "file" / "folder"),
+        NUMBA_CACHE_LOCATOR_CLASSES="UserProvidedCacheLocator",
+    )
+    assert result.stdout.splitlines() == ["False", "native True"], result.stderr
+    assert "WARNING" not in result.stderr
 
 
 def test_a_wrong_shape_is_named():
@@ -154,8 +325,9 @@ def test_a_wrong_shape_is_named():
 
 def test_an_unknown_backend_is_refused_with_the_choices(monkeypatch):
     monkeypatch.setenv("MAMBAXRAY_SCAN", "abacus")
-    with pytest.raises(ValueError, match=r"abacus.*torch, reference"):
+    with pytest.raises(ValueError, match=r"abacus.*native, torch, reference"):
         scan_backend()
     monkeypatch.delenv("MAMBAXRAY_SCAN")
-    assert scan_backend() == "torch"
-    assert scan_module.BACKENDS["torch"] is not scan_module.BACKENDS["reference"]
+    assert scan_backend() == ("torch" if native_problem() else "native")
+    assert scan_backend("cuda") == "torch"
+    assert scan_backend(dtype=torch.float64) == "torch"

@@ -41,7 +41,7 @@ def test_output_equals_the_released_encoder_from_files_in_the_repository():
 
 
 @pytest.mark.parametrize("variant", ["a", "b"])
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
 def test_values_and_gradients_equal_the_released_encoder(golden, variant, backend, monkeypatch):
     monkeypatch.setenv("MAMBAXRAY_SCAN", backend)
     case = load_case(golden / "official", f"arm_encoder.{variant}")
