@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .phantom_anatomy import sample_anatomy
+from .phantom_anatomy import Chest, sample_anatomy
 from .phantom_canvas import Canvas
 from .phantom_film import expose
 from .phantom_findings import (
     CHOICES,
     DEVICES,
     SEVERITIES,
+    SHAPE_OBSERVATIONS,
     SIDED_DEVICES,
     Finding,
     adjust_anatomy,
@@ -61,22 +62,73 @@ def draw_phantom(findings: Sequence[Finding], *, seed: int, view: str = "PA", im
     Raises:
         ValueError: for an unknown view, an image too small, or a negative seed.
     """
+    _check_drawing(view, image_size, seed)
+    found = _complete(findings, seed)
+    chest = _draw_shape(found, seed, view, image_size)
+    for i, finding in enumerate(found):
+        paint(chest, finding, _paint_stream(seed, i, view))
+    return _expose(chest, seed, view)
+
+
+def _check_drawing(view: str, image_size: int, seed: int) -> None:
     if view not in VIEWS:
         raise ValueError(f"view {view!r} is none of {VIEWS}")
     if image_size < 32:
         raise ValueError(f"image_size {image_size} is too small to draw a chest: 32 at least")
     if seed < 0:
         raise ValueError(f"seed {seed} is negative: seeds count from 0")
+
+
+_SEEN = 0.05
+"""Change of attenuation that can be told from a film's noise."""
+
+
+def draw_finding_maps(
+    findings: Sequence[Finding], *, seed: int, view: str = "PA", image_size: int = 224
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The film that `draw_phantom` makes of the same arguments, and where in it each observation shows.
+
+    Returns:
+        The film, uint8 `(image_size, image_size)`, and for each observation present a bool array of that shape: True
+        where the attenuation differs visibly from that of the same chest without it.
+
+    Raises:
+        ValueError: as `draw_phantom`.
+    """
+    _check_drawing(view, image_size, seed)
     found = _complete(findings, seed)
+    chest = _draw_shape(found, seed, view, image_size)
+    maps = {finding.observation: np.zeros((image_size, image_size), bool) for finding in found}
+    before = chest.attenuation()
+    for i, finding in enumerate(found):
+        if finding.observation in SHAPE_OBSERVATIONS:
+            without = _draw_shape(found, seed, view, image_size, left_out=i).attenuation()
+            maps[finding.observation] |= np.abs(before - without) > _SEEN
+    for i, finding in enumerate(found):
+        paint(chest, finding, _paint_stream(seed, i, view))
+        after = chest.attenuation()
+        maps[finding.observation] |= np.abs(after - before) > _SEEN
+        before = after
+    return _expose(chest, seed, view), maps
+
+
+def _draw_shape(found: Sequence[Finding], seed: int, view: str, image_size: int, left_out: int | None = None) -> Chest:
+    """The chest in the shape that the findings give it, all or all but one, with nothing painted into it yet."""
     number = VIEWS.index(view)
     anatomy = sample_anatomy(_stream(seed, _PERSON), portable=view == "AP")
     for i, finding in enumerate(found):
-        anatomy = adjust_anatomy(anatomy, finding, _stream(seed, _FINDINGS, i, 0))
+        if i != left_out:
+            anatomy = adjust_anatomy(anatomy, finding, _stream(seed, _FINDINGS, i, 0))
     draw = draw_lateral if view == "LATERAL" else draw_frontal
-    chest = draw(anatomy, _pose(seed, number, image_size), _stream(seed, _VESSELS, number))
-    for i, finding in enumerate(found):
-        paint(chest, finding, _stream(seed, _FINDINGS, i, 1 + number))
-    return expose(chest, _stream(seed, _FILM, number), portable=view == "AP")
+    return draw(anatomy, _pose(seed, number, image_size), _stream(seed, _VESSELS, number))
+
+
+def _paint_stream(seed: int, index: int, view: str) -> np.random.Generator:
+    return _stream(seed, _FINDINGS, index, 1 + VIEWS.index(view))
+
+
+def _expose(chest: Chest, seed: int, view: str) -> np.ndarray:
+    return expose(chest, _stream(seed, _FILM, VIEWS.index(view)), portable=view == "AP")
 
 
 def _complete(findings: Sequence[Finding], seed: int) -> list[Finding]:
@@ -116,11 +168,15 @@ _DEVICES = 0.2
 """Share of studies with support devices."""
 
 
-def _sample_findings(rng: np.random.Generator) -> list[Finding]:
-    """One to three observations, or none, and perhaps devices."""
+def sample_findings(seed: int, *, crowded: bool = False) -> list[Finding]:
+    """Findings of a random study: none to three observations, and perhaps devices; `crowded` ones show up to six."""
+    rng = _stream(seed, _CLINIC)
     names = np.array(list(_WEIGHTS))
     weights = np.array(list(_WEIGHTS.values()))
-    count = 0 if rng.uniform() < _NORMAL else int(rng.choice([1, 2, 3], p=[0.45, 0.37, 0.18]))
+    count = int(rng.choice([0, 1, 2, 3], p=[_NORMAL, *(np.array([0.45, 0.37, 0.18]) * (1 - _NORMAL))]))
+    if crowded:
+        # Rare findings as often as others.
+        count, weights = int(rng.integers(0, 7)), np.ones(len(names))
     chosen = rng.choice(names, count, replace=False, p=weights / weights.sum())
     findings: list[Finding] = []
     for name in chosen:
@@ -128,7 +184,7 @@ def _sample_findings(rng: np.random.Generator) -> list[Finding]:
         fitting = next((f for f in tries if not any(_clash(f, other) for other in findings)), None)
         if fitting is not None:
             findings.append(fitting)
-    if rng.uniform() < _DEVICES:
+    if rng.uniform() < (2 * _DEVICES if crowded else _DEVICES):
         kinds = rng.choice(DEVICES, int(rng.choice([1, 2], p=[0.7, 0.3])), replace=False)
         for kind in kinds:
             side = str(rng.choice(["left", "right"])) if kind in SIDED_DEVICES else ""
@@ -191,7 +247,7 @@ def make_study(
     """
     if not views:
         raise ValueError("a study needs at least one view: give views=('PA',) or more")
-    chosen = _sample_findings(_stream(seed, _CLINIC)) if findings is None else list(findings)
+    chosen = sample_findings(seed) if findings is None else list(findings)
     found = _complete(chosen, seed)
     images = [Image.fromarray(draw_phantom(found, seed=seed, view=v, image_size=image_size)) for v in views]
     report = write_report(found, _stream(seed, _REPORT))
@@ -279,8 +335,12 @@ def _draw_row(row: Mapping[str, int], image_size: int, views: Sequence[str], spl
 
 def encode_study(study: Mapping[str, Any]) -> dict[str, Any]:
     """The study with its images as PNG files in memory, as `datasets` stores them."""
-    images = [{"bytes": _png(np.asarray(image)), "path": None} for image in study["images"]]
-    return {**study, "images": images}
+    return {**study, "images": [encode_image(image) for image in study["images"]]}
+
+
+def encode_image(image: Image.Image) -> dict[str, Any]:
+    """A grey image as a PNG file in memory, as `datasets` stores it."""
+    return {"bytes": _png(np.asarray(image)), "path": None}
 
 
 def _png(film: np.ndarray) -> bytes:

@@ -129,6 +129,10 @@ def ribs_of(fracture: Finding) -> range:
     return range(first, first + fracture.degree + 1)
 
 
+SHAPE_OBSERVATIONS = ("Cardiomegaly", "Enlarged Cardiomediastinum", "Fracture")
+"""Observations that are drawn by changing the person's shape, nothing is painted for them."""
+
+
 def adjust_anatomy(anatomy: Anatomy, finding: Finding, rng: np.random.Generator) -> Anatomy:
     """The person with what the finding changes in shape."""
     degree = finding.degree

@@ -21,7 +21,6 @@ _PUBLIC = {
     "VisionMambaConfig": "configuration.configuration_vision_mamba",
     "MambaXrayConfig": "configuration.configuration_mambaxray",
     "VisionMambaModel": "modeling_mambaxray.modeling_vision_mamba",
-    "VisionMambaForImageClassification": "modeling_mambaxray.modeling_vision_mamba",
     "MambaXrayForConditionalGeneration": "modeling_mambaxray.modeling_mambaxray",
     "MambaXrayImageProcessor": "processing.image_processing_mambaxray",
     "MambaXrayProcessor": "processing.processing_mambaxray",

@@ -29,7 +29,6 @@ def register_auto_classes() -> None:
         AutoConfig,
         AutoImageProcessor,
         AutoModel,
-        AutoModelForImageClassification,
         AutoModelForImageTextToText,
         AutoProcessor,
     )
@@ -37,14 +36,13 @@ def register_auto_classes() -> None:
     from .configuration.configuration_mambaxray import MambaXrayConfig
     from .configuration.configuration_vision_mamba import VisionMambaConfig
     from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
-    from .modeling_mambaxray.modeling_vision_mamba import VisionMambaForImageClassification, VisionMambaModel
+    from .modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
     from .processing.image_processing_mambaxray import MambaXrayImageProcessor
     from .processing.processing_mambaxray import MambaXrayProcessor
 
     AutoConfig.register("vision_mamba", VisionMambaConfig, exist_ok=True)
     AutoConfig.register("mambaxray", MambaXrayConfig, exist_ok=True)
     AutoModel.register(VisionMambaConfig, VisionMambaModel, exist_ok=True)
-    AutoModelForImageClassification.register(VisionMambaConfig, VisionMambaForImageClassification, exist_ok=True)
     AutoModel.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
     AutoModelForImageTextToText.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
     for config_class in (VisionMambaConfig, MambaXrayConfig):

@@ -1,10 +1,13 @@
 """`mambaxray demo`: from images and reports to a trained model and a page that shows what it has learned.
 
-A tiny model is trained from scratch on the CPU: first its vision encoder learns to name the findings that a labeler
-reads in the reports, then the whole model learns to write the reports. It is then tried on studies it has not seen.
+A tiny model is trained from scratch on the CPU, in the order of the papers: first its vision encoder learns to see, on
+phantoms with maps of their findings; then its decoder learns the language of reports; then both learn to write reports
+for images. The model is then tried on studies it has not seen.
 """
 
-import logging
+import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,25 +15,34 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
+from datasets import load_from_disk
 from rich.console import Console
 from rich.progress import track
-from transformers import LlamaConfig, Trainer, TrainingArguments, set_seed
+from transformers import (
+    AutoProcessor,
+    DataCollatorForLanguageModeling,
+    LlamaConfig,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 from .configuration.configuration_mambaxray import MambaXrayConfig
 from .configuration.configuration_vision_mamba import VisionMambaConfig
 from .data.annotation_json import load_annotation_json
 from .data.phantom import make_phantoms
-from .data.schema import OBSERVATIONS, PRESENT
+from .data.phantom_maps import make_mapped_phantoms
 from .evaluation.baselines import best_constant_report, unique_ratio
 from .evaluation.clinical import Labels, label_scores
 from .evaluation.labeler import CheXpertStyleLabeler
 from .evaluation.report_page import ScoreRow, ScoreTable, StudyResult, observation_scores, write_report_page
 from .evaluation.svg_chart import Curve, Line
 from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
-from .modeling_mambaxray.modeling_vision_mamba import VisionMambaForImageClassification
 from .processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .processing.processing_mambaxray import MambaXrayProcessor
-from .train.collator import LabelCollator, ReportCollator
+from .train.collator import ReportCollator
+from .train.finding_maps import FindingMapCollator, FindingMapModel
+from .train.processes import run_in_processes
 from .train.tokenizer import train_report_tokenizer
 
 if TYPE_CHECKING:
@@ -38,6 +50,7 @@ if TYPE_CHECKING:
 
 _F1 = "F1_micro_14_uncertain-negative"
 _SHOWN_STUDIES = 12
+_MAX_PROCESSES = 4
 
 
 @dataclass(frozen=True)
@@ -45,35 +58,41 @@ class DemoSettings:
     """Sizes of the demo's data, model and training.
 
     Attributes:
-        num_phantoms: studies drawn when no data set is given, split into train, validation and test.
-        num_test: held-out studies that are scored.
+        num_studies: phantoms to learn from when no data set is given.
         num_validation: studies for the validation loss.
+        num_test: held-out studies that are scored.
+        num_mapped: phantoms with finding maps for the encoder's warm start.
         image_size: height and width in pixels.
+        patch_size: side of a patch in pixels.
         vision_hidden: width of the encoder.
         vision_layers: blocks of the encoder.
         text_hidden: width of the decoder.
         text_layers: layers of the decoder.
         vocab_size: tokens of the tokenizer trained on the reports.
-        batch_size: studies per step.
-        warm_start_steps: steps in which the encoder alone learns to name findings.
-        training_steps: steps in which the whole model learns to write reports.
-        learning_rate: peak learning rate of both.
+        batch_size: studies per step, over all processes.
+        vision_steps: steps in which the encoder learns to see findings.
+        language_steps: steps in which the decoder learns the language of reports.
+        training_steps: steps in which the whole model learns to write reports for images.
+        learning_rate: peak learning rate of each stage.
         max_report_length: tokens of the longest report.
     """
 
-    num_phantoms: int = 5300
+    num_studies: int = 4000
+    num_validation: int = 96
     num_test: int = 200
-    num_validation: int = 100
+    num_mapped: int = 5000
     image_size: int = 128
+    patch_size: int = 16
     vision_hidden: int = 128
     vision_layers: int = 2
-    text_hidden: int = 192
+    text_hidden: int = 128
     text_layers: int = 3
     vocab_size: int = 800
     batch_size: int = 16
-    warm_start_steps: int = 1500
+    vision_steps: int = 2400
+    language_steps: int = 400
     training_steps: int = 1000
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     max_report_length: int = 130
 
 
@@ -112,26 +131,36 @@ def run_demo(
     started = perf_counter()
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    quieten_libraries()
     set_seed(seed)
 
-    console.rule("[bold]1 of 4: studies")
+    console.rule("[bold]1 of 5: studies")
     studies = _phantoms(settings, seed) if data is None else load_annotation_json(data)
-    train, test = studies["train"], studies["test"].select(range(min(settings.num_test, len(studies["test"]))))
-    validation = studies["validation"].select(range(min(settings.num_validation, len(studies["validation"]))))
+    train, test = studies["train"], _first(studies["test"], settings.num_test)
     labeler = CheXpertStyleLabeler()
     train_labels = labeler.batch(train["report"])
+    model, processor = _make_model(settings, train["report"])
     console.print(f"{len(train)} studies to learn from, {len(test)} held out")
 
-    model, processor = _make_model(settings, train["report"])
-    console.rule("[bold]2 of 4: the vision encoder learns to name findings")
-    _warm_start(model, processor, train, train_labels, settings, output, seed)
-    console.rule("[bold]3 of 4: the model learns to write reports")
-    curves = _fit(model, processor, train, validation, settings, output, seed)
+    # Training happens in processes of its own, which read from here.
+    work = output / "training"
+    train.save_to_disk(work / "train")
+    _first(studies["validation"], settings.num_validation).save_to_disk(work / "validation")
+    _mapped_phantoms(settings, seed).save_to_disk(work / "mapped")
     model.save_pretrained(output / "model")
     processor.save_pretrained(output / "model")
+    processes = 1 if torch.cuda.is_available() else min(_processes(), _MAX_PROCESSES)
+    console.rule("[bold]2 of 5: the vision encoder learns to see findings")
+    run_in_processes(_learn_to_see, (output, settings, seed), processes)
+    console.rule("[bold]3 of 5: the decoder learns the language of reports")
+    run_in_processes(_learn_language, (output, settings, seed), processes)
+    console.rule("[bold]4 of 5: the model learns to write reports for images")
+    run_in_processes(_learn_to_report, (output, settings, seed), processes)
+    model = MambaXrayForConditionalGeneration.from_pretrained(output / "model")
+    curves = _read_curves(work / "history.json")
+    shutil.rmtree(work)
 
-    console.rule("[bold]4 of 4: reports for studies it has not seen")
+    console.rule("[bold]5 of 5: reports for studies it has not seen")
     hypotheses = generate_reports(model, processor, test, settings)
     references = [_truth(study, labeler) for study in test.remove_columns("images")]
     candidates = dict(zip(train["report"], train_labels, strict=True))
@@ -148,12 +177,37 @@ def run_demo(
     return scores
 
 
+def quieten_libraries() -> None:
+    """Leaves progress bars and results on the screen, not every library's remarks."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def _first(studies: "Dataset", count: int) -> "Dataset":
+    return studies.select(range(min(count, len(studies))))
+
+
 def _phantoms(settings: DemoSettings, seed: int) -> "DatasetDict":
-    held_out = {"validation": settings.num_validation, "test": settings.num_test}
-    shares = {name: count / settings.num_phantoms for name, count in held_out.items()}
-    shares = {"train": 1 - sum(shares.values()), **shares}
+    counts = {"train": settings.num_studies, "validation": settings.num_validation, "test": settings.num_test}
+    total = sum(counts.values())
     return make_phantoms(
-        settings.num_phantoms, seed=seed, image_size=settings.image_size, splits=shares, num_proc=_processes()
+        total,
+        seed=seed,
+        image_size=settings.image_size,
+        splits={name: count / total for name, count in counts.items()},
+        num_proc=_processes(),
+    )
+
+
+def _mapped_phantoms(settings: DemoSettings, seed: int) -> "Dataset":
+    return make_mapped_phantoms(
+        settings.num_mapped,
+        seed=seed,
+        image_size=settings.image_size,
+        grid_size=settings.image_size // settings.patch_size,
+        num_proc=_processes(),
     )
 
 
@@ -168,11 +222,10 @@ def _make_model(
         hidden_size=settings.vision_hidden,
         num_hidden_layers=settings.vision_layers,
         image_size=settings.image_size,
-        state_size=8,
+        patch_size=settings.patch_size,
+        state_size=4,
         # The usual 0.02 suits widths near 1,000; in a narrow model it leaves the blocks next to silent for a long time.
         initializer_range=settings.vision_hidden**-0.5,
-        num_labels=len(OBSERVATIONS),
-        problem_type="multi_label_classification",
     )
     # The prompt is part of what the tokenizer learns, or its rare words would be spelled letter by letter.
     instruction = "Describe the findings and give an impression."
@@ -203,10 +256,12 @@ def _make_model(
 
 
 def _arguments(output: Path, steps: int, settings: DemoSettings, seed: int, **more: Any) -> TrainingArguments:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     return TrainingArguments(
         output_dir=str(output / "training"),
         max_steps=steps,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=max(1, settings.batch_size // processes),
+        per_device_eval_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         weight_decay=0.05,
         adam_beta2=0.98,
@@ -216,43 +271,65 @@ def _arguments(output: Path, steps: int, settings: DemoSettings, seed: int, **mo
         save_strategy="no",
         report_to=[],
         remove_unused_columns=False,
+        ddp_backend=None if torch.cuda.is_available() else "gloo",
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
         seed=seed,
         **more,
     )
 
 
-def _warm_start(
-    model: MambaXrayForConditionalGeneration,
-    processor: MambaXrayProcessor,
-    train: "Dataset",
-    labels: Sequence[Labels],
-    settings: DemoSettings,
-    output: Path,
-    seed: int,
-) -> None:
-    """Trains the encoder to name the findings that the reports state, and puts it back into the model."""
-    classifier = VisionMambaForImageClassification(model.config.vision_config)
-    present = [[float(study[name] == PRESENT) for name in OBSERVATIONS] for study in labels]
+def _load(output: Path, seed: int) -> tuple[MambaXrayForConditionalGeneration, MambaXrayProcessor]:
+    """What a training process starts from."""
+    quieten_libraries()
+    set_seed(seed)
+    model = MambaXrayForConditionalGeneration.from_pretrained(output / "model")
+    return model, AutoProcessor.from_pretrained(output / "model")
+
+
+def _learn_to_see(output: Path, settings: DemoSettings, seed: int) -> None:
+    """Trains the encoder of the model in `output` to see findings, and writes the model back.
+
+    What was learned to read findings out of tokens becomes the first rows of the projection, so that the decoder has
+    them before its eyes from the start.
+    """
+    model, processor = _load(output, seed)
+    seeing = FindingMapModel(model.vision_encoder)
     trainer = Trainer(
-        model=classifier,
-        args=_arguments(output, settings.warm_start_steps, settings, seed),
-        train_dataset=train.select_columns("images").add_column("targets", present),
-        data_collator=LabelCollator(processor.image_processor),
+        model=seeing,
+        args=_arguments(output, settings.vision_steps, settings, seed),
+        train_dataset=load_from_disk(output / "training" / "mapped"),
+        data_collator=FindingMapCollator(processor.image_processor),
     )
     trainer.train()
-    model.vision_encoder.load_state_dict(classifier.vision_mamba.state_dict())
+    if trainer.is_world_process_zero():
+        read_out = seeing.image_classifier
+        with torch.no_grad():
+            model.projector.weight[: read_out.out_features] = read_out.weight
+            model.projector.bias[: read_out.out_features] = read_out.bias
+        model.save_pretrained(output / "model")
 
 
-def _fit(
-    model: MambaXrayForConditionalGeneration,
-    processor: MambaXrayProcessor,
-    train: "Dataset",
-    validation: "Dataset",
-    settings: DemoSettings,
-    output: Path,
-    seed: int,
-) -> list[Curve]:
-    """Trains the whole model to write the reports; returns its loss curves."""
+def _learn_language(output: Path, settings: DemoSettings, seed: int) -> None:
+    """Trains the decoder of the model in `output` on reports alone, and writes the model back."""
+    model, processor = _load(output, seed)
+    tokenizer = processor.tokenizer
+    reports = load_from_disk(output / "training" / "train")["report"]
+    rows = [tokenizer(f"{tokenizer.bos_token}{report}{tokenizer.eos_token}") for report in reports]
+    trainer = Trainer(
+        model=model.language_model,
+        args=_arguments(output, settings.language_steps, settings, seed),
+        train_dataset=rows,
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+    )
+    trainer.train()
+    if trainer.is_world_process_zero():
+        model.save_pretrained(output / "model")
+
+
+def _learn_to_report(output: Path, settings: DemoSettings, seed: int) -> None:
+    """Trains the whole model in `output` to write reports, and writes model and loss history back."""
+    model, processor = _load(output, seed)
     trainer = Trainer(
         model=model,
         args=_arguments(
@@ -262,16 +339,22 @@ def _fit(
             seed,
             eval_strategy="steps",
             eval_steps=max(1, settings.training_steps // 8),
-            per_device_eval_batch_size=settings.batch_size,
         ),
-        train_dataset=train,
-        eval_dataset=validation,
+        train_dataset=load_from_disk(output / "training" / "train"),
+        eval_dataset=load_from_disk(output / "training" / "validation"),
         data_collator=ReportCollator(processor, settings.max_report_length),
     )
     trainer.train()
+    if trainer.is_world_process_zero():
+        model.save_pretrained(output / "model")
+        (output / "training" / "history.json").write_text(json.dumps(trainer.state.log_history))
+
+
+def _read_curves(file: Path) -> list[Curve]:
+    history = json.loads(file.read_text())
     lines = []
     for name, key in (("training", "loss"), ("validation", "eval_loss")):
-        points = [(entry["step"], entry[key]) for entry in trainer.state.log_history if key in entry]
+        points = [(entry["step"], entry[key]) for entry in history if key in entry]
         lines.append(Line(name, [x for x, _ in points], [y for _, y in points]))
     return [Curve("Loss while learning to write reports", "step", "cross-entropy per token", lines)]
 
@@ -348,7 +431,8 @@ def _write_page(
         curves=curves,
         notes=(
             f"seed {seed}",
-            f"{settings.warm_start_steps} + {settings.training_steps} steps of {settings.batch_size} studies",
+            f"{settings.vision_steps} + {settings.language_steps} + {settings.training_steps} steps (encoder, decoder, "
+            f"both) of {settings.batch_size} studies",
             f"{scores.seconds / 60:.1f} minutes in all",
             "reports written greedily",
         ),

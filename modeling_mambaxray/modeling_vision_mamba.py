@@ -15,8 +15,8 @@ from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
@@ -267,30 +267,6 @@ class VisionMambaModel(VisionMambaPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states.mean(dim=1))
 
 
-class VisionMambaForImageClassification(VisionMambaPreTrainedModel):
-    """The encoder with a linear classifier on every token; a class is as likely in an image as in its likeliest token.
-
-    Taking the maximum over tokens suits findings, which are small and may be anywhere (multiple-instance learning), and
-    leaves a map of where each class was seen. `config.num_labels`, `config.id2label` and `config.problem_type` say
-    what the classes are, as in all of transformers.
-    """
-
-    def __init__(self, config: VisionMambaConfig):
-        super().__init__(config)
-        self.vision_mamba = VisionMambaModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
-        """Class logits `(batch, num_labels)` of images `(batch, channels, height, width)`, and the loss when labels
-        are given: `(batch,)` class indices, or `(batch, num_labels)` zeros and ones for several labels per image."""
-        outputs = self.vision_mamba(pixel_values, **kwargs)
-        logits = self.classifier(outputs.last_hidden_state).amax(dim=1)
-        loss = None if labels is None else self.loss_function(labels, logits, self.config)
-        return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-
-
 class ResizePositionEmbeddings(ConversionOps):
     """While loading, fits a checkpoint's position embeddings to the model's image size."""
 
@@ -339,4 +315,4 @@ register_checkpoint_conversion_mapping(
     overwrite=True,
 )
 
-__all__ = ["VisionMambaForImageClassification", "VisionMambaModel", "VisionMambaPreTrainedModel"]
+__all__ = ["VisionMambaModel", "VisionMambaPreTrainedModel"]

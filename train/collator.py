@@ -1,15 +1,13 @@
 """From studies to training batches, for the plain `Trainer` as for any loop.
 
-Use them with `TrainingArguments(remove_unused_columns=False)`, since the Trainer would drop the images otherwise.
+Use it with `TrainingArguments(remove_unused_columns=False)`, since the Trainer would drop the images otherwise.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import BaseImageProcessor, ProcessorMixin
+from transformers import ProcessorMixin
 from transformers.image_processing_base import BatchFeature
 
 
@@ -38,24 +36,4 @@ class ReportCollator:
         )
 
 
-@dataclass(frozen=True)
-class LabelCollator:
-    """Makes batches for multi-label image classification, each study seen through its first view.
-
-    Attributes:
-        image_processor: a `MambaXrayImageProcessor`.
-    """
-
-    image_processor: BaseImageProcessor
-
-    def __call__(self, studies: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """`pixel_values` `(batch, 3, height, width)` and `labels` `(batch, classes)` from `images` and `targets`."""
-        images = [study["images"][0] for study in studies]
-        pixel_values = self.image_processor(images, return_tensors="pt")["pixel_values"]
-        return {
-            "pixel_values": pixel_values[:, 0],
-            "labels": torch.tensor([study["targets"] for study in studies]),
-        }
-
-
-__all__ = ["LabelCollator", "ReportCollator"]
+__all__ = ["ReportCollator"]

@@ -10,9 +10,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from mambaxray.demo import DemoSettings, run_demo
 
 SMALL = DemoSettings(
-    num_phantoms=60,
-    num_test=14,
+    num_studies=40,
     num_validation=6,
+    num_test=14,
+    num_mapped=20,
     image_size=64,
     vision_hidden=32,
     vision_layers=1,
@@ -20,7 +21,8 @@ SMALL = DemoSettings(
     text_layers=1,
     vocab_size=400,
     batch_size=8,
-    warm_start_steps=4,
+    vision_steps=4,
+    language_steps=4,
     training_steps=8,
     max_report_length=20,
 )

@@ -2,18 +2,16 @@
 
 import pytest
 import torch
-from tiny import VISION_CONFIGS, tiny_config
-from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
+from tiny import tiny_config
+from transformers import Trainer, TrainingArguments
 
 from mambaxray import (
     MambaXrayForConditionalGeneration,
     MambaXrayImageProcessor,
     MambaXrayProcessor,
-    VisionMambaForImageClassification,
 )
 from mambaxray.data.phantom import make_phantoms
-from mambaxray.data.schema import OBSERVATIONS
-from mambaxray.train.collator import LabelCollator, ReportCollator
+from mambaxray.train.collator import ReportCollator
 from mambaxray.train.tokenizer import train_report_tokenizer
 
 SIZE = {"height": 32, "width": 32}
@@ -94,22 +92,3 @@ def test_training_resumed_from_a_checkpoint_ends_with_the_same_weights(tmp_path,
         final.train(resume_from_checkpoint=resumed)
         weights.append(final.model.state_dict())
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
-
-
-def test_the_encoder_learns_labels_through_the_plain_trainer(tmp_path, studies, processor):
-    config = VISION_CONFIGS["vision_mamba"]()
-    config.num_labels, config.problem_type = len(OBSERVATIONS), "multi_label_classification"
-    torch.manual_seed(0)
-    targets = [[float(study["labels"][name] == 1) for name in OBSERVATIONS] for study in studies["train"]]
-    trainer = Trainer(
-        model=VisionMambaForImageClassification(config),
-        args=arguments(tmp_path, max_steps=10, learning_rate=5e-3, save_strategy="no"),
-        train_dataset=studies["train"].select_columns("images").add_column("targets", targets),
-        data_collator=LabelCollator(processor.image_processor),
-    )
-    before = trainer.evaluate(trainer.train_dataset)["eval_loss"]
-    trainer.train()
-    assert trainer.evaluate(trainer.train_dataset)["eval_loss"] < before
-    trainer.save_model(str(tmp_path / "saved"))
-    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "saved")
-    assert type(loaded) is VisionMambaForImageClassification

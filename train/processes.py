@@ -1,0 +1,59 @@
+"""Several processes on one machine that train as one, without a launcher."""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import multiprocessing
+
+
+def run_in_processes(function: Callable[..., None], arguments: Sequence[Any], num_processes: int) -> None:
+    """Runs a training function in processes that the `Trainer` takes for one data-parallel group.
+
+    Small models gain little from several threads, and stand still when another program takes a core away from one of
+    them; processes with a share of the threads each do not.
+
+    Args:
+        function: a module's function; with more than one process each calls it once, as under `torchrun`.
+        arguments: its arguments, which must be picklable.
+        num_processes: how many; with 1 the function is simply called.
+
+    Raises:
+        ValueError: the number is not positive.
+        torch.multiprocessing.ProcessRaisedException: a process failed; the message holds its traceback.
+    """
+    if num_processes < 1:
+        raise ValueError(f"num_processes must be positive, got {num_processes}")
+    if num_processes == 1:
+        function(*arguments)
+        return
+    threads = max(1, torch.get_num_threads() // num_processes)
+    multiprocessing.spawn(
+        _run_one, (function, tuple(arguments), num_processes, threads, _free_port()), nprocs=num_processes
+    )
+
+
+def _run_one(
+    rank: int, function: Callable[..., None], arguments: tuple[Any, ...], world_size: int, threads: int, port: int
+) -> None:
+    torch.set_num_threads(threads)
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    function(*arguments)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+__all__ = ["run_in_processes"]
