@@ -80,7 +80,7 @@ class DemoSettings:
     num_studies: int = 4000
     num_validation: int = 96
     num_test: int = 200
-    num_mapped: int = 5000
+    num_mapped: int = 4500
     image_size: int = 128
     patch_size: int = 16
     vision_hidden: int = 128
@@ -89,9 +89,9 @@ class DemoSettings:
     text_layers: int = 3
     vocab_size: int = 800
     batch_size: int = 16
-    vision_steps: int = 2400
+    vision_steps: int = 2000
     language_steps: int = 400
-    training_steps: int = 1000
+    training_steps: int = 1200
     learning_rate: float = 2e-3
     max_report_length: int = 130
 
@@ -257,6 +257,7 @@ def _make_model(
 
 def _arguments(output: Path, steps: int, settings: DemoSettings, seed: int, **more: Any) -> TrainingArguments:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    on_cpu = not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(output / "training"),
         max_steps=steps,
@@ -271,9 +272,10 @@ def _arguments(output: Path, steps: int, settings: DemoSettings, seed: int, **mo
         save_strategy="no",
         report_to=[],
         remove_unused_columns=False,
-        ddp_backend=None if torch.cuda.is_available() else "gloo",
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and processes > 1 else None,
         ddp_find_unused_parameters=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=not on_cpu,
         seed=seed,
         **more,
     )

@@ -16,7 +16,9 @@ def run_in_processes(function: Callable[..., None], arguments: Sequence[Any], nu
     them; processes with a share of the threads each do not.
 
     Args:
-        function: a module's function; with more than one process each calls it once, as under `torchrun`.
+        function: a module's function; with more than one process each calls it once, as under `torchrun`. On the CPU its
+            `TrainingArguments` need `use_cpu=True` and, with more than one process, `ddp_backend="gloo"`: with anything
+            less the processes silently train apart (accelerate 1.15).
         arguments: its arguments, which must be picklable.
         num_processes: how many; with 1 the function is simply called.
 
@@ -46,6 +48,7 @@ def _run_one(
         "LOCAL_WORLD_SIZE": str(world_size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": str(threads),
     }
     function(*arguments)
 

@@ -38,9 +38,9 @@ def fit_line(folder):
         logging_steps=1,
         save_strategy="no",
         report_to=[],
-        ddp_backend="gloo",
-        remove_unused_columns=False,
         use_cpu=True,
+        ddp_backend="gloo" if processes > 1 else None,
+        remove_unused_columns=False,
     )
     trainer = Trainer(model=_Line(), args=arguments, train_dataset=_rows())
     trainer.train()
