@@ -80,7 +80,7 @@ class DemoSettings:
     num_studies: int = 4000
     num_validation: int = 96
     num_test: int = 200
-    num_mapped: int = 4500
+    num_mapped: int = 4000
     image_size: int = 128
     patch_size: int = 16
     vision_hidden: int = 128
@@ -89,9 +89,9 @@ class DemoSettings:
     text_layers: int = 3
     vocab_size: int = 800
     batch_size: int = 16
-    vision_steps: int = 2000
-    language_steps: int = 400
-    training_steps: int = 1200
+    vision_steps: int = 1800
+    language_steps: int = 350
+    training_steps: int = 900
     learning_rate: float = 2e-3
     max_report_length: int = 130
 

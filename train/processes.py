@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import multiprocessing
+from torch import distributed, multiprocessing
 
 
 def run_in_processes(function: Callable[..., None], arguments: Sequence[Any], num_processes: int) -> None:
@@ -16,9 +16,9 @@ def run_in_processes(function: Callable[..., None], arguments: Sequence[Any], nu
     them; processes with a share of the threads each do not.
 
     Args:
-        function: a module's function; with more than one process each calls it once, as under `torchrun`. On the CPU its
-            `TrainingArguments` need `use_cpu=True` and, with more than one process, `ddp_backend="gloo"`: with anything
-            less the processes silently train apart (accelerate 1.15).
+        function: a function of a module; each process calls it once, as under `torchrun`. On the CPU its
+            `TrainingArguments` need `use_cpu=True` and, with several processes, `ddp_backend="gloo"`: with less they
+            silently train apart (accelerate 1.15).
         arguments: its arguments, which must be picklable.
         num_processes: how many; with 1 the function is simply called.
 
@@ -51,6 +51,10 @@ def _run_one(
         "OMP_NUM_THREADS": str(threads),
     }
     function(*arguments)
+    if distributed.is_initialized():
+        # A process that leaves early takes the group's connections down with it.
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _free_port() -> int:
