@@ -51,9 +51,9 @@ class MambaXrayProcessor(ProcessorMixin):
 
     Args:
         image_processor: usually a `MambaXrayImageProcessor`.
-        tokenizer: the language model's. `image_token` is added to it as a special token when it is missing: resize
-            the model's embeddings to `len(processor.tokenizer)`. No other token is ever added; without a pad
-            token, padding uses eos (or id 0) and the attention mask tells it apart.
+        tokenizer: the language model's. `image_token` is added to it as a special token when it is missing; the model
+            never looks its embedding up, so its embeddings need no resizing. No other token is ever added; without a
+            pad token, padding uses eos (or id 0) and the attention mask tells it apart.
         num_image_tokens: placeholders per study, `model.config.num_image_tokens`.
         image_token: the placeholder.
         instruction: what the default prompt asks for; by default the papers' words.
