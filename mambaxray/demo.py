@@ -89,7 +89,7 @@ class DemoSettings:
     text_layers: int = 3
     vocab_size: int = 800
     batch_size: int = 16
-    vision_steps: int = 1600
+    vision_steps: int = 1800
     language_steps: int = 350
     training_steps: int = 900
     learning_rate: float = 2e-3
