@@ -107,7 +107,14 @@ def test_an_interruption_keeps_what_was_written(model_folder: Path, pictures: li
     table.write_text("study_id,image\n" + "".join(f"{number},{pictures[0]}\n" for number in range(2000)))
     output = tmp_path / "out.jsonl"
     arguments = ["generate", str(table), "-m", str(model_folder), "-o", str(output), "--batch-size", "1"]
-    process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        # A shell's background jobs ignore interrupts, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not (output.exists() and output.read_text().count("\n") > 2):
         assert process.poll() is None, process.stderr.read()
