@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
+from .console import SAFETY, error_console, failure, quiet_transformers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,11 +16,10 @@ if TYPE_CHECKING:
     from .generate import Record
 
 _MODEL_HELP = "The model: its folder, or its name on the Hugging Face Hub."
-_SAFETY = "Research software, not a medical device: its reports must not be used for the care of patients."
 
 app = typer.Typer(
     name="mambaxray",
-    help=f"Write radiology reports for chest X-rays.\n\n{_SAFETY}",
+    help=f"Write radiology reports for chest X-rays.\n\n{SAFETY}",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -75,7 +75,7 @@ def demo(
     try:
         run_demo(output, data=data, seed=seed)
     except (OSError, ValueError) as error:
-        raise _failure(error) from error
+        raise failure(error) from error
 
 
 @app.command()
@@ -148,7 +148,7 @@ def generate(
     """
     from .generate import ReportFile, check_output, collect_studies, load_pipeline
 
-    console = _error_console()
+    console = error_console()
     try:
         with console.status("Looking for images and loading the model"):
             if output is not None:
@@ -163,11 +163,11 @@ def generate(
                 console.print(f"{total - len(studies)} of {total} studies have a report in {output} already")
                 if not studies:
                     return
-            _quiet_transformers()
+            quiet_transformers()
             pipeline = load_pipeline(model, device)
     except (OSError, ValueError) as error:
-        raise _failure(error) from error
-    console.print(_SAFETY)
+        raise failure(error) from error
+    console.print(SAFETY)
     options = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "prompt": prompt}
     options = {name: value for name, value in options.items() if value is not None}
     failed = _run_batches(studies, pipeline, batch_size, options, file, console)
@@ -191,11 +191,11 @@ def info(
     """
     from .info import ModelLoadError, describe_environment, describe_model
 
-    _quiet_transformers()
+    quiet_transformers()
     try:
         sections = describe_environment() if model is None else describe_model(model)
     except ModelLoadError as error:
-        raise _failure(error) from error
+        raise failure(error) from error
     from rich.console import Console
     from rich.table import Table
 
@@ -277,26 +277,6 @@ def _print_reports(records: "Sequence[Record]") -> None:
         if record.error is None:
             console.print(record.study_id, style="bold", soft_wrap=soft_wrap)
             console.print(f"{record.report}\n", soft_wrap=soft_wrap)
-
-
-def _error_console() -> "Console":
-    from rich.console import Console
-
-    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-
-
-def _failure(error: Exception) -> typer.Exit:
-    _error_console().print(f"error: {error}")
-    return typer.Exit(2)
-
-
-def _quiet_transformers() -> None:
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
-
-    hub_logging.set_verbosity_error()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 if __name__ == "__main__":
