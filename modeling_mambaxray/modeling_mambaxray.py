@@ -19,6 +19,7 @@ from transformers.generation import (
     SuppressTokensLogitsProcessor,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
@@ -31,7 +32,7 @@ class MambaXrayOutput(ModelOutput):
     Attributes:
         loss: scalar; mean over supervised tokens, when labels were given.
         logits: `(batch, sequence, vocabulary)`, or the last positions when `logits_to_keep` was given.
-        past_key_values: the decoder's cache.
+        cache: the decoder's cache of keys and values.
         hidden_states: the decoder's hidden states, when asked for.
         attentions: the decoder's attention weights, when asked for.
         image_hidden_states: image embeddings `(batch, image_tokens, llm_hidden)`, when an image was encoded.
@@ -39,7 +40,7 @@ class MambaXrayOutput(ModelOutput):
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     image_hidden_states: Tensor | None = None
@@ -52,7 +53,7 @@ class MambaXrayPreTrainedModel(PreTrainedModel):
     base_model_prefix = ""
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -244,6 +245,7 @@ class MambaXrayForConditionalGeneration(MambaXrayPreTrainedModel, GenerationMixi
                 f"num_image_tokens={self.config.num_image_tokens}"
             )
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
@@ -252,7 +254,7 @@ class MambaXrayForConditionalGeneration(MambaXrayPreTrainedModel, GenerationMixi
         view_mask: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -268,7 +270,7 @@ class MambaXrayForConditionalGeneration(MambaXrayPreTrainedModel, GenerationMixi
             view_mask: `(batch, views)` bool, False where a view is missing.
             attention_mask: `(batch, sequence)`, 0 at padding.
             position_ids: `(batch, sequence)`; counted from the first token that is not padding when not given.
-            past_key_values: the decoder's cache.
+            cache: the decoder's cache of keys and values.
             inputs_embeds: `(batch, sequence, llm_hidden)` in place of `input_ids`, images already merged.
             labels: `(batch, sequence)`, -100 where nothing is to be learned.
             use_cache: whether to return the cache.
@@ -289,7 +291,7 @@ class MambaXrayForConditionalGeneration(MambaXrayPreTrainedModel, GenerationMixi
         image_embeds = None if image_features is None else torch.stack(list(image_features.pooler_output))
         if inputs_embeds is None:
             inputs_embeds = self.merge_image_features(input_ids, image_embeds)
-        if position_ids is None and past_key_values is None and attention_mask is not None:
+        if position_ids is None and cache is None and attention_mask is not None:
             left_padding = (attention_mask != 0).int().argmax(dim=-1, keepdim=True)
             positions = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
             position_ids = (positions - left_padding).clamp(min=0)
@@ -299,7 +301,7 @@ class MambaXrayForConditionalGeneration(MambaXrayPreTrainedModel, GenerationMixi
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             return_dict=True,
@@ -316,7 +318,7 @@ class MambaXrayForConditionalGeneration(MambaXrayPreTrainedModel, GenerationMixi
         return MambaXrayOutput(
             loss=loss,
             logits=outputs.logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=image_embeds,
@@ -337,18 +339,6 @@ class MambaXrayForConditionalGeneration(MambaXrayPreTrainedModel, GenerationMixi
             for name in ("pixel_values", "view_mask", "mm_encoder_outputs"):
                 inputs.pop(name, None)
         return inputs
-
-    def _prepare_cache_for_generation(
-        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        # transformers takes every class with "mamba" in its name for a linear-attention model whose cache is called
-        # cache_params; our decoder's cache is an ordinary one.
-        if "past_key_values" in model_kwargs:
-            model_kwargs["cache_params"] = model_kwargs.pop("past_key_values")
-        result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        if "cache_params" in model_kwargs:
-            model_kwargs["past_key_values"] = model_kwargs.pop("cache_params")
-        return result
 
     def _get_logits_processor(
         self, generation_config: GenerationConfig, input_ids_seq_length: int | None = None, **kwargs: Any

@@ -184,7 +184,7 @@ def test_a_cache_given_by_the_caller_is_used():
     model = tiny_model()
     inputs = make_inputs(model)
     cache = StaticCache(config=model.config.text_config, max_cache_len=64)
-    tokens = new_tokens(model, inputs, past_key_values=cache)
+    tokens = new_tokens(model, inputs, cache=cache)
     assert rows_until_eos(tokens) == rows_until_eos(new_tokens(model, inputs))
     assert cache.get_seq_length() >= inputs["input_ids"].shape[1]
 
