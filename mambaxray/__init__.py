@@ -27,6 +27,7 @@ _PUBLIC = {
     "ImageToTextPipeline": "modeling_mambaxray.pipeline_image_to_text",
     "ReportCollator": "train.collator",
     "load_annotation_json": "data.annotation_json",
+    "load_studies": "data.studies",
     "make_phantoms": "data.phantom",
     "CheXpertStyleLabeler": "evaluation.labeler",
 }
