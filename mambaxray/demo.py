@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import load_from_disk
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from transformers import (
     AutoProcessor,
     DataCollatorForLanguageModeling,
@@ -34,6 +34,7 @@ from .data.phantom import make_phantoms
 from .data.phantom_maps import make_mapped_phantoms
 from .evaluation.baselines import best_constant_report, unique_ratio
 from .evaluation.clinical import Labels, label_scores
+from .evaluation.evaluate_model import generate_predictions
 from .evaluation.labeler import CheXpertStyleLabeler
 from .evaluation.report_page import ScoreRow, ScoreTable, StudyResult, observation_scores, write_report_page
 from .evaluation.svg_chart import Curve, Line
@@ -161,7 +162,7 @@ def run_demo(
     shutil.rmtree(work)
 
     console.rule("[bold]5 of 5: reports for studies it has not seen")
-    hypotheses = generate_reports(model, processor, test, settings)
+    hypotheses = _write_reports(model, processor, test, settings)
     references = [_truth(study, labeler) for study in test.remove_columns("images")]
     candidates = dict(zip(train["report"], train_labels, strict=True))
     constant, _ = best_constant_report(candidates, references)
@@ -361,24 +362,22 @@ def _read_curves(file: Path) -> list[Curve]:
     return [Curve("Loss while learning to write reports", "step", "cross-entropy per token", lines)]
 
 
-def generate_reports(
-    model: MambaXrayForConditionalGeneration,
-    processor: MambaXrayProcessor,
-    studies: "Dataset",
-    settings: DemoSettings,
+def _write_reports(
+    model: MambaXrayForConditionalGeneration, processor: MambaXrayProcessor, studies: "Dataset", settings: DemoSettings
 ) -> list[str]:
     """A report for each study, written greedily."""
-    model.eval()
-    reports = []
-    starts = range(0, len(studies), settings.batch_size)
-    for start in track(starts, "Writing reports", console=Console(stderr=True)):
-        batch = studies[start : start + settings.batch_size]
-        inputs = processor(images=batch["images"]).to(model.device)
-        with torch.no_grad():
-            tokens = model.generate(**inputs, max_new_tokens=settings.max_report_length, do_sample=False)
-        prompt_length = inputs["input_ids"].shape[1]
-        reports += processor.post_process_image_text_to_text(tokens, prompt_length=prompt_length)
-    return reports
+    with Progress(console=Console(stderr=True)) as screen:
+        task = screen.add_task("Writing reports")
+        predictions = generate_predictions(
+            model,
+            processor,
+            studies,
+            batch_size=settings.batch_size,
+            max_new_tokens=settings.max_report_length,
+            do_sample=False,
+            progress=lambda done, total: screen.update(task, completed=done, total=total),
+        )
+    return [prediction.report for prediction in predictions]
 
 
 def _truth(study: Mapping[str, Any], labeler: CheXpertStyleLabeler) -> Labels:
