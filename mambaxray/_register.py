@@ -30,22 +30,28 @@ def register_auto_classes() -> None:
         AutoImageProcessor,
         AutoModel,
         AutoModelForImageTextToText,
+        AutoModelForPreTraining,
         AutoProcessor,
     )
 
     from .configuration.configuration_mambaxray import MambaXrayConfig
+    from .configuration.configuration_mambaxray_pretraining import MambaXrayPreTrainingConfig
     from .configuration.configuration_vision_mamba import VisionMambaConfig
     from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
+    from .modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
     from .modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
     from .processing.image_processing_mambaxray import MambaXrayImageProcessor
     from .processing.processing_mambaxray import MambaXrayProcessor
 
     AutoConfig.register("vision_mamba", VisionMambaConfig, exist_ok=True)
     AutoConfig.register("mambaxray", MambaXrayConfig, exist_ok=True)
+    AutoConfig.register("mambaxray_pretraining", MambaXrayPreTrainingConfig, exist_ok=True)
     AutoModel.register(VisionMambaConfig, VisionMambaModel, exist_ok=True)
     AutoModel.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
     AutoModelForImageTextToText.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
-    for config_class in (VisionMambaConfig, MambaXrayConfig):
+    for auto_class in (AutoModel, AutoModelForPreTraining):
+        auto_class.register(MambaXrayPreTrainingConfig, MambaXrayForPreTraining, exist_ok=True)
+    for config_class in (VisionMambaConfig, MambaXrayConfig, MambaXrayPreTrainingConfig):
         AutoImageProcessor.register(
             config_class, image_processor_classes={"pil": MambaXrayImageProcessor}, exist_ok=True
         )

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import ProcessorMixin
+from torch import Tensor
+from transformers import BaseImageProcessor, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
 
 
@@ -36,4 +37,28 @@ class ReportCollator:
         )
 
 
-__all__ = ["ReportCollator"]
+@dataclass(frozen=True)
+class ImageCollator:
+    """Makes batches of single images for pre-training, of studies or of an image folder; reports are not needed.
+
+    Every view of a study is an image of its own, so the batch grows with the views.
+
+    Attributes:
+        image_processor: a `MambaXrayImageProcessor`, or the one of another pre-training model.
+    """
+
+    image_processor: BaseImageProcessor
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """`pixel_values` `(images, 3, height, width)` of rows with `images` (`data/schema.py`) or with one `image`
+        (`imagefolder` of `datasets`).
+
+        Raises:
+            KeyError: a row has neither.
+        """
+        views = [view for row in rows for view in (row["images"] if "images" in row else [row["image"]])]
+        pixel_values = self.image_processor(views, return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixel_values.flatten(0, 1) if pixel_values.ndim == 5 else pixel_values}
+
+
+__all__ = ["ImageCollator", "ReportCollator"]

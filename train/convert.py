@@ -34,6 +34,23 @@ _ENCODER_RENAMES: tuple[tuple[str, str], ...] = (
         )
     ),
 )
+_PRETRAINING_RENAMES: tuple[tuple[str, str], ...] = (
+    (r"^pos_embed$", "position_embeddings"),
+    (r"^dec_pos_embed$", "decoder_position_embeddings"),
+    (r"^patch_embed\.proj\.(weight|bias)$", r"patch_embeddings.\1"),
+    (r"^ar_token$", "query_token"),
+    (r"^enc2dec\.(weight|bias)$", r"encoder_to_decoder.\1"),
+    *((rf"^norm_{i + 1}\.(weight|bias)$", rf"feature_norms.{i}.\1") for i in range(4)),
+    (r"^ar_norm\.(weight|bias)$", r"decoder_norm.\1"),
+    (r"^ar_pred\.(weight|bias)$", r"prediction_head.\1"),
+    (r"^dec_block\.(\d+)\.attn2\.q\.(weight|bias)$", r"decoder_layers.\1.attention.q_proj.\2"),
+    (r"^dec_block\.(\d+)\.attn2\.kv\.(weight|bias)$", r"decoder_layers.\1.attention.kv_proj.\2"),
+    (r"^dec_block\.(\d+)\.attn2\.proj\.(weight|bias)$", r"decoder_layers.\1.attention.out_proj.\2"),
+    (r"^dec_block\.(\d+)\.norm2_1\.(weight|bias)$", r"decoder_layers.\1.query_norm.\2"),
+    (r"^dec_block\.(\d+)\.norm2_2\.(weight|bias)$", r"decoder_layers.\1.feature_norm.\2"),
+    (r"^dec_block\.(\d+)\.norm2\.(weight|bias)$", r"decoder_layers.\1.mlp_norm.\2"),
+    (r"^dec_block\.(\d+)\.mlp\.(fc[12])\.(weight|bias)$", r"decoder_layers.\1.\2.\3"),
+)
 _DOWNSTREAM_PREFIXES = {
     "llama_proj.": "projector.",
     "layer_norm.": "layer_norm.",
@@ -43,11 +60,13 @@ _DOWNSTREAM_PREFIXES = {
 
 def vision_mamba_key(official: str) -> str | None:
     """Our name of a vision Mamba parameter, or None when the official name is not one of the encoder's."""
-    for pattern, replacement in _ENCODER_RENAMES:
-        renamed, count = re.subn(pattern, replacement, official)
-        if count:
-            return renamed
-    return None
+    return _rename(official, _ENCODER_RENAMES)
+
+
+def pretraining_key(official: str) -> str | None:
+    """Our name of a parameter of stage 1, or None when the official name is unknown."""
+    layer = vision_mamba_key(official) if official.startswith("layers.") else None
+    return layer or _rename(official, _PRETRAINING_RENAMES)
 
 
 def downstream_key(official: str) -> str | None:
@@ -61,7 +80,18 @@ def downstream_key(official: str) -> str | None:
     return None
 
 
-_KEY_MAPS = {"encoder": vision_mamba_key, "downstream": downstream_key}
+def _rename(official: str, renames: tuple[tuple[str, str], ...]) -> str | None:
+    for pattern, replacement in renames:
+        renamed, count = re.subn(pattern, replacement, official)
+        if count:
+            return renamed
+    return None
+
+
+_KEY_MAPS = {"encoder": vision_mamba_key, "pretrain": pretraining_key, "downstream": downstream_key}
+
+# What the checkpoints hold beyond parameters: the mask follows from the sizes.
+_LEFT_OUT = {"pretrain": re.compile(r"^mask$")}
 
 
 def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str, Tensor]:
@@ -69,18 +99,24 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
 
     Args:
         state_dict: parameters under their official names.
-        stage: `"encoder"` (the vision Mamba alone) or `"downstream"` (stage 3: encoder, projection, decoder).
+        stage: `"encoder"` (the vision Mamba alone), `"pretrain"` (stage 1) or `"downstream"` (stage 3: encoder,
+            projection, decoder).
 
     Raises:
         ValueError: the stage or some keys are unknown; the message lists them.
     """
     if stage not in _KEY_MAPS:
         raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(_KEY_MAPS)}")
-    keys = {official: _KEY_MAPS[stage](official) for official in state_dict}
+    left_out = _LEFT_OUT.get(stage)
+    keys = {
+        official: _KEY_MAPS[stage](official)
+        for official in state_dict
+        if left_out is None or not left_out.match(official)
+    }
     unknown = [official for official, ours in keys.items() if ours is None]
     if unknown:
         raise ValueError(f"{len(unknown)} keys are not those of stage {stage!r}: {', '.join(unknown)}")
     return {ours: state_dict[official] for official, ours in keys.items() if ours is not None}
 
 
-__all__ = ["convert_state_dict", "downstream_key", "vision_mamba_key"]
+__all__ = ["convert_state_dict", "downstream_key", "pretraining_key", "vision_mamba_key"]
