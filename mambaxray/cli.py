@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
+from .cli_train import finetune, recipes
 from .console import SAFETY, error_console, failure, quiet_transformers
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.command()(finetune)
+app.command()(recipes)
 
 
 def main() -> None:

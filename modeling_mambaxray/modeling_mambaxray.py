@@ -93,8 +93,8 @@ class MambaXrayForConditionalGeneration(MambaXrayPreTrainedModel, GenerationMixi
     @classmethod
     def from_encoder_decoder_pretrained(
         cls,
-        vision_encoder: str,
-        language_model: str,
+        vision_encoder: str | PreTrainedModel,
+        language_model: str | PreTrainedModel,
         *,
         image_token_id: int | None = None,
         vision_kwargs: dict[str, Any] | None = None,
@@ -104,15 +104,18 @@ class MambaXrayForConditionalGeneration(MambaXrayPreTrainedModel, GenerationMixi
         """Puts a pre-trained vision encoder and a pre-trained language model together; the projection starts fresh.
 
         Args:
-            vision_encoder: folder or Hub id of any `AutoModel` vision encoder.
-            language_model: folder or Hub id of any attention-based `AutoModelForCausalLM`.
+            vision_encoder: folder or Hub id of any `AutoModel` vision encoder, or such a model.
+            language_model: folder or Hub id of any attention-based `AutoModelForCausalLM`, or such a model.
             image_token_id: id of the image placeholder; by default the first id behind the vocabulary.
             vision_kwargs: passed to the encoder's `from_pretrained` (`revision`, `image_size`, …).
             text_kwargs: passed to the decoder's `from_pretrained` (`revision`, `dtype`, …).
             config_kwargs: passed to `MambaXrayConfig`.
         """
-        encoder = AutoModel.from_pretrained(vision_encoder, **(vision_kwargs or {}))
-        decoder = AutoModelForCausalLM.from_pretrained(language_model, **(text_kwargs or {}))
+        encoder, decoder = vision_encoder, language_model
+        if not isinstance(encoder, PreTrainedModel):
+            encoder = AutoModel.from_pretrained(vision_encoder, **(vision_kwargs or {}))
+        if not isinstance(decoder, PreTrainedModel):
+            decoder = AutoModelForCausalLM.from_pretrained(language_model, **(text_kwargs or {}))
         if image_token_id is None:
             image_token_id = decoder.get_input_embeddings().num_embeddings
         config = cls.config_class(

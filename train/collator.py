@@ -7,9 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BaseImageProcessor, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
+
+GENERATION_KEYS = ("prompt_input_ids", "prompt_attention_mask", "reference_bytes")
+"""What `ReportCollator(for_generation=True)` adds to a batch, and no model takes."""
 
 
 @dataclass(frozen=True)
@@ -19,22 +24,34 @@ class ReportCollator:
     Attributes:
         processor: a `MambaXrayProcessor`.
         max_report_length: longest report in tokens, its end token included; longer ones are cut.
+        for_generation: also give what a `ReportTrainer` needs to write reports at evaluation and compare them. The
+            plain `Trainer` hands every key to the model, so leave it off there.
     """
 
     processor: ProcessorMixin
     max_report_length: int | None = None
+    for_generation: bool = False
 
     def __call__(self, studies: Sequence[Mapping[str, Any]]) -> BatchFeature:
         """`pixel_values`, `view_mask`, and right-padded `input_ids`, `attention_mask`, `labels` of the studies.
 
+        With `for_generation` also the left-padded prompts `prompt_input_ids` and `prompt_attention_mask`, and the
+        complete reports as `reference_bytes` `(batch, bytes)`: UTF-8, -100 behind the end, since tensors are what
+        processes can exchange.
+
         Raises:
             KeyError: a study has no `images` or no `report`.
         """
-        return self.processor(
+        batch = self.processor(
             images=[study["images"] for study in studies],
             reports=[study["report"] for study in studies],
             max_report_length=self.max_report_length,
+            include_prompt=self.for_generation,
         )
+        if self.for_generation:
+            rows = [torch.tensor(list(study["report"].encode()), dtype=torch.long) for study in studies]
+            batch["reference_bytes"] = pad_sequence(rows, batch_first=True, padding_value=-100)
+        return batch
 
 
 @dataclass(frozen=True)
@@ -61,4 +78,4 @@ class ImageCollator:
         return {"pixel_values": pixel_values.flatten(0, 1) if pixel_values.ndim == 5 else pixel_values}
 
 
-__all__ = ["ImageCollator", "ReportCollator"]
+__all__ = ["GENERATION_KEYS", "ImageCollator", "ReportCollator"]

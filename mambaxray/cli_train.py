@@ -1,0 +1,80 @@
+"""The commands that train, one per stage. They differ in the stage of their recipe only."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import error_console, failure
+
+_Recipe = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="RECIPE",
+        help="Name of a recipe that comes with the package (mambaxray recipes lists them), or a YAML file of your own.",
+    ),
+]
+_Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the model, checkpoints and results.")
+]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]",
+        help="Values that replace those of the recipe, such as data.source=my/folder training.max_steps=100.",
+        show_default=False,
+    ),
+]
+
+
+def recipes() -> None:
+    """List the training recipes that come with the package."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .train.recipe import list_recipes, load_recipe
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("recipe", "stage", "what it is"):
+        table.add_column(title, overflow="fold")
+    for name in list_recipes():
+        recipe = load_recipe(name)
+        table.add_row(name, recipe.stage, recipe.description)
+    Console(highlight=False, markup=False).print(table)
+
+
+def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> None:
+    """Train a model to write reports, from X-rays with reports (stage 3).
+
+    The folder gets the model (FOLDER/model), checkpoints, the resolved recipe, the environment and the results. The
+    same command goes on where an interrupted run stopped. Watch it with: tensorboard --logdir FOLDER.
+
+    Several GPUs or processes: torchrun --nproc_per_node 2 --no-python mambaxray finetune ...
+
+    Examples:
+
+    - mambaxray finetune --recipe finetune_phantoms --output runs/phantoms
+
+    - mambaxray finetune --recipe mambaxray_base_iu --output runs/iu data.source=path/to/iu_xray
+    """
+    _run("finetune", recipe, output, overrides)
+
+
+def _run(stage: str, recipe: str, output: Path, overrides: list[str] | None) -> None:
+    from .train.recipe import RecipeError, load_recipe
+    from .train.run import run_recipe
+
+    console = error_console()
+    try:
+        loaded = load_recipe(recipe, overrides or ())
+        if loaded.stage != stage:
+            raise RecipeError(f"{recipe} is a recipe of {loaded.stage}: mambaxray {loaded.stage} --recipe {recipe}")
+        result = run_recipe(loaded, output)
+    except (OSError, TypeError, ValueError) as error:
+        raise failure(error) from error
+    share = f"{result.trained_parameters:,} of {result.total_parameters:,} parameters"
+    console.print(f"{result.steps} steps, {share}, {result.seconds / 60:.1f} minutes; the model: {result.model_dir}")
+    for name, value in result.metrics.items():
+        console.print(f"  {name}: {value:.4g}")

@@ -1,0 +1,82 @@
+"""Recipes: what they say, and what they refuse."""
+
+import pytest
+
+from mambaxray import load_recipe
+from mambaxray.train.recipe import RecipeError, list_recipes, make_recipe
+
+MINIMAL = {"stage": "finetune", "model": {"checkpoint": "some/model"}}
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_of_the_package_is_valid_and_explains_itself(name):
+    recipe = load_recipe(name)
+    assert recipe.description
+    assert recipe.training["learning_rate"] > 0
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_resolved_recipe_reads_back_as_it_is(tmp_path, name):
+    recipe = load_recipe(name, ["seed=5", "data.source=here"])
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sede": 1}, "unknown key sede; did you mean seed"),
+        ({"data": {"sources": "x"}}, "unknown key data.sources; did you mean source"),
+        ({"training": {"learning_rat": 1}}, "unknown key training.learning_rat; did you mean learning_rate"),
+        ({"generation": {"num_beam": 1}}, "unknown key generation.num_beam; did you mean num_beams"),
+        ({"training": {"output_dir": "x"}}, "unknown key training.output_dir"),
+        ({"seed": "one"}, "seed must be int, got 'one'"),
+        ({"seed": True}, "seed must be int, got True"),
+        ({"data": 3}, "data must hold keys and values, got 3"),
+        ({"stage": "finetuen"}, "stage is 'finetuen'; it must be one of"),
+        ({"model": {}}, "give model.checkpoint, or both"),
+        ({"model": {"checkpoint": "a", "vision_encoder": "b"}}, "whole model"),
+        ({"model": {"vision_encoder": {"hidden_size": 3}, "language_model": "b"}}, "without model_type"),
+        ({"model": {"vision_encoder": "a", "language_model": "b", "quantization": "3bit"}}, "4bit, 8bit or null"),
+        ({"early_stopping_patience": 2}, "needs training.metric_for_best_model"),
+    ],
+)
+def test_what_a_recipe_cannot_say_is_named(values, message):
+    with pytest.raises(RecipeError, match=message.replace("[", r"\[")):
+        make_recipe(MINIMAL | values)
+
+
+def test_a_recipe_without_what_its_stage_needs_is_refused():
+    with pytest.raises(RecipeError, match="the recipe lacks model"):
+        make_recipe({"stage": "finetune"})
+
+
+def test_overrides_replace_values_and_make_sections():
+    recipe = load_recipe(
+        "finetune_phantoms",
+        ["training.learning_rate=1e-4", "model.freeze=[language_model]", "model.lora.r=4", "data.max_train=3"],
+    )
+    assert recipe.training["learning_rate"] == 1e-4
+    assert recipe.model.freeze == ["language_model"]
+    assert recipe.model.lora == {"r": 4}
+    assert recipe.data.max_train == 3
+
+
+@pytest.mark.parametrize("override", ["seed", "=1", "seed.x=1", "training.learning_rate=[1"])
+def test_an_override_that_is_none_is_refused(override):
+    with pytest.raises(RecipeError):
+        load_recipe("finetune_phantoms", [override])
+
+
+def test_an_unknown_recipe_is_answered_with_the_known_ones():
+    with pytest.raises(FileNotFoundError, match="finetune_phantoms"):
+        load_recipe("finetune_fantoms")
+
+
+def test_a_file_that_is_no_recipe_is_refused(tmp_path):
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(RecipeError, match="must hold keys and values, not list"):
+        load_recipe(tmp_path / "list.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        load_recipe(tmp_path / "broken.yaml")

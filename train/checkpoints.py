@@ -1,0 +1,60 @@
+"""Checkpoints known to be complete: training that is killed while it writes one goes on from the one before."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+SEAL = "complete.json"
+_logger = logging.getLogger(__name__)
+
+
+class CheckpointSeal(TrainerCallback):
+    """Writes into each checkpoint, after everything else, the names and sizes of its files.
+
+    Works with any `Trainer`. A checkpoint counts as complete when it has its seal and every file that the seal names.
+    """
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        # Every process writes the state of its random numbers into the checkpoint.
+        PartialState().wait_for_everyone()
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SEAL)
+            sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+            unfinished = folder / f"{SEAL}.part"
+            unfinished.write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+            unfinished.replace(folder / SEAL)
+        return control
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint has its seal and every file, in full length, that the seal names."""
+    try:
+        sizes = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except FileNotFoundError:
+        return False
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in a Trainer's output folder, None when there is none."""
+    found = [
+        (int(step), path)
+        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if (step := path.name.rpartition("-")[2]).isdecimal()
+    ]
+    for _, path in sorted(found, reverse=True):
+        if is_complete(path):
+            return path
+        _logger.warning("%s is incomplete (no valid %s) and is not used", path, SEAL)
+    return None
+
+
+__all__ = ["CheckpointSeal", "is_complete", "last_complete_checkpoint"]

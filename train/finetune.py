@@ -1,0 +1,204 @@
+"""Stage 3: supervised fine-tuning of a report generator, with a frozen, adapted or fully trained language model."""
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import PartialState
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    TrainingArguments,
+)
+from transformers.trainer_utils import EvalPrediction
+
+from ..data.studies import load_studies
+from ..evaluation.baselines import unique_ratio
+from ..evaluation.clinical import label_scores
+from ..evaluation.labeler import CheXpertStyleLabeler
+from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
+from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
+from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE, MambaXrayProcessor
+from .collator import ReportCollator
+from .recipe import DataSection, FinetuneRecipe, GeneratorSection, RecipeError
+from .report_trainer import ReportTrainer
+from .tokenizer import train_report_tokenizer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: Path) -> ReportTrainer:
+    """The trainer of a fine-tuning recipe, ready to train.
+
+    Args:
+        recipe: what to train on what.
+        arguments: the Trainer's.
+        output: the run's folder; with LoRA the model below the adapters is saved in its `base`.
+    """
+    train, validation = load_splits(recipe.data)
+    model, processor = make_generator(recipe.model, train["report"])
+    model.generation_config.update(**recipe.generation)
+    freeze(model, recipe.model.freeze)
+    if recipe.model.lora is not None:
+        model = _add_lora(model, recipe.model, output / "base")
+    return ReportTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=ReportCollator(processor, recipe.model.max_report_length, for_generation=True),
+        processor=processor,
+        compute_metrics=_metrics(recipe.metrics),
+    )
+
+
+def load_splits(data: DataSection) -> tuple["Dataset", "Dataset | None"]:
+    """Training and validation studies; None where the data set has no validation split.
+
+    Raises:
+        RecipeError: no source is named, or there is nothing to train on.
+    """
+    if data.source is None:
+        raise RecipeError("the recipe does not say where the data is: give data.source=FOLDER")
+    splits = load_studies(data.source, **data.options)
+    if not len(splits.get("train", ())):
+        raise RecipeError(f"{data.source} has no training studies; it has {', '.join(splits) or 'nothing'}")
+    return _first(splits["train"], data.max_train), _first(splits.get("validation"), data.max_validation)
+
+
+def _first(studies: "Dataset | None", count: int | None) -> "Dataset | None":
+    if studies is None or count is None:
+        return studies
+    return studies.select(range(min(count, len(studies))))
+
+
+def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model that a recipe describes, and its processor.
+
+    Args:
+        section: the recipe's `model`.
+        reports: training reports, for the tokenizer of a new language model.
+    """
+    if section.checkpoint is not None:
+        model = AutoModelForImageTextToText.from_pretrained(section.checkpoint)
+        return model, AutoProcessor.from_pretrained(section.checkpoint)
+    encoder = _vision_encoder(section.vision_encoder)
+    instruction = section.instruction or DEFAULT_INSTRUCTION
+    if isinstance(section.language_model, str):
+        tokenizer = AutoTokenizer.from_pretrained(section.language_model, revision=section.language_model_revision)
+        language_model: str | PreTrainedModel = section.language_model
+    else:
+        # The prompt is part of what the tokenizer learns, or its rare words would be spelled letter by letter.
+        tokenizer = train_report_tokenizer([*reports, *[instruction] * len(reports)], section.vocab_size)
+        language_model = _new_language_model(section.language_model, tokenizer)
+    side = section.image_size or encoder.config.image_size
+    processor = MambaXrayProcessor(
+        MambaXrayImageProcessor(size={"height": side, "width": side}),
+        tokenizer,
+        instruction=instruction,
+        prompt_template=section.prompt_template or DEFAULT_PROMPT_TEMPLATE,
+    )
+    model = MambaXrayForConditionalGeneration.from_encoder_decoder_pretrained(
+        encoder,
+        language_model,
+        image_token_id=processor.image_token_id,
+        text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
+    )
+    processor.num_image_tokens = model.config.num_image_tokens
+    if section.save_language_model:
+        model.language_model_reference = None
+    return model, processor
+
+
+def _vision_encoder(source: str | dict[str, Any]) -> PreTrainedModel:
+    if isinstance(source, dict):
+        return AutoModel.from_config(AutoConfig.for_model(**source))
+    model = AutoModel.from_pretrained(source)
+    return getattr(model, "vision_encoder", model)
+
+
+def _new_language_model(values: dict[str, Any], tokenizer: Any) -> PreTrainedModel:
+    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    # The image placeholder has no embedding: it is no token of the language model.
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**{"vocab_size": len(tokenizer)} | tokens | values))
+
+
+def _loading_options(section: GeneratorSection) -> dict[str, Any]:
+    options: dict[str, Any] = {"dtype": section.language_model_dtype or "auto"}
+    if section.language_model_revision is not None:
+        options["revision"] = section.language_model_revision
+    if section.quantization is not None:
+        if find_spec("bitsandbytes") is None:
+            raise RecipeError(
+                f"model.quantization={section.quantization} needs the package bitsandbytes: pip install bitsandbytes"
+            )
+        in_4_bit = section.quantization == "4bit"
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=in_4_bit,
+            load_in_8bit=not in_4_bit,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        options["device_map"] = {"": PartialState().device}
+    return options
+
+
+def freeze(model: PreTrainedModel, parts: Sequence[str]) -> None:
+    """Takes parts of a model, named as its children, out of training.
+
+    Raises:
+        RecipeError: the model has no such part.
+    """
+    children = dict(model.named_children())
+    for name in parts:
+        if name not in children:
+            raise RecipeError(f"model.freeze names {name!r}; the model's parts are {', '.join(children)}")
+        children[name].requires_grad_(False)
+
+
+def _add_lora(model: PreTrainedModel, section: GeneratorSection, base: Path) -> Any:
+    """Adapters on the language model; the other parts that are trained go into the adapter's file whole."""
+    if PartialState().is_main_process:
+        model.save_pretrained(base)
+    values = dict(section.lora)
+    targets = values.pop("target_modules", ["q_proj", "v_proj"])
+    whole = [name for name, _ in model.named_children() if name not in ("language_model", *section.freeze)]
+    try:
+        config = LoraConfig(
+            target_modules=rf"language_model\..*\.({'|'.join(targets)})", modules_to_save=whole, **values
+        )
+    except TypeError as error:
+        raise RecipeError(f"model.lora: {error}") from error
+    # The adapter refers to the model that it belongs to.
+    model.name_or_path = model.config.name_or_path = str(base)
+    return get_peft_model(model, config)
+
+
+def _metrics(name: str | None) -> Callable[[EvalPrediction], dict[str, float]] | None:
+    if name is None:
+        return None
+    if name != "labels":
+        raise RecipeError(f"metrics must be labels or null, got {name!r}")
+    labeler = CheXpertStyleLabeler()
+
+    def score(prediction: EvalPrediction) -> dict[str, float]:
+        scores = label_scores(labeler.batch(prediction.label_ids), labeler.batch(prediction.predictions))
+        # Single observations are for the evaluation afterwards; a log of training has room for the averages.
+        averages = {key: value for key, value in scores.items() if "_14_" in key or "_5_" in key}
+        return averages | {"unique_ratio": unique_ratio(prediction.predictions)}
+
+    return score
+
+
+__all__ = ["freeze", "load_splits", "make_generator", "make_trainer"]

@@ -1,0 +1,315 @@
+"""Recipes: everything that decides a training run, in one YAML file.
+
+A recipe is a tree of the dataclasses below. Its file may leave out what has a default; a key that does not exist is
+an error that names the nearest one. Values can be replaced by overrides such as `training.learning_rate=1e-4`.
+"""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from transformers import GenerationConfig, TrainingArguments
+
+
+class RecipeError(ValueError):
+    """A recipe that can't be read, or that says something impossible."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection:
+    """What is learned from.
+
+    Attributes:
+        source: what `mambaxray.data.load_studies` takes: `phantoms`, a folder, a data set's name.
+        options: its options; for real data sets they choose the section that is the report.
+        max_train: at most so many training studies, the first ones; all when null.
+        max_validation: at most so many validation studies, the first ones; all when null.
+    """
+
+    source: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    max_train: int | None = None
+    max_validation: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What the recipes of all stages say.
+
+    Attributes:
+        stage: which kind of training this is; decides what else the recipe can say.
+        description: paper and data set, in words.
+        seed: start of all random numbers: initial weights, order of studies, phantoms.
+        data: what is learned from.
+        training: arguments of transformers' `TrainingArguments`.
+        early_stopping_patience: stop when the best metric has not improved for so many evaluations; never when null.
+    """
+
+    stage: str
+    description: str = ""
+    seed: int = 0
+    data: DataSection = field(default_factory=DataSection)
+    training: dict[str, Any] = field(default_factory=dict)
+    early_stopping_patience: int | None = None
+
+    # The run decides these: the folder, and one seed for everything.
+    _RESERVED: ClassVar[tuple[str, ...]] = ("output_dir", "seed", "data_seed", "remove_unused_columns")
+
+    def __post_init__(self) -> None:
+        known = [f.name for f in fields(TrainingArguments) if f.init and f.name not in self._RESERVED]
+        _refuse_unknown(self.training, known, "training")
+        if self.early_stopping_patience is not None:
+            if self.early_stopping_patience < 1:
+                raise RecipeError(f"early_stopping_patience must be positive, got {self.early_stopping_patience}")
+            if not self.training.get("metric_for_best_model"):
+                raise RecipeError("early_stopping_patience needs training.metric_for_best_model")
+            if not self.training.get("load_best_model_at_end"):
+                raise RecipeError("early_stopping_patience needs training.load_best_model_at_end: true")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, every default written out."""
+        return dataclasses.asdict(self)
+
+    def to_yaml(self) -> str:
+        """The resolved recipe; `load_recipe` reads it back as it is."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorSection:
+    """The report generator that is trained.
+
+    Attributes:
+        checkpoint: folder or Hub name of a whole report generator to go on from; excludes the encoder and the
+            language model.
+        vision_encoder: folder or Hub name of a pre-trained vision encoder (a model that has one, such as that of
+            stage 2, counts too), or the configuration of a new one, with its `model_type`.
+        language_model: folder or Hub name of a causal language model, or the configuration of a new one, with its
+            `model_type`. The vocabulary and its special tokens come from the tokenizer.
+        language_model_revision: branch, tag or commit of the language model on the Hub.
+        language_model_dtype: number format of the pre-trained language model, such as `bfloat16`; its own when null.
+        quantization: `4bit` or `8bit` for a pre-trained language model in bitsandbytes' formats; null for none.
+        freeze: parts that are not trained, such as `language_model` and `vision_encoder`.
+        save_language_model: save the language model's weights even where they were not trained. Else the saved model
+            refers to where they came from.
+        lora: arguments of peft's `LoraConfig`, for adapters on the language model; null for none. `target_modules`
+            names modules within the language model.
+        vocab_size: size of the tokenizer that is trained on the reports, for a new language model.
+        instruction: what the prompt asks for; the papers' words when null.
+        prompt_template: the prompt with `{image}` and `{instruction}`; the papers' when null.
+        image_size: side of the image in pixels; the encoder's own when null.
+        max_report_length: longest report in tokens in training; longer ones are cut. No limit when null.
+    """
+
+    checkpoint: str | None = None
+    vision_encoder: str | dict[str, Any] | None = None
+    language_model: str | dict[str, Any] | None = None
+    language_model_revision: str | None = None
+    language_model_dtype: str | None = None
+    quantization: str | None = None
+    freeze: list[str] = field(default_factory=list)
+    save_language_model: bool = False
+    lora: dict[str, Any] | None = None
+    vocab_size: int = 1000
+    instruction: str | None = None
+    prompt_template: str | None = None
+    image_size: int | None = None
+    max_report_length: int | None = None
+
+    def __post_init__(self) -> None:
+        parts = [name for name in ("vision_encoder", "language_model") if getattr(self, name) is not None]
+        if self.checkpoint is not None and parts:
+            raise RecipeError(f"model.checkpoint is a whole model, so model.{parts[0]} can't be given too")
+        if self.checkpoint is None and len(parts) < 2:
+            raise RecipeError("give model.checkpoint, or both model.vision_encoder and model.language_model")
+        for name in parts:
+            value = getattr(self, name)
+            if isinstance(value, dict) and "model_type" not in value:
+                raise RecipeError(f"model.{name} is a configuration without model_type")
+        if self.quantization not in (None, "4bit", "8bit"):
+            raise RecipeError(f"model.quantization must be 4bit, 8bit or null, got {self.quantization!r}")
+        if self.quantization is not None and not isinstance(self.language_model, str):
+            raise RecipeError("model.quantization needs a pre-trained model.language_model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRecipe(Recipe):
+    """Supervised fine-tuning of a report generator (stage 3).
+
+    Attributes:
+        model: what is trained.
+        generation: arguments of transformers' `GenerationConfig`, used at evaluation and kept in the saved model.
+        metrics: how reports written at evaluation are scored: `labels` (F1 of the findings that they state) or null to
+            look at the loss only.
+    """
+
+    model: GeneratorSection
+    generation: dict[str, Any] = field(default_factory=dict)
+    metrics: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_unknown(self.generation, list(GenerationConfig().to_dict()), "generation")
+
+
+RECIPE_CLASSES: dict[str, type[Recipe]] = {"finetune": FinetuneRecipe}
+"""Which recipe each stage has."""
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _recipe_folder().iterdir() if _is_recipe(entry.name))
+
+
+def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads and checks a recipe.
+
+    Args:
+        recipe: name of a recipe of this package, or path of a YAML file.
+        overrides: replacements `key=value`, the key with dots, the value in YAML: `training.learning_rate=1e-4`,
+            `model.freeze=[language_model]`, `data.source=path/to/folder`.
+
+    Raises:
+        FileNotFoundError: neither a file nor a name that is known.
+        RecipeError: the file is no YAML, or a key or value is not one that the stage has.
+    """
+    name = str(recipe)
+    bundled = _recipe_folder() / f"{name}.yaml"
+    if Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+    elif "/" not in name and bundled.is_file():
+        text = bundled.read_text(encoding="utf-8")
+    else:
+        raise FileNotFoundError(f"no recipe {name!r}: give a YAML file, or one of {', '.join(list_recipes())}")
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{name} must hold keys and values, not {type(values).__name__}")
+    for override in overrides:
+        _override(values, override)
+    return make_recipe(values)
+
+
+def make_recipe(values: Mapping[str, Any]) -> Recipe:
+    """Checks plain data and makes the recipe of its stage.
+
+    Raises:
+        RecipeError: a key or value is not one that the stage has.
+    """
+    stage = values.get("stage")
+    if stage not in RECIPE_CLASSES:
+        raise RecipeError(f"stage is {stage!r}; it must be one of {', '.join(RECIPE_CLASSES)}")
+    return _build(RECIPE_CLASSES[stage], values, "")
+
+
+def _recipe_folder() -> Any:
+    return files(__package__) / "recipes"
+
+
+def _is_recipe(name: str) -> bool:
+    return name.endswith(".yaml")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers and words: PyYAML would take `1e-4` for a word, and the word `no` for false."""
+
+
+_REPLACED = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] not in _REPLACED]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$"),
+    list("-+0123456789."),
+)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"an override reads key=value, such as training.learning_rate=1e-4; got {override!r}")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"the value of {override!r} is not valid YAML: {error}") from error
+    *path, last = key.split(".")
+    for part in path:
+        inner = values.get(part)
+        if inner is None:
+            inner = values[part] = {}
+        if not isinstance(inner, dict):
+            raise RecipeError(f"{override!r}: {part} has no keys below it")
+        values = inner
+    values[last] = value
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+            raise RecipeError(f"unknown key {f'{where}.{key}' if where else key}{hint}")
+
+
+def _build(section: type, values: Any, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{where} must hold keys and values, got {values!r}")
+    types_of = typing.get_type_hints(section)
+    known = {f.name: f for f in fields(section)}
+    _refuse_unknown(values, list(known), where)
+    missing = [
+        name
+        for name, f in known.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and name not in values
+    ]
+    if missing:
+        raise RecipeError(f"{where or 'the recipe'} lacks {', '.join(missing)}")
+    arguments = {}
+    for name, value in values.items():
+        key = f"{where}.{name}" if where else name
+        kind = types_of[name]
+        if dataclasses.is_dataclass(kind):
+            arguments[name] = _build(kind, value, key)
+        else:
+            arguments[name] = _checked(value, kind, key)
+    return section(**arguments)
+
+
+def _checked(value: Any, kind: Any, key: str) -> Any:
+    choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    for choice in choices:
+        plain = typing.get_origin(choice) or choice
+        if plain is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, plain) and not (isinstance(value, bool) and plain is not bool):
+            return value
+    names = " or ".join(
+        "null" if choice is types.NoneType else (typing.get_origin(choice) or choice).__name__ for choice in choices
+    )
+    raise RecipeError(f"{key} must be {names}, got {value!r}")
+
+
+__all__ = [
+    "RECIPE_CLASSES",
+    "DataSection",
+    "FinetuneRecipe",
+    "GeneratorSection",
+    "Recipe",
+    "RecipeError",
+    "list_recipes",
+    "load_recipe",
+    "make_recipe",
+]

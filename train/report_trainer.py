@@ -1,0 +1,147 @@
+"""`ReportTrainer`: what the plain `Trainer` lacks for models that write reports.
+
+The plain `Trainer` trains every model of this package. This one adds reports written at evaluation, so that metrics of
+texts can choose the best checkpoint and stop the training, label smoothing that fits these models, and named losses in
+the log.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, ProcessorMixin, Trainer
+from transformers.trainer_utils import EvalPrediction
+
+from .collator import GENERATION_KEYS
+
+
+class ReportTrainer(Trainer):
+    """A `Trainer` that generates at evaluation. PEFT-wrapped models go through it as through the plain one.
+
+    Use it with `ReportCollator(processor, for_generation=True)` and `remove_unused_columns=False`.
+
+    Args:
+        processor: decodes what was generated, and is saved with every checkpoint.
+        generation_config: how to generate at evaluation; what it leaves open the model's own decides.
+        compute_metrics: takes an `EvalPrediction` whose `predictions` are the generated reports and whose `label_ids`
+            are the complete reference reports, both lists of str in the order of the data set, and returns named
+            numbers. Any of them can be `metric_for_best_model`. Without it no reports are written.
+        kwargs: those of `Trainer`.
+
+    Every output field `auxiliary_losses` of a model, a mapping from names to scalars, is logged under its names beside
+    the total loss.
+    """
+
+    def __init__(
+        self,
+        *,
+        processor: ProcessorMixin,
+        generation_config: GenerationConfig | None = None,
+        compute_metrics: Callable[[EvalPrediction], Mapping[str, float]] | None = None,
+        **kwargs: Any,
+    ):
+        self._metrics_of_texts = compute_metrics
+        super().__init__(
+            compute_metrics=None if compute_metrics is None else self._decode_and_compute,
+            processing_class=processor,
+            **kwargs,
+        )
+        self.generation_config = generation_config
+        # The plain Trainer shifts labels for the causal language models that it knows by name, and ours is not one.
+        self.label_smoother = None
+        self._named_losses: dict[str, list[Tensor]] = {}
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The model's loss; in training smoothed by `label_smoothing_factor`, and its named parts kept for the log."""
+        inputs = {name: value for name, value in inputs.items() if name not in GENERATION_KEYS}
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            if self.args.label_smoothing_factor:
+                # Scaled over the processes as the Trainer scales the loss itself.
+                scale = self._processes_per_mean(num_items_in_batch)
+                loss = loss + scale * smoothing_term(
+                    outputs.logits, inputs["labels"], self.args.label_smoothing_factor, num_items_in_batch
+                )
+            for name, value in (outputs.get("auxiliary_losses") or {}).items():
+                self._named_losses.setdefault(name, []).append(value.detach().float())
+        return (loss, outputs) if return_outputs else loss
+
+    def _processes_per_mean(self, num_items_in_batch: Tensor | int | None) -> int:
+        averaged = self.args.average_tokens_across_devices and num_items_in_batch is not None
+        return self.accelerator.num_processes if averaged else 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._named_losses:
+            for name, values in self._named_losses.items():
+                logs[name] = self.accelerator.gather(torch.stack(values).mean()).mean().item()
+            self._named_losses.clear()
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The loss of a batch and, unless that is all that is wanted, generated ids and the reports' bytes."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs).detach()
+            if prediction_loss_only:
+                return loss, None, None
+            missing = [name for name in GENERATION_KEYS if name not in inputs]
+            if missing:
+                raise ValueError(
+                    f"the batch has no {', '.join(missing)}, which writing reports at evaluation needs: "
+                    "use ReportCollator(processor, for_generation=True)"
+                )
+            prompt = inputs["prompt_input_ids"]
+            images = {name: inputs[name] for name in ("pixel_values", "view_mask") if name in inputs}
+            tokens = self.accelerator.unwrap_model(model).generate(
+                input_ids=prompt,
+                attention_mask=inputs["prompt_attention_mask"],
+                generation_config=self.generation_config,
+                **images,
+            )
+        return loss, tokens[:, prompt.shape[1] :], inputs["reference_bytes"]
+
+    def _decode_and_compute(self, prediction: EvalPrediction) -> dict[str, float]:
+        references = [bytes(row[row >= 0].astype("uint8")).decode() for row in prediction.label_ids]
+        # Rows are filled up with -100 where processes or batches generated for different lengths.
+        ids = [row[row >= 0] for row in prediction.predictions]
+        hypotheses = self.processing_class.post_process_image_text_to_text(ids)
+        return dict(self._metrics_of_texts(EvalPrediction(predictions=hypotheses, label_ids=references)))
+
+
+def smoothing_term(
+    logits: Tensor, labels: Tensor, factor: float, num_items_in_batch: Tensor | int | None = None
+) -> Tensor:
+    """What label smoothing adds to the cross-entropy of a causal language model.
+
+    The smoothed target mixes the label with the uniform distribution, so its loss is `(1 - factor) * nll + factor *
+    uniform`, and the difference from the plain `nll` is `factor * (uniform - nll)` (Szegedy et al., CVPR 2016,
+    section 7).
+
+    Args:
+        logits: `(batch, sequence, vocabulary)`.
+        labels: `(batch, sequence)`, not shifted, -100 where nothing is supervised.
+        factor: weight of the uniform distribution.
+        num_items_in_batch: what the sum over tokens is divided by; the number of supervised tokens when not given.
+    """
+    targets = labels[:, 1:]
+    supervised = targets != -100
+    log_probabilities = logits[:, :-1][supervised].float().log_softmax(dim=-1)
+    of_target = log_probabilities.gather(1, targets[supervised].unsqueeze(1)).squeeze(1)
+    count = supervised.sum() if num_items_in_batch is None else num_items_in_batch
+    return factor * (of_target - log_probabilities.mean(dim=-1)).sum() / count
+
+
+__all__ = ["ReportTrainer", "smoothing_term"]

@@ -1,0 +1,137 @@
+"""`run_recipe`: one training run, whatever its stage, from a recipe to a folder with a model.
+
+A stage is a module with a function `make_trainer(recipe, arguments, output)`; everything else is the same for all.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+
+from .checkpoints import CheckpointSeal, last_complete_checkpoint
+from .recipe import Recipe
+from .run_folder import RESULT_FILE, open_run_folder, write_text
+
+_STAGES = {"finetune": "finetune"}
+"""In which module of this package each stage lies."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came out of a run.
+
+    Attributes:
+        model_dir: folder of the trained model, with its processor.
+        metrics: the last evaluation, `eval_loss` and others; of the best checkpoint where the recipe goes back to it.
+            Empty without validation data.
+        history: the Trainer's log, one dict per entry, with `step`.
+        steps: optimizer steps in all.
+        seconds: time of training in the process that finished it.
+        trained_parameters: number of parameters that were trained.
+        total_parameters: number of all parameters.
+    """
+
+    model_dir: Path
+    metrics: dict[str, float]
+    history: list[dict[str, Any]]
+    steps: int
+    seconds: float
+    trained_parameters: int
+    total_parameters: int
+
+
+def run_recipe(recipe: Recipe, output: str | Path) -> RunResult:
+    """Trains as a recipe says and leaves everything in a folder.
+
+    The folder gets `recipe.yaml` (resolved), `environment.json`, `checkpoints/`, `model/` and `result.json`. When the
+    same recipe was interrupted in this folder, training goes on from its last complete checkpoint, with the losses
+    that it would have had; when it was finished, its result is returned.
+
+    It can be called in every process of a group that `torchrun` or `accelerate launch` has started.
+
+    Args:
+        recipe: what `load_recipe` returns.
+        output: the run's folder, made when absent.
+
+    Raises:
+        RecipeError: the folder holds another recipe's run, or the recipe's parts do not fit each other.
+        FileNotFoundError: data or models that the recipe names are absent.
+    """
+    output = Path(output)
+    arguments = _training_arguments(recipe, output / "checkpoints")
+    state = PartialState()
+    try:
+        # The first process alone makes the folder; the others then find the same recipe in it.
+        with state.main_process_first():
+            open_run_folder(output, recipe)
+        if (output / RESULT_FILE).is_file():
+            return read_result(output)
+        return _train(recipe, arguments, output)
+    finally:
+        if torch.distributed.is_initialized():
+            # A process that leaves early takes the group's connections down with it.
+            torch.distributed.destroy_process_group()
+
+
+def read_result(output: str | Path) -> RunResult:
+    """The result of a finished run.
+
+    Raises:
+        FileNotFoundError: the run in this folder is not finished.
+    """
+    values = json.loads((Path(output) / RESULT_FILE).read_text(encoding="utf-8"))
+    return RunResult(**values | {"model_dir": Path(output) / "model"})
+
+
+def _train(recipe: Recipe, arguments: TrainingArguments, output: Path) -> RunResult:
+    set_seed(recipe.seed)
+    make_trainer: Callable[[Recipe, TrainingArguments, Path], Trainer]
+    make_trainer = import_module(f".{_STAGES[recipe.stage]}", __package__).make_trainer
+    trainer = make_trainer(recipe, arguments, output)
+    trainer.add_callback(CheckpointSeal())
+    if recipe.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
+    checkpoint = last_complete_checkpoint(Path(arguments.output_dir))
+    started = perf_counter()
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    seconds = perf_counter() - started
+    metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    trainer.save_model(str(output / "model"))
+    parameters = list(trainer.model.parameters())
+    result = RunResult(
+        model_dir=output / "model",
+        metrics=metrics,
+        history=trainer.state.log_history,
+        steps=trainer.state.global_step,
+        seconds=seconds,
+        trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        total_parameters=sum(p.numel() for p in parameters),
+    )
+    if trainer.is_world_process_zero():
+        write_text(output / RESULT_FILE, json.dumps(asdict(result) | {"model_dir": "model"}, indent=1))
+    trainer.accelerator.wait_for_everyone()
+    return result
+
+
+def _training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
+    """The recipe's arguments, and defaults that depend on the machine."""
+    values: dict[str, Any] = {"report_to": ["tensorboard"] if find_spec("tensorboard") else []}
+    if not torch.cuda.is_available():
+        # Without both of these, several processes on the CPU silently train apart (accelerate 1.15).
+        values |= {"use_cpu": True, "dataloader_pin_memory": False}
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            values |= {"ddp_backend": "gloo"}
+    values |= {"ddp_find_unused_parameters": False} | recipe.training
+    return TrainingArguments(str(folder), seed=recipe.seed, remove_unused_columns=False, **values)
+
+
+__all__ = ["RunResult", "read_result", "run_recipe"]
