@@ -36,7 +36,8 @@ from .evaluation.baselines import best_constant_report, unique_ratio
 from .evaluation.clinical import Labels, label_scores
 from .evaluation.evaluate_model import generate_predictions
 from .evaluation.labeler import CheXpertStyleLabeler
-from .evaluation.report_page import ScoreRow, ScoreTable, StudyResult, observation_scores, write_report_page
+from .evaluation.page_parts import ScoreRow, ScoreTable, StudyResult, observation_scores
+from .evaluation.report_page import write_report_page
 from .evaluation.svg_chart import Curve, Line
 from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from .processing.image_processing_mambaxray import MambaXrayImageProcessor

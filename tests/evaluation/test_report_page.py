@@ -3,73 +3,27 @@
 import json
 import re
 from base64 import b64decode
-from html.parser import HTMLParser
 from io import BytesIO
 
 import numpy as np
 import pytest
+from html_page import Page
 from PIL import Image
 
 from mambaxray.evaluation.clinical import label_scores
 from mambaxray.evaluation.findings_markup import Verdict, compare_reports, marked_html
 from mambaxray.evaluation.labeler import CheXpertStyleLabeler
-from mambaxray.evaluation.report_page import (
+from mambaxray.evaluation.page_parts import (
     ObservationScore,
     ScoreRow,
     ScoreTable,
     StudyResult,
     observation_scores,
-    write_report_page,
 )
+from mambaxray.evaluation.report_page import write_report_page
 from mambaxray.evaluation.svg_chart import Curve, Line, line_chart
 
 SCORES = ScoreTable(("Model", "Constant report"), [ScoreRow("Label F1", (0.8123, None), "Findings reported")])
-VOID = {"meta", "img"}
-
-
-class Page(HTMLParser):
-    """Collects elements, the text that is shown, and what stands in each mark and chip."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.open: list[tuple[str, dict[str, str]]] = []
-        self.text: list[str] = []
-        self.marks: list[tuple[str, str]] = []
-        self.chips: list[tuple[str, str]] = []
-        self.reports: list[str] = []
-        self.feed(source)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        element = (tag, dict(attributes))
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-        if element[1].get("class") == "report":
-            self.reports.append("")
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()[0] == tag
-
-    def handle_data(self, data):
-        classes = [attributes.get("class", "") for _, attributes in self.open]
-        if "style" in [tag for tag, _ in self.open] or {"sign", "spoken"} & set(classes):
-            return
-        self.text.append(data)
-        if "report" in classes:
-            self.reports[-1] += data
-            if self.open[-1][0] == "mark":
-                self.marks.append((classes[-1], data))
-        if classes and classes[-1].startswith("chip "):
-            self.chips.append((classes[-1].removeprefix("chip "), data))
-
-    def all(self, tag, **wanted):
-        return [found for name, found in self.elements if name == tag and wanted.items() <= found.items()]
 
 
 def study(reference="No pneumothorax.", hypothesis="No pneumothorax.", *, name="s1", views=("PA",)):
@@ -148,6 +102,13 @@ def test_unicode_newlines_and_odd_characters_survive(page):
     shown = page(study(text, text + "\ud83d"))
     assert shown.reports[0].replace("\ufffd", "\x00") == text
     assert shown.reports[1].endswith("?")
+
+
+def test_a_study_whose_images_are_not_at_hand_is_shown_without(page):
+    shown = page(StudyResult("s1", (), (), "R", "H", remark="ROUGE_L 0.5"))
+    assert shown.reports == ["R", "H"]
+    assert not shown.all("img")
+    assert "ROUGE_L 0.5" in shown.text
 
 
 def test_an_empty_report_is_called_empty(page):
@@ -273,7 +234,7 @@ def test_no_studies_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "views"), [([], []), ([Image.new("L", (32, 32))], []), ([Image.new("L", (32, 32))], ["PA", "AP"])]
+    ("images", "views"), [([], ["PA"]), ([Image.new("L", (32, 32))], []), ([Image.new("L", (32, 32))], ["PA", "AP"])]
 )
 def test_images_and_views_that_do_not_match_are_an_error_naming_the_study(page, images, views):
     with pytest.raises(ValueError, match=r"study 's9' has \d images and \d views"):
