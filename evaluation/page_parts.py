@@ -142,6 +142,11 @@ def score_table(scores: ScoreTable) -> str:
     )
 
 
+def signature_line(signature: str) -> str:
+    """What exactly was scored, in a box under the scores."""
+    return f'<code class="signature">{escape(signature)}</code>'
+
+
 def _number(value: float | None) -> str:
     if value is None or isnan(value):
         return "\N{EN DASH}"

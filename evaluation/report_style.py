@@ -51,6 +51,14 @@ thead th { font-size: .8125rem; font-weight: 500; color: var(--muted); vertical-
 tbody th { font-weight: 500; }
 tbody th .quiet { display: block; font-weight: 400; font-size: .8125rem; line-height: 1.4; }
 .scores td:nth-child(2), .scores th:nth-child(2) { font-weight: 650; color: var(--ink); }
+.interval { display: block; font-weight: 400; font-size: .8125rem; color: var(--muted); white-space: nowrap; }
+.wide { overflow-x: auto; }
+.signature { display: block; margin: 1rem 0 2rem; padding: .6rem .8rem; border: 1px solid var(--rule);
+  border-radius: .375rem;
+  background: var(--card); font: .8125rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
+  overflow-wrap: anywhere; }
+details { margin: 0 0 2rem; }
+summary { cursor: pointer; color: var(--accent); font-size: .9375rem; margin-bottom: .75rem; }
 .observations { font-size: .875rem; }
 .measure { width: 30%; padding-left: 1.25rem; white-space: nowrap; }
 .track { display: inline-block; vertical-align: .1em; width: calc(100% - 3.1rem); height: .45rem; margin-right: .5rem;
@@ -114,6 +122,10 @@ footer ul { margin: 0; padding-left: 1.1rem; }
   .results { columns: 2; }
   .study { grid-template-columns: 32% 1fr; }
   .study.views { grid-template-columns: 42% 1fr; }
+  .study.textual { grid-template-columns: 1fr; }
+}
+@media (max-width: 44rem) {
+  .scores tbody th { overflow-wrap: anywhere; }
 }
 @media (max-width: 30rem) {
   .optional { display: none; }
@@ -126,6 +138,7 @@ footer ul { margin: 0; padding-left: 1.1rem; }
   .chart > svg { max-width: 36rem; }
   .study { break-inside: avoid; grid-template-columns: 30% 1fr; }
   .study.views { grid-template-columns: 40% 1fr; }
+  .study.textual { grid-template-columns: 1fr; }
   .texts { grid-template-columns: 1fr 1fr; }
 }
 """

@@ -1,9 +1,11 @@
-"""A line chart as inline SVG: no scripts, no fonts of its own, coloured by the style sheet of the page around it."""
+"""Line charts and histograms as inline SVG: no scripts, no fonts, coloured by the style sheet of the page around."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, isfinite, log10
+
+import numpy as np
 
 _WIDTH, _HEIGHT = 480, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 10, 42
@@ -41,6 +43,43 @@ def line_chart(curve: Curve) -> str:
     if not lines:
         return ""
     axes = _Axes.around([point for _, points in lines for point in points])
+    summary = "; ".join(f"{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for name, points in lines)
+    return _figure(curve, lines, axes, summary)
+
+
+def histogram(title: str, x_label: str, samples: Mapping[str, Sequence[float]], bins: int = 30) -> str:
+    """Outlines of how often values occur, in percent of each sample, over common bins; empty without any value.
+
+    The rarest hundredth of the values at either end shares the outermost bins, or one long text would press all
+    others into a corner.
+
+    Args:
+        title: the chart's heading.
+        x_label: what the values are.
+        samples: finite values by the name of their line.
+        bins: number of bins.
+    """
+    values = np.concatenate([np.asarray(sample, dtype=np.float64) for sample in samples.values()])
+    if not len(values):
+        return ""
+    low, high = _widened(np.quantile(values, [0.005, 0.995]).tolist())
+    edges = np.linspace(low, high, bins + 1)
+    lines, parts = [], []
+    for name, sample in samples.items():
+        if not len(sample):
+            continue
+        counts, _ = np.histogram(np.clip(sample, low, high), edges)
+        shares = 100 * counts / len(sample)
+        x = np.repeat(edges, 2)
+        y = np.concatenate([[0], np.repeat(shares, 2), [0]])
+        lines.append((name, list(zip(x.tolist(), y.tolist(), strict=True))))
+        parts.append(f"{name}: median {np.median(sample):.4g}")
+    axes = _Axes.around([point for _, points in lines for point in points])
+    return _figure(Curve(title, x_label, "% of reports", ()), lines, axes, "; ".join(parts))
+
+
+def _figure(curve: Curve, lines: Sequence[tuple[str, list[tuple[float, float]]]], axes: "_Axes", summary: str) -> str:
+    """Legend, axes and lines; `summary` says for a screen reader what there is to see."""
     legend = "".join(
         f'<span class="key"><svg class="swatch" viewBox="0 0 28 8" aria-hidden="true">'
         f'<path class="line line-{i % _STYLES}" d="M1 4H27"/></svg>{escape(name)}</span>'
@@ -49,7 +88,6 @@ def line_chart(curve: Curve) -> str:
     drawn = "".join(
         f'<path class="line line-{i % _STYLES}" d="{axes.path(points)}"/>' for i, (_, points) in enumerate(lines)
     )
-    summary = "; ".join(f"{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for name, points in lines)
     return (
         f'<figure class="chart"><figcaption>{escape(curve.title)}<span class="keys">{legend}</span></figcaption>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(f"{curve.title}: {summary}")}">'
