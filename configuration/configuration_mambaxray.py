@@ -40,7 +40,7 @@ def count_visual_tokens(vision_config: PreTrainedConfig) -> int:
     )
 
 
-def _as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[PreTrainedConfig]) -> PreTrainedConfig:
+def as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[PreTrainedConfig]) -> PreTrainedConfig:
     if config is None:
         return default()
     if isinstance(config, PreTrainedConfig):
@@ -87,8 +87,8 @@ class MambaXrayConfig(PreTrainedConfig):
         projector_layer_norm_eps: float = 1e-5,
         **kwargs: Any,
     ):
-        self.vision_config = _as_config(vision_config, VisionMambaConfig)
-        self.text_config = _as_config(text_config, LlamaConfig)
+        self.vision_config = as_config(vision_config, VisionMambaConfig)
+        self.text_config = as_config(text_config, LlamaConfig)
         self.image_token_id = image_token_id
         self.num_visual_tokens = num_visual_tokens
         self.projector_layer_norm_eps = projector_layer_norm_eps

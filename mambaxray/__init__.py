@@ -20,16 +20,20 @@ if not (_here / "configuration").is_dir() and (_here.parent / "setup.cfg").is_fi
 _PUBLIC = {
     "VisionMambaConfig": "configuration.configuration_vision_mamba",
     "MambaXrayConfig": "configuration.configuration_mambaxray",
+    "MambaXrayDualEncoderConfig": "configuration.configuration_mambaxray_dual_encoder",
     "MambaXrayPreTrainingConfig": "configuration.configuration_mambaxray_pretraining",
     "VisionMambaModel": "modeling_mambaxray.modeling_vision_mamba",
     "MambaXrayForConditionalGeneration": "modeling_mambaxray.modeling_mambaxray",
     "MambaXrayForPreTraining": "modeling_mambaxray.modeling_mambaxray_pretraining",
+    "MambaXrayDualEncoder": "modeling_mambaxray.modeling_mambaxray_dual_encoder",
+    "load_vision_encoder": "modeling_mambaxray.vision_encoder",
     "encoder_from_pretraining": "modeling_mambaxray.modeling_mambaxray_pretraining",
     "MambaXrayImageProcessor": "processing.image_processing_mambaxray",
     "MambaXrayProcessor": "processing.processing_mambaxray",
     "ImageToTextPipeline": "modeling_mambaxray.pipeline_image_to_text",
     "ReportCollator": "train.collator",
     "ImageCollator": "train.collator",
+    "ContrastiveCollator": "train.collator",
     "PatchPictureCallback": "train.patch_picture_callback",
     "ReportTrainer": "train.report_trainer",
     "load_recipe": "train.recipe",
@@ -37,6 +41,7 @@ _PUBLIC = {
     "load_annotation_json": "data.annotation_json",
     "load_studies": "data.studies",
     "make_phantoms": "data.phantom",
+    "compute_retrieval_metrics": "evaluation.retrieval",
     "CheXpertStyleLabeler": "evaluation.labeler",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -35,9 +35,11 @@ def register_auto_classes() -> None:
     )
 
     from .configuration.configuration_mambaxray import MambaXrayConfig
+    from .configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
     from .configuration.configuration_mambaxray_pretraining import MambaXrayPreTrainingConfig
     from .configuration.configuration_vision_mamba import VisionMambaConfig
     from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
+    from .modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
     from .modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
     from .modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
     from .processing.image_processing_mambaxray import MambaXrayImageProcessor
@@ -49,9 +51,11 @@ def register_auto_classes() -> None:
     AutoModel.register(VisionMambaConfig, VisionMambaModel, exist_ok=True)
     AutoModel.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
     AutoModelForImageTextToText.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
+    AutoConfig.register("mambaxray_dual_encoder", MambaXrayDualEncoderConfig, exist_ok=True)
+    AutoModel.register(MambaXrayDualEncoderConfig, MambaXrayDualEncoder, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForPreTraining):
         auto_class.register(MambaXrayPreTrainingConfig, MambaXrayForPreTraining, exist_ok=True)
-    for config_class in (VisionMambaConfig, MambaXrayConfig, MambaXrayPreTrainingConfig):
+    for config_class in (VisionMambaConfig, MambaXrayConfig, MambaXrayPreTrainingConfig, MambaXrayDualEncoderConfig):
         AutoImageProcessor.register(
             config_class, image_processor_classes={"pil": MambaXrayImageProcessor}, exist_ok=True
         )

@@ -23,6 +23,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
+from .vision_encoder import encode_views, load_vision_encoder
 
 
 @dataclass
@@ -104,16 +105,17 @@ class MambaXrayForConditionalGeneration(MambaXrayPreTrainedModel, GenerationMixi
         """Puts a pre-trained vision encoder and a pre-trained language model together; the projection starts fresh.
 
         Args:
-            vision_encoder: folder or Hub id of any `AutoModel` vision encoder, or such a model.
+            vision_encoder: folder or Hub id of any `AutoModel` vision encoder, or of what an earlier stage saved (see
+                `load_vision_encoder`), or such a model.
             language_model: folder or Hub id of any attention-based `AutoModelForCausalLM`, or such a model.
             image_token_id: id of the image placeholder; by default the first id behind the vocabulary.
-            vision_kwargs: passed to the encoder's `from_pretrained` (`revision`, `image_size`, …).
+            vision_kwargs: passed to `load_vision_encoder` (`revision`, `image_size`, …).
             text_kwargs: passed to the decoder's `from_pretrained` (`revision`, `dtype`, …).
             config_kwargs: passed to `MambaXrayConfig`.
         """
         encoder, decoder = vision_encoder, language_model
         if not isinstance(encoder, PreTrainedModel):
-            encoder = AutoModel.from_pretrained(vision_encoder, **(vision_kwargs or {}))
+            encoder = load_vision_encoder(vision_encoder, **(vision_kwargs or {}))
         if not isinstance(decoder, PreTrainedModel):
             decoder = AutoModelForCausalLM.from_pretrained(language_model, **(text_kwargs or {}))
         if image_token_id is None:
@@ -161,41 +163,7 @@ class MambaXrayForConditionalGeneration(MambaXrayPreTrainedModel, GenerationMixi
         Raises:
             ValueError: the shapes do not fit, or a study has no view at all.
         """
-        if pixel_values.ndim == 4:
-            pixel_values = pixel_values.unsqueeze(1)
-        if pixel_values.ndim != 5:
-            raise ValueError(
-                "pixel_values must be (batch, views, channels, height, width) or (batch, channels, height, width), "
-                f"got shape {tuple(pixel_values.shape)}"
-            )
-        if view_mask is None:
-            tokens = self._encode_images(pixel_values.flatten(0, 1))
-            return tokens.unflatten(0, pixel_values.shape[:2]).mean(dim=1)
-        view_mask = view_mask.to(device=pixel_values.device, dtype=torch.bool)
-        if view_mask.shape != pixel_values.shape[:2]:
-            raise ValueError(
-                f"view_mask {tuple(view_mask.shape)} does not fit pixel_values {tuple(pixel_values.shape)}: "
-                "both start with (batch, views)"
-            )
-        views_per_study = view_mask.sum(dim=1)
-        if not views_per_study.all():
-            missing = (views_per_study == 0).nonzero().flatten().tolist()
-            raise ValueError(f"studies without any view in the batch, at positions {missing}")
-        # Missing views are not encoded at all.
-        present = self._encode_images(pixel_values[view_mask])
-        study = view_mask.nonzero()[:, 0]
-        total = present.new_zeros(len(view_mask), *present.shape[1:]).index_add(0, study, present)
-        return total / views_per_study[:, None, None].to(total.dtype)
-
-    def _encode_images(self, images: Tensor) -> Tensor:
-        images = images.to(self.projector.weight.dtype)
-        extra = {}
-        if self.config.vision_config.model_type == "vit_mae":
-            # A masked autoencoder drops and shuffles patches at random unless told to keep them all, in order.
-            self.vision_encoder.config.mask_ratio = 0.0
-            num_patches = self.config.num_image_tokens - 1
-            extra["noise"] = torch.arange(num_patches, device=images.device).float().expand(len(images), -1)
-        return self.vision_encoder(pixel_values=images, **extra).last_hidden_state
+        return encode_views(self.vision_encoder, pixel_values, view_mask)
 
     def project_visual_tokens(self, visual_tokens: Tensor) -> Tensor:
         """From visual tokens `(batch, tokens, vision_hidden)` to the decoder's space `(batch, tokens, llm_hidden)`."""

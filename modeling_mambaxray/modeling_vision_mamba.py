@@ -267,6 +267,24 @@ class VisionMambaModel(VisionMambaPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states.mean(dim=1))
 
 
+@torch.no_grad()
+def resize_encoder(encoder: VisionMambaModel, image_size: int) -> VisionMambaModel:
+    """A copy of the encoder for images of another size: its position embeddings are resized, the rest is the same.
+
+    Raises:
+        ValueError: the size is not a multiple of the encoder's patch size.
+    """
+    values = {**encoder.config.to_dict(), "image_size": image_size}
+    resized = VisionMambaModel(type(encoder.config).from_dict(values)).to(encoder.device)
+    weights = encoder.state_dict()
+    name = "embeddings.position_embeddings"
+    weights[name] = resize_position_embeddings(weights[name], resized.config.num_tokens, encoder.config.use_cls_token)
+    for parameter, weight in zip(resized.parameters(), encoder.parameters(), strict=True):
+        parameter.data = parameter.data.to(weight.dtype)
+    resized.load_state_dict(weights)
+    return resized
+
+
 class ResizePositionEmbeddings(ConversionOps):
     """While loading, fits a checkpoint's position embeddings to the model's image size."""
 
@@ -315,4 +333,4 @@ register_checkpoint_conversion_mapping(
     overwrite=True,
 )
 
-__all__ = ["VisionMambaModel", "VisionMambaPreTrainedModel"]
+__all__ = ["VisionMambaModel", "VisionMambaPreTrainedModel", "resize_encoder"]

@@ -3,6 +3,7 @@
 Use it with `TrainingArguments(remove_unused_columns=False)`, since the Trainer would drop the images otherwise.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BaseImageProcessor, ProcessorMixin
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
 
 GENERATION_KEYS = ("prompt_input_ids", "prompt_attention_mask", "reference_bytes")
@@ -78,4 +79,48 @@ class ImageCollator:
         return {"pixel_values": pixel_values.flatten(0, 1) if pixel_values.ndim == 5 else pixel_values}
 
 
-__all__ = ["GENERATION_KEYS", "ImageCollator", "ReportCollator"]
+@dataclass(frozen=True)
+class ContrastiveCollator:
+    """Makes batches of studies and their reports for a `MambaXrayDualEncoder`.
+
+    Attributes:
+        image_processor: a `MambaXrayImageProcessor`.
+        tokenizer: the text encoder's; it needs a pad token.
+        max_report_length: longest report in tokens, special ones included; longer ones are cut. The tokenizer's own
+            limit when not given.
+
+    Raises:
+        ValueError: the tokenizer has no pad token.
+    """
+
+    image_processor: BaseImageProcessor
+    tokenizer: PreTrainedTokenizerBase
+    max_report_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.pad_token is None:
+            raise ValueError("the tokenizer has no pad token; set tokenizer.pad_token = tokenizer.eos_token")
+
+    def __call__(self, studies: Sequence[Mapping[str, Any]]) -> BatchFeature:
+        """`pixel_values`, `view_mask`, the tokenizer's `input_ids`, `attention_mask` and so on of the studies, and
+        `labels` `(batch,)`, equal for reports with the same words.
+
+        Raises:
+            KeyError: a study has no `images` or no `report`.
+        """
+        reports = [study["report"] for study in studies]
+        batch = self.tokenizer(
+            reports, padding=True, truncation=True, max_length=self.max_report_length, return_tensors="pt"
+        )
+        images = self.image_processor([list(study["images"]) for study in studies], return_tensors="pt")
+        labels = torch.tensor([_number_of(report) for report in reports])
+        return BatchFeature({**batch, **images, "labels": labels})
+
+
+def _number_of(report: str) -> int:
+    """The same non-negative number in every process for reports that differ in white space at most."""
+    words = " ".join(report.split()).encode()
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest()) >> 1
+
+
+__all__ = ["GENERATION_KEYS", "ContrastiveCollator", "ImageCollator", "ReportCollator"]

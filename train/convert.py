@@ -51,6 +51,12 @@ _PRETRAINING_RENAMES: tuple[tuple[str, str], ...] = (
     (r"^dec_block\.(\d+)\.norm2\.(weight|bias)$", r"decoder_layers.\1.mlp_norm.\2"),
     (r"^dec_block\.(\d+)\.mlp\.(fc[12])\.(weight|bias)$", r"decoder_layers.\1.\2.\3"),
 )
+_CONTRASTIVE_PREFIXES = {
+    "text_encoder.": "text_encoder.",
+    "vision_proj.": "visual_projection.",
+    "text_proj.": "text_projection.",
+    "logit_scale": "logit_scale",
+}
 _DOWNSTREAM_PREFIXES = {
     "llama_proj.": "projector.",
     "layer_norm.": "layer_norm.",
@@ -69,12 +75,21 @@ def pretraining_key(official: str) -> str | None:
     return layer or _rename(official, _PRETRAINING_RENAMES)
 
 
+def contrastive_key(official: str) -> str | None:
+    """Our name of a dual encoder's parameter (stage 2), or None when the official name is unknown."""
+    return _key_of_parts(official, _CONTRASTIVE_PREFIXES)
+
+
 def downstream_key(official: str) -> str | None:
     """Our name of a report generator's parameter (stage 3), or None when the official name is unknown."""
+    return _key_of_parts(official, _DOWNSTREAM_PREFIXES)
+
+
+def _key_of_parts(official: str, prefixes: Mapping[str, str]) -> str | None:
     if official.startswith("visual_encoder."):
         key = vision_mamba_key(official.removeprefix("visual_encoder."))
         return None if key is None else f"vision_encoder.{key}"
-    for prefix, ours in _DOWNSTREAM_PREFIXES.items():
+    for prefix, ours in prefixes.items():
         if official.startswith(prefix):
             return ours + official.removeprefix(prefix)
     return None
@@ -88,10 +103,17 @@ def _rename(official: str, renames: tuple[tuple[str, str], ...]) -> str | None:
     return None
 
 
-_KEY_MAPS = {"encoder": vision_mamba_key, "pretrain": pretraining_key, "downstream": downstream_key}
-
-# What the checkpoints hold beyond parameters: the mask follows from the sizes.
-_LEFT_OUT = {"pretrain": re.compile(r"^mask$")}
+_KEY_MAPS = {
+    "encoder": vision_mamba_key,
+    "pretrain": pretraining_key,
+    "contrastive": contrastive_key,
+    "downstream": downstream_key,
+}
+# What the checkpoints hold without need: the mask follows from the sizes, and the text's pooler is never used.
+_LEFT_OUT = {
+    "pretrain": re.compile(r"^mask$"),
+    "contrastive": re.compile(r"^text_encoder\.(pooler\.|embeddings\.position_ids$)"),
+}
 
 
 def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str, Tensor]:
@@ -99,8 +121,8 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
 
     Args:
         state_dict: parameters under their official names.
-        stage: `"encoder"` (the vision Mamba alone), `"pretrain"` (stage 1) or `"downstream"` (stage 3: encoder,
-            projection, decoder).
+        stage: `"encoder"` (the vision Mamba alone), `"pretrain"` (stage 1), `"contrastive"` (stage 2) or
+            `"downstream"` (stage 3: encoder, projection, decoder).
 
     Raises:
         ValueError: the stage or some keys are unknown; the message lists them.
@@ -116,7 +138,11 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
     unknown = [official for official, ours in keys.items() if ours is None]
     if unknown:
         raise ValueError(f"{len(unknown)} keys are not those of stage {stage!r}: {', '.join(unknown)}")
-    return {ours: state_dict[official] for official, ours in keys.items() if ours is not None}
+    converted = {ours: state_dict[official] for official, ours in keys.items() if ours is not None}
+    if "logit_scale" in converted:
+        # A scalar there; sharded training (FSDP2) takes no parameters without a dimension.
+        converted["logit_scale"] = converted["logit_scale"].reshape(1)
+    return converted
 
 
-__all__ = ["convert_state_dict", "downstream_key", "pretraining_key", "vision_mamba_key"]
+__all__ = ["contrastive_key", "convert_state_dict", "downstream_key", "pretraining_key", "vision_mamba_key"]
