@@ -41,6 +41,11 @@ def count_visual_tokens(vision_config: PreTrainedConfig) -> int:
 
 
 def as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[PreTrainedConfig]) -> PreTrainedConfig:
+    """A sub-configuration from what a user gives: itself, a dict with its `model_type`, or the default when None.
+
+    Raises:
+        TypeError: it is neither a configuration nor a dict.
+    """
     if config is None:
         return default()
     if isinstance(config, PreTrainedConfig):
