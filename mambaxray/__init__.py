@@ -34,6 +34,7 @@ _PUBLIC = {
     "ReportCollator": "train.collator",
     "ImageCollator": "train.collator",
     "ContrastiveCollator": "train.collator",
+    "convert_checkpoint": "train.convert_checkpoint",
     "PatchPictureCallback": "train.patch_picture_callback",
     "ReportTrainer": "train.report_trainer",
     "load_recipe": "train.recipe",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
+from .cli_convert import convert
 from .cli_train import finetune, recipes
 from .console import SAFETY, error_console, failure, quiet_transformers
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 
 app.command()(finetune)
+app.command()(convert)
 app.command()(recipes)
 
 

@@ -1,0 +1,221 @@
+"""The authors' checkpoints, in their layout but with the golden weights, through the command to equal outputs."""
+
+import argparse
+import os
+import pickle
+import sys
+
+import pytest
+import torch
+from golden_cases import load_case
+from tiny import tiny_tokenizer
+from transformers import (
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BertConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+from typer.testing import CliRunner
+
+from mambaxray import MambaXrayImageProcessor, convert_checkpoint
+from mambaxray.cli import app
+from mambaxray.train.convert_checkpoint import CheckpointError, read_checkpoint
+
+
+def command(*arguments):
+    result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def save_pretraining(case, file, **changes):
+    """As stage 1 of the released code saves."""
+    weights = {**case.tensors("weights"), **changes}
+    args = argparse.Namespace(model="arm_base_pz16", batch_size=256, lr=1.5e-4)
+    torch.save(
+        {"model": weights, "optimizer": {"state": {}}, "epoch": 99, "scaler": {"scale": 1.0}, "args": args}, file
+    )
+
+
+@pytest.fixture
+def pretrain(golden):
+    return load_case(golden / "official", "arm_pretrain")
+
+
+@pytest.fixture
+def contrastive(golden, tmp_path):
+    case = load_case(golden / "official", "clip_stage")
+    BertConfig(**case.config["bert"]).save_pretrained(tmp_path / "text")
+    tiny_tokenizer("heart lungs").save_pretrained(tmp_path / "text")
+    return case
+
+
+@pytest.fixture
+def downstream(golden, tmp_path):
+    """The case and its trainable weights; the frozen language model lies in a folder of its own."""
+    case = load_case(golden / "official", "downstream")
+    weights, extra = case.tensors("weights"), case.config["llama_extra"]
+    config = LlamaConfig(
+        **case.config["llama"],
+        rms_norm_eps=extra["rms_norm_eps"],
+        rope_parameters={"rope_type": "default", "rope_theta": extra["rope_theta"]},
+        bos_token_id=extra["bos"],
+        eos_token_id=extra["eos"],
+        pad_token_id=extra["pad"],
+    )
+    llm = LlamaForCausalLM(config)
+    prefix = "llama_model."
+    llm.load_state_dict({name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)})
+    llm.save_pretrained(tmp_path / "llm")
+    words = " ".join(f"w{i}" for i in range(case.config["llama"]["vocab_size"] - 4))
+    tiny_tokenizer(words).save_pretrained(tmp_path / "llm")
+    return case, {name: w for name, w in weights.items() if not name.startswith(prefix)}
+
+
+def test_a_pretraining_checkpoint_computes_what_the_released_code_does(pretrain, tmp_path):
+    save_pretraining(pretrain, tmp_path / "official.pth")
+    result = command(tmp_path / "official.pth", "--stage", "pretrain", "--output", tmp_path / "model")
+    assert "MambaXrayForPreTraining" in result.output
+    io = pretrain.tensors("io")
+    output = AutoModel.from_pretrained(tmp_path / "model")(io["image"])
+    pretrain.assert_close("io/pred", output.logits, io["pred"])
+    pretrain.assert_close("io/loss_per_token", output.loss_per_token, io["loss_per_token"])
+    assert MambaXrayImageProcessor.from_pretrained(tmp_path / "model").size == {"height": 128, "width": 128}
+
+
+def test_a_contrastive_checkpoint_computes_what_the_released_code_does(contrastive, tmp_path):
+    torch.save({"model": contrastive.tensors("weights"), "epoch": 1, "step": 5}, tmp_path / "official.pth")
+    command(tmp_path / "official.pth", "-s", "contrastive", "--text-model", tmp_path / "text", "-o", tmp_path / "model")
+    io = contrastive.tensors("io")
+    views = torch.stack([io["view0"], io["view1"]], dim=1)
+    model = AutoModel.from_pretrained(tmp_path / "model")
+    output = model(pixel_values=views, input_ids=io["input_ids"], attention_mask=io["attention_mask"])
+    contrastive.assert_close("io/logits_per_image", output.logits_per_image, io["logits_per_image"])
+    contrastive.assert_close("io/loss", output.loss.reshape(1), io["loss"])
+
+
+def check_downstream(case, folder):
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    io = case.tensors("io")
+    image = [processor.image_token_id] * processor.num_image_tokens
+    bos = case.config["llama_extra"]["bos"]
+    prompt = torch.tensor([[bos, *io["prompt_before_ids"].tolist(), *image, *io["prompt_after_ids"].tolist()]] * 2)
+    output = model(
+        input_ids=torch.cat([prompt, io["report_ids"]], dim=1),
+        pixel_values=torch.stack([io["view0"], io["view1"]], dim=1),
+        attention_mask=io["attention_mask"],
+        labels=io["labels"],
+    )
+    case.assert_close("io/logits", output.logits, io["logits"])
+    case.assert_close("io/loss", output.loss.reshape(1), io["loss"])
+
+
+def test_a_downstream_checkpoint_computes_what_the_released_code_does(downstream, tmp_path):
+    case, weights = downstream
+    torch.save({"model": weights, "config": {"max_length": 60}, "epoch": 1, "step": 5}, tmp_path / "official.pth")
+    command(tmp_path / "official.pth", "-s", "downstream", "--text-model", tmp_path / "llm", "-o", tmp_path / "model")
+    check_downstream(case, tmp_path / "model")
+
+
+def test_a_frozen_vision_encoder_comes_from_the_stage_before(downstream, tmp_path):
+    case, weights = downstream
+    torch.save({"model": weights}, tmp_path / "whole.pth")
+    convert_checkpoint(tmp_path / "whole.pth", "downstream", tmp_path / "whole", text_model=str(tmp_path / "llm"))
+    own = {name: w for name, w in weights.items() if not name.startswith("visual_encoder.")}
+    torch.save({"model": own}, tmp_path / "frozen.pth")
+    options = {"text_model": str(tmp_path / "llm")}
+    with pytest.raises(ValueError, match="was frozen and is not in the file"):
+        convert_checkpoint(tmp_path / "frozen.pth", "downstream", tmp_path / "frozen", **options)
+    options["vision_encoder"] = str(tmp_path / "whole")
+    convert_checkpoint(tmp_path / "frozen.pth", "downstream", tmp_path / "frozen", **options)
+    check_downstream(case, tmp_path / "frozen")
+    with pytest.raises(ValueError, match="holds a vision encoder of its own"):
+        convert_checkpoint(tmp_path / "whole.pth", "downstream", tmp_path / "again", **options)
+
+
+def test_settings_of_lightning_are_read_without_lightning(pretrain, tmp_path):
+    settings = type("AttributeDict", (dict,), {"__module__": "pytorch_lightning.utilities.parsing"})
+    module = type(os)("pytorch_lightning.utilities.parsing")
+    module.AttributeDict = settings
+    parents = {name: type(os)(name) for name in ("pytorch_lightning", "pytorch_lightning.utilities")}
+    sys.modules |= parents | {module.__name__: module}
+    try:
+        torch.save({"model": {"x": torch.ones(1)}, "config": settings(batch_size=3)}, tmp_path / "official.pth")
+    finally:
+        for name in (*parents, module.__name__):
+            del sys.modules[name]
+    assert read_checkpoint(tmp_path / "official.pth")["x"].item() == 1
+
+
+class _Harm:
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return os.mkdir, (self.file,)
+
+
+def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path):
+    harmed = tmp_path / "harmed"
+    torch.save({"model": {"x": torch.ones(1)}, "config": _Harm(str(harmed))}, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match=r"it holds \S*mkdir, which could run code"):
+        read_checkpoint(tmp_path / "bad.pth")
+    assert not harmed.exists()
+
+
+@pytest.mark.parametrize("content", [{"model": {"x": 1}}, {"epoch": 1}, [1], {"model": {}}])
+def test_files_without_weights_are_refused(content, tmp_path):
+    torch.save(content, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        read_checkpoint(tmp_path / "bad.pth")
+
+
+def test_files_that_are_no_checkpoints_are_refused(tmp_path):
+    (tmp_path / "text.pth").write_text("hello")
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps(print))
+    for name in ("text.pth", "pickle.pth"):
+        with pytest.raises(CheckpointError, match=name):
+            read_checkpoint(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"none.pth is absent"):
+        read_checkpoint(tmp_path / "none.pth")
+
+
+def test_unknown_missing_and_misshapen_weights_are_listed(pretrain, tmp_path):
+    file = tmp_path / "official.pth"
+    save_pretraining(pretrain, file, surprise=torch.ones(1))
+    result = CliRunner().invoke(app, ["convert", str(file), "-s", "pretrain", "-o", str(tmp_path / "model")])
+    assert result.exit_code == 2
+    assert "1 keys are not those of stage 'pretrain': surprise" in result.output
+    weights = pretrain.tensors("weights")
+    gone = {name: w for name, w in weights.items() if name not in ("enc2dec.bias", "dec_block.2.attn2.kv.weight")}
+    torch.save({"model": gone}, file)
+    with pytest.raises(CheckpointError, match="lacks 2 weights") as error:
+        convert_checkpoint(file, "pretrain", tmp_path / "model")
+    assert "encoder_to_decoder.bias" in str(error.value)
+    assert "decoder_layers.2.attention.kv_proj.weight" in str(error.value)
+    save_pretraining(pretrain, file, **{"enc2dec.bias": torch.ones(3)})
+    with pytest.raises(CheckpointError, match=r"encoder_to_decoder.bias \(3,\), not \(256,\)"):
+        convert_checkpoint(file, "pretrain", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_text_encoder_whose_heads_cannot_be_told_is_asked_for(contrastive, tmp_path):
+    torch.save({"model": contrastive.tensors("weights")}, tmp_path / "official.pth")
+    with pytest.raises(ValueError, match="48 channels, so its heads can't be told"):
+        convert_checkpoint(tmp_path / "official.pth", "contrastive", tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "message"),
+    [
+        ("contrast", {}, "choose from pretrain, contrastive, downstream"),
+        ("downstream", {}, "give the folder or Hub id as text_model"),
+        ("pretrain", {"text_model": "x"}, "leave text_model out"),
+        ("contrastive", {"vision_encoder": "x"}, "leave vision_encoder out"),
+    ],
+)
+def test_options_that_do_not_fit_the_stage_are_refused(stage, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        convert_checkpoint(tmp_path / "official.pth", stage, tmp_path / "model", **options)

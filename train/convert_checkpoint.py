@@ -1,0 +1,275 @@
+"""From a checkpoint file that the authors released to a folder that `from_pretrained` loads.
+
+Sizes are read off the weights; what weights do not tell (the heads of an attention, a tokenizer, the frozen language
+model) comes from the model that the stage was trained with.
+"""
+
+import argparse
+import math
+import pathlib
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, BertConfig, PreTrainedConfig, PreTrainedModel
+
+from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
+from ..configuration.configuration_mambaxray_pretraining import MambaXrayPreTrainingConfig
+from ..configuration.configuration_vision_mamba import VisionMambaConfig
+from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
+from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
+from ..modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
+from ..modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
+from ..modeling_mambaxray.vision_encoder import load_vision_encoder
+from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
+from ..processing.processing_mambaxray import MambaXrayProcessor
+from .convert import convert_state_dict
+
+STAGES = ("pretrain", "contrastive", "downstream")
+"""What `convert_checkpoint` knows."""
+
+
+# What the authors' files hold besides tensors and plain data: the settings of the run. A plain dict stands in for
+# Lightning's, whose package is not needed to read it.
+_HARMLESS = [
+    argparse.Namespace,
+    OrderedDict,
+    pathlib.PosixPath,
+    *(
+        (OrderedDict, f"{package}.AttributeDict")
+        for package in (
+            "pytorch_lightning.utilities.parsing",
+            "lightning_fabric.utilities.data",
+            "lightning.pytorch.utilities.parsing",
+            "lightning.fabric.utilities.data",
+        )
+    ),
+]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not what its stage's checkpoints are."""
+
+
+def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
+    """The weights in a file of the authors, `{"model": weights, …}`, or in one of weights alone.
+
+    Nothing in the file is run: only tensors, plain data and settings are read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is no checkpoint, or holds objects that could run code.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is absent; give the checkpoint's file")
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file that is no checkpoint makes torch's reader fail in any way
+        # torch's own message advises to read it without this care.
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        reason = (
+            f"it holds {foreign[1]}, which could run code"
+            if foreign
+            else f"torch can't read it ({type(error).__name__})"
+        )
+        raise CheckpointError(f"{file} is refused: {reason}") from error
+    weights = content.get("model", content) if isinstance(content, Mapping) else None
+    if not isinstance(weights, Mapping) or not weights or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise CheckpointError(f"{file} holds no weights: expected a dict of tensors, or one under 'model'")
+    return dict(weights)
+
+
+def convert_checkpoint(
+    checkpoint: str | Path,
+    stage: str,
+    output: str | Path,
+    *,
+    text_model: str | None = None,
+    vision_encoder: str | None = None,
+) -> PreTrainedModel:
+    """Writes a released checkpoint as a model folder, with the processors that go with it.
+
+    Args:
+        checkpoint: the authors' file.
+        stage: `"pretrain"`, `"contrastive"` or `"downstream"`.
+        output: folder for the model.
+        text_model: folder or Hub id of the text encoder (contrastive) or language model (downstream) that the stage
+            was trained with. Needed for downstream, whose files hold neither the language model nor its tokenizer;
+            without it the contrastive stage's text encoder is taken for a BERT with 64 channels per head, and no
+            tokenizer is written.
+        vision_encoder: for a downstream checkpoint whose vision encoder was frozen, and so is not in the file: the
+            folder or Hub id of that encoder, such as a converted contrastive checkpoint.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        CheckpointError: keys are unknown or missing, with a list of them, or shapes do not fit.
+        FileNotFoundError: there is no such file.
+        ValueError: the stage is unknown, or `text_model` or `vision_encoder` is needed or of no use.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(STAGES)}")
+    if vision_encoder is not None and stage != "downstream":
+        raise ValueError(f"a checkpoint of stage {stage!r} holds its own vision encoder; leave vision_encoder out")
+    if text_model is not None and stage == "pretrain":
+        raise ValueError("pre-training knows no text; leave text_model out")
+    if text_model is None and stage == "downstream":
+        raise ValueError(
+            "a downstream checkpoint does not hold its language model: give the folder or Hub id as text_model"
+        )
+    official = read_checkpoint(checkpoint)
+    try:
+        weights = convert_state_dict(official, stage)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+    output = Path(output)
+    if stage == "pretrain":
+        model: PreTrainedModel = MambaXrayForPreTraining(_pretraining_config(weights, checkpoint))
+        _load(model, weights, checkpoint)
+        image_size = model.config.image_size
+    elif stage == "contrastive":
+        text_config = (
+            _bert_config(weights, checkpoint) if text_model is None else AutoConfig.from_pretrained(text_model)
+        )
+        width = _shape(weights, "visual_projection.weight", checkpoint)[0]
+        vision_config = _vision_config(weights, "vision_encoder.", checkpoint)
+        model = MambaXrayDualEncoder(MambaXrayDualEncoderConfig(vision_config, text_config, projection_dim=width))
+        _load(model, weights, checkpoint)
+        image_size = vision_config.image_size
+        if text_model is not None:
+            AutoTokenizer.from_pretrained(text_model).save_pretrained(output)
+    else:
+        model = _report_generator(weights, checkpoint, text_model, vision_encoder)
+        image_size = model.config.vision_config.image_size
+    image_processor = MambaXrayImageProcessor(size={"height": image_size, "width": image_size})
+    if stage == "downstream":
+        tokenizer = AutoTokenizer.from_pretrained(text_model)
+        processor = MambaXrayProcessor(image_processor, tokenizer, num_image_tokens=model.config.num_image_tokens)
+        model.config.image_token_id = processor.image_token_id
+        processor.save_pretrained(output)
+    else:
+        image_processor.save_pretrained(output)
+    model.eval().save_pretrained(output)
+    return model
+
+
+def _report_generator(
+    weights: dict[str, Tensor], checkpoint: str | Path, text_model: str, vision_encoder: str | None
+) -> MambaXrayForConditionalGeneration:
+    has_encoder = any(name.startswith("vision_encoder.") for name in weights)
+    if has_encoder == (vision_encoder is not None):
+        raise ValueError(
+            f"{checkpoint} holds a vision encoder of its own; leave vision_encoder out"
+            if has_encoder
+            else f"the vision encoder of {checkpoint} was frozen and is not in the file: give its folder or Hub id as "
+            "vision_encoder, such as the converted contrastive checkpoint"
+        )
+    encoder = (
+        VisionMambaModel(_vision_config(weights, "vision_encoder.", checkpoint))
+        if vision_encoder is None
+        else load_vision_encoder(vision_encoder)
+    )
+    model = MambaXrayForConditionalGeneration.from_encoder_decoder_pretrained(encoder, text_model)
+    frozen = [] if has_encoder else ["vision_encoder."]
+    if not any(name.startswith("language_model.") for name in weights):
+        frozen.append("language_model.")
+    _load(model, weights, checkpoint, tuple(frozen))
+    return model
+
+
+def _load(
+    model: PreTrainedModel, weights: dict[str, Tensor], checkpoint: str | Path, frozen: tuple[str, ...] = ()
+) -> None:
+    """Puts the weights into the model, all of them and nothing less, but for parts that were frozen."""
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in weights and not (frozen and name.startswith(frozen))]
+    if missing:
+        raise CheckpointError(f"{checkpoint} lacks {len(missing)} weights: {', '.join(missing)}")
+    unknown = [name for name in weights if name not in expected]
+    if unknown:
+        raise CheckpointError(f"{checkpoint} holds {len(unknown)} weights that do not belong: {', '.join(unknown)}")
+    wrong = [
+        f"{name} {tuple(weight.shape)}, not {tuple(expected[name].shape)}"
+        for name, weight in weights.items()
+        if weight.shape != expected[name].shape
+    ]
+    if wrong:
+        raise CheckpointError(f"{checkpoint} holds {len(wrong)} weights of other shapes: {'; '.join(wrong)}")
+    model.load_state_dict(weights, strict=False)
+
+
+def _shape(weights: Mapping[str, Tensor], name: str, checkpoint: str | Path) -> torch.Size:
+    if name not in weights:
+        raise CheckpointError(f"{checkpoint} lacks 1 weights: {name}")
+    return weights[name].shape
+
+
+def _encoder_sizes(
+    weights: Mapping[str, Tensor], prefix: str, patches: str, num_patches: int, checkpoint: str | Path
+) -> dict[str, int]:
+    """The fields of a `VisionMambaConfig` that the weights tell."""
+    hidden, channels, patch, _ = _shape(weights, f"{prefix}{patches}.weight", checkpoint)
+    layer = f"{prefix}layers.0."
+    direction = f"{layer}mixer.directions.0."
+    grid = math.isqrt(num_patches)
+    if grid**2 != num_patches:
+        raise CheckpointError(f"{checkpoint} has positions for {num_patches} patches, which are no square")
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": _count(weights, f"{prefix}layers."),
+        "intermediate_size": _shape(weights, f"{layer}mlp.gate_proj.weight", checkpoint)[0],
+        "image_size": grid * patch,
+        "patch_size": patch,
+        "num_channels": channels,
+        "state_size": _shape(weights, f"{direction}A_log", checkpoint)[1],
+        "conv_kernel": _shape(weights, f"{direction}conv1d.weight", checkpoint)[2],
+        "time_step_rank": _shape(weights, f"{direction}dt_proj.weight", checkpoint)[1],
+    }
+
+
+def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered modules there are below a prefix."""
+    return 1 + max(
+        (int(name.removeprefix(prefix).split(".")[0]) for name in weights if name.startswith(prefix)), default=-1
+    )
+
+
+def _vision_config(weights: Mapping[str, Tensor], prefix: str, checkpoint: str | Path) -> VisionMambaConfig:
+    num_patches = _shape(weights, f"{prefix}embeddings.position_embeddings", checkpoint)[1] - 1
+    patches = "embeddings.patch_embeddings"
+    return VisionMambaConfig(**_encoder_sizes(weights, prefix, patches, num_patches, checkpoint))
+
+
+def _pretraining_config(weights: Mapping[str, Tensor], checkpoint: str | Path) -> MambaXrayPreTrainingConfig:
+    num_patches = _shape(weights, "position_embeddings", checkpoint)[1]
+    sizes = _encoder_sizes(weights, "", "patch_embeddings", num_patches, checkpoint)
+    width = _shape(weights, "query_token", checkpoint)[2]
+    return MambaXrayPreTrainingConfig(decoder_hidden_size=width, **sizes)
+
+
+def _bert_config(weights: Mapping[str, Tensor], checkpoint: str | Path) -> PreTrainedConfig:
+    embeddings = "text_encoder.embeddings."
+    vocabulary, hidden = _shape(weights, f"{embeddings}word_embeddings.weight", checkpoint)
+    if hidden % 64:
+        raise ValueError(
+            f"the text encoder of {checkpoint} has {hidden} channels, so its heads can't be told: give the folder or "
+            "Hub id of the model that it was made of as text_model"
+        )
+    return BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=_count(weights, "text_encoder.encoder.layer."),
+        num_attention_heads=hidden // 64,
+        intermediate_size=_shape(weights, "text_encoder.encoder.layer.0.intermediate.dense.weight", checkpoint)[0],
+        max_position_embeddings=_shape(weights, f"{embeddings}position_embeddings.weight", checkpoint)[0],
+        type_vocab_size=_shape(weights, f"{embeddings}token_type_embeddings.weight", checkpoint)[0],
+    )
+
+
+__all__ = ["STAGES", "CheckpointError", "convert_checkpoint", "read_checkpoint"]
