@@ -1,11 +1,21 @@
 """Data sets in the format of R2Gen: an `annotation.json` that lists studies by split, and their images."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .schema import OBSERVATIONS, study_features
+from ..processing.report_cleaning import clean_report
+from .schema import study_features
+from .source import (
+    SharedPatientsError,
+    Source,
+    check_text_options,
+    count_shared_patients,
+    empty_study,
+    find_folder,
+    finish_source,
+)
 
 if TYPE_CHECKING:
     import datasets
@@ -17,12 +27,19 @@ class AnnotationError(ValueError):
     """An annotation file that does not hold what R2Gen's format asks for."""
 
 
-def load_annotation_json(folder: str | Path) -> "datasets.DatasetDict":
+def load_annotation_json(
+    folder: str | Path, *, cleaning: str | None = None, allow_shared_patients: bool = False
+) -> "datasets.DatasetDict":
     """Reads `annotation.json` and its images (R2Gen; Chen et al., EMNLP 2020) into the package's schema.
 
     Image paths are taken relative to the folder, or to its sub-folder `images` as R2Gen lays it out. The file tells
-    no sections, so `findings` and `impression` stay empty, and no labels. Without a `patient_id`, every study counts
-    as another patient.
+    no sections, so `findings` and `impression` stay empty, and no labels. Without a `patient_id` or `subject_id`,
+    every study counts as another patient.
+
+    Args:
+        folder: holds `annotation.json`.
+        cleaning: how to clean the reports, see `processing.report_cleaning`; None leaves them as they are.
+        allow_shared_patients: whether a patient may be in two splits.
 
     Returns:
         Splits `train`, `validation` and `test`, those that the file has; images are decoded on access.
@@ -30,10 +47,81 @@ def load_annotation_json(folder: str | Path) -> "datasets.DatasetDict":
     Raises:
         FileNotFoundError: the file or some images are absent; the message names them.
         AnnotationError: the file is no JSON, or a study lacks a key.
+        SharedPatientsError: a patient is in two splits and that is not allowed.
+        ValueError: an unknown cleaning.
     """
     import datasets
 
+    check_text_options("findings", cleaning)
     file = Path(folder) / "annotation.json"
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for study in read_annotation(file):
+        rows.setdefault(study["split"], []).append(study)
+    if cleaning is not None:
+        for study in (study for studies in rows.values() for study in studies):
+            study["report"] = clean_report(study["report"], cleaning)
+    _require_images(rows)
+    shared = count_shared_patients(study for studies in rows.values() for study in studies)
+    if shared and not allow_shared_patients:
+        raise SharedPatientsError(
+            f"{file}: {shared} patients are in more than one split; allow it knowingly with allow_shared_patients"
+        )
+    features = study_features()
+    return datasets.DatasetDict(
+        {name: datasets.Dataset.from_list(studies, features=features) for name, studies in rows.items()}
+    )
+
+
+def read_annotation_json(
+    source: str | Path,
+    *,
+    section: str,
+    cleaning: str | None = None,
+    allow_shared_patients: bool = False,
+    name: str = "annotation-json",
+    published_counts: Mapping[str, int] | None = None,
+) -> Source:
+    """The studies of a folder with an `annotation.json`, for `prepare`.
+
+    Args:
+        source: the folder.
+        section: what the reports of this file consist of; R2Gen's own files hold findings. They are put into the
+            column of that name; reports of both sections can't be told apart and stay in `report` only.
+        cleaning: how to clean the reports; None leaves them as they are.
+        allow_shared_patients: whether a patient may be in two splits.
+        name: of the data set.
+        published_counts: what the papers state of it.
+
+    Raises:
+        FileNotFoundError, AnnotationError, SharedPatientsError, ValueError: as `load_annotation_json`, but images are
+            not looked for.
+    """
+    check_text_options(section, cleaning)
+    # `findings` of both sections together is taken back below.
+    column = "impression" if section == "impression" else "findings"
+    studies = [{**study, column: study["report"]} for study in read_annotation(find_folder(source) / "annotation.json")]
+    found = finish_source(
+        name,
+        studies,
+        section=section,
+        cleaning=cleaning,
+        split_source="annotation.json",
+        published_counts=published_counts,
+        allow_shared_patients=allow_shared_patients,
+    )
+    if section == "findings+impression":
+        for study in found.studies:
+            study["findings"] = ""
+    return found
+
+
+def read_annotation(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of an annotation file, images as paths that need not exist.
+
+    Raises:
+        FileNotFoundError: the file is absent.
+        AnnotationError: the file is no JSON, or a study lacks a key.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is absent; the folder must hold annotation.json and the images it names")
     try:
@@ -42,15 +130,9 @@ def load_annotation_json(folder: str | Path) -> "datasets.DatasetDict":
         raise AnnotationError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(annotation, dict) or not set(annotation) & set(_SPLITS):
         raise AnnotationError(f"{file} has none of the splits {', '.join(_SPLITS)}")
-    rows: dict[str, list[dict[str, Any]]] = {}
     for name, studies in annotation.items():
         if name in _SPLITS:
-            rows.setdefault(_SPLITS[name], []).extend(_read_study(study, _SPLITS[name], file) for study in studies)
-    _require_images(rows)
-    features = study_features()
-    return datasets.DatasetDict(
-        {name: datasets.Dataset.from_list(studies, features=features) for name, studies in rows.items()}
-    )
+            yield from (_read_study(study, _SPLITS[name], file) for study in studies)
 
 
 def _read_study(study: Mapping[str, Any], split: str, file: Path) -> dict[str, Any]:
@@ -60,17 +142,12 @@ def _read_study(study: Mapping[str, Any], split: str, file: Path) -> dict[str, A
     paths = study["image_path"]
     paths = [paths] if isinstance(paths, str) else list(paths)
     views = study.get("view", "")
+    patient = study.get("patient_id", study.get("subject_id", study["id"]))
     return {
-        "study_id": str(study["id"]),
-        "patient_id": str(study.get("patient_id", study["id"])),
+        **empty_study(str(study["id"]), str(patient)),
         "images": [str(_find_image(file.parent, path)) for path in paths],
         "views": [views] * len(paths) if isinstance(views, str) else list(views),
-        "findings": "",
-        "impression": "",
-        "indication": "",
-        "comparison": "",
         "report": study["report"],
-        "labels": dict.fromkeys(OBSERVATIONS),
         "split": split,
     }
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
+from .cli_prepare import prepare
 from .cli_convert import convert
 from .cli_train import finetune, recipes
 from .console import SAFETY, error_console, failure, quiet_transformers
@@ -284,6 +285,8 @@ def _print_reports(records: "Sequence[Record]") -> None:
             console.print(record.study_id, style="bold", soft_wrap=soft_wrap)
             console.print(f"{record.report}\n", soft_wrap=soft_wrap)
 
+
+app.command()(prepare)
 
 if __name__ == "__main__":
     main()

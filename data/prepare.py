@@ -1,0 +1,315 @@
+"""From a data set's own files to parquet files in one schema, with images that any program can decode.
+
+The work is cut into shards, each written by one process into one file that is put in place when it is complete. A run
+that was killed therefore goes on with the shards that are not there.
+"""
+
+import csv
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from PIL import Image
+
+from ..processing.image_reading import ImageReadError, load_xray
+from .annotation_json import read_annotation_json
+from .chexpert_plus import read_chexpert_plus
+from .iu_xray import read_iu_xray
+from .mimic_cxr import read_mimic_cxr
+from .options import call_with_options
+from .prepared import CARD_FILE, LEFT_OUT_FILE, PreparedError, read_card
+from .schema import study_features
+from .source import LeftOut, Source, SourceError, compare_counts, count_reasons, count_splits
+
+logger = logging.getLogger(__name__)
+
+READERS: Mapping[str, Callable[..., Source]] = {
+    "iu-xray": read_iu_xray,
+    "mimic-cxr": read_mimic_cxr,
+    "chexpert-plus": read_chexpert_plus,
+    "annotation-json": read_annotation_json,
+}
+"""The data sets that can be prepared, each with the function that reads its files."""
+
+
+def read_source(name: str, source: str | Path, **options: Any) -> Source:
+    """Reads the files of a data set.
+
+    Args:
+        name: one of `READERS`.
+        source: its folder.
+        options: those of its reader; `section` must be among them.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: an option that this data set does not have, or lacks one that it needs.
+        FileNotFoundError, SourceError: as the reader.
+    """
+    if name not in READERS:
+        raise ValueError(f"unknown data set {name!r}; there are {', '.join(READERS)}")
+    return call_with_options(READERS[name], name, {"source": source}, options)
+
+
+FORMAT_VERSION = 1
+# In progress: which settings the shards of this folder were made with, and what each left out.
+_WORK = ".in_progress"
+_ROW_GROUP = 64
+_KEPT_FORMATS = ("PNG", "JPEG")
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One parquet file to write."""
+
+    file: Path
+    problems: Path
+    studies: list[dict[str, Any]]
+    shorter_side: int | None
+
+
+def prepare_studies(
+    source: Source,
+    output: str | Path,
+    *,
+    shorter_side: int | None = None,
+    studies_per_shard: int = 500,
+    num_proc: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Writes a data set as parquet files that `load_prepared` reads, or goes on with it after an interruption.
+
+    PNG and JPEG images of 8 bits are stored as they are, all others (DICOM, 16 bits, transparency, rotated by EXIF) as
+    the 8-bit picture that `load_xray` makes of them, in PNG. An image that can't be read is left out and named; a
+    study whose images all can't be is left out whole.
+
+    Args:
+        source: what to prepare, from one of `READERS`.
+        output: folder to write into, made when absent: parquet files by split, `prepared.json` (the card, written
+            last) and `left_out.csv` (what is not in them, and why).
+        shorter_side: shrinks larger images to that many pixels on their shorter side (JPEG and PNG alike become PNG).
+        studies_per_shard: studies of one file.
+        num_proc: processes to work with. More than one need a main module that can be imported, as always with
+            `multiprocessing`'s spawn.
+        on_progress: called with the finished and all studies, at the start and after each shard.
+
+    Returns:
+        The card: data set, source of the split, section, cleaning, counts beside the published ones, what was left
+        out, patients in two splits, settings and versions.
+
+    Raises:
+        PreparedError: the folder holds something else, or was begun from other studies or settings.
+        SourceError: no image at all could be read.
+        ValueError: a number below 1.
+    """
+    for name, value in (
+        ("studies_per_shard", studies_per_shard),
+        ("num_proc", num_proc),
+        ("shorter_side", shorter_side),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more")
+    output = Path(output)
+    settings = {"format": FORMAT_VERSION, "shorter_side": shorter_side, "studies_per_shard": studies_per_shard}
+    fingerprint = _fingerprint(source, settings)
+    if (output / CARD_FILE).is_file():
+        card = read_card(output)
+        if card["fingerprint"] != fingerprint:
+            raise PreparedError(f"{output} holds other studies, or other settings made it: choose another folder")
+        return card
+    _begin(output, fingerprint)
+    shards = list(_plan(source, output, shorter_side, studies_per_shard))
+    _write_all(shards, num_proc, on_progress or (lambda done, total: None))
+    return _finish(source, output, shards, {"fingerprint": fingerprint, **settings})
+
+
+def _fingerprint(source: Source, settings: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps([settings, source.section, source.cleaning]).encode())
+    for study in source.studies:
+        digest.update(json.dumps(study, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _begin(output: Path, fingerprint: str) -> None:
+    work = output / _WORK
+    begun = work / "fingerprint"
+    if begun.is_file():
+        if begun.read_text() != fingerprint:
+            raise PreparedError(
+                f"{output} was begun from other studies or with other settings: give the same ones to go on, delete "
+                "the folder, or choose another"
+            )
+        return
+    # A kill between these two steps leaves an empty work folder.
+    if output.is_dir() and any(path.name != _WORK for path in output.iterdir()):
+        raise PreparedError(f"{output} is not empty and was not begun by this command: choose another folder")
+    work.mkdir(parents=True, exist_ok=True)
+    _write_atomically(begun, fingerprint)
+
+
+def _plan(source: Source, output: Path, shorter_side: int | None, size: int) -> Iterator[_Shard]:
+    for split in count_splits(source.studies):
+        studies = [study for study in source.studies if study["split"] == split]
+        count = -(-len(studies) // size)
+        for number in range(count):
+            name = f"{split}-{number:05d}-of-{count:05d}"
+            part = studies[number * size : (number + 1) * size]
+            yield _Shard(output / f"{name}.parquet", output / _WORK / f"{name}.json", part, shorter_side)
+
+
+def _write_all(shards: list[_Shard], num_proc: int, on_progress: Callable[[int, int], None]) -> None:
+    total = sum(len(shard.studies) for shard in shards)
+    open_shards = [shard for shard in shards if not shard.file.is_file()]
+    done = total - sum(len(shard.studies) for shard in open_shards)
+    if done:
+        logger.info("%d of %d studies were prepared before", done, total)
+    on_progress(done, total)
+    for count in _run(open_shards, num_proc):
+        done += count
+        on_progress(done, total)
+
+
+def _run(shards: list[_Shard], num_proc: int) -> Iterator[int]:
+    if num_proc == 1 or len(shards) < 2:
+        yield from map(_write_shard, shards)
+        return
+    # Not forked: the parent may hold threads and torch's state.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(num_proc, len(shards)), mp_context=context, initializer=_end_with_parent) as pool:
+        try:
+            yield from pool.map(_write_shard, shards)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent was killed, which would else leave it waiting, or writing, for ever."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
+def _write_shard(shard: _Shard) -> int:
+    """Reads the images of a shard's studies, writes its file, and tells the number of studies it was made of."""
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    features = study_features()
+    problems: list[LeftOut] = []
+    draft = shard.problems.with_suffix(f".{os.getpid()}.parquet")
+    with ParquetWriter(draft, features.arrow_schema, compression="zstd") as writer:
+        rows: list[dict[str, Any]] = []
+        for number, study in enumerate(shard.studies, 1):
+            row = _read_study(study, shard.shorter_side, problems)
+            if row is not None:
+                rows.append(row)
+            if rows and (len(rows) == _ROW_GROUP or number == len(shard.studies)):
+                writer.write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema))
+                rows = []
+    _write_atomically(shard.problems, json.dumps([asdict(problem) for problem in problems]))
+    # Last, since a shard's file is what tells that it is done.
+    os.replace(draft, shard.file)
+    return len(shard.studies)
+
+
+def _read_study(study: dict[str, Any], shorter_side: int | None, problems: list[LeftOut]) -> dict[str, Any] | None:
+    images, views = [], []
+    for path, view in zip(study["images"], study["views"], strict=True):
+        try:
+            images.append({"bytes": encode_xray(Path(path), shorter_side), "path": Path(path).name})
+            views.append(view)
+        except FileNotFoundError:
+            problems.append(LeftOut(study["study_id"], path, f"{path}: no such file"))
+        except (OSError, ImageReadError) as error:
+            problems.append(LeftOut(study["study_id"], path, str(error)))
+    if not images:
+        problems.append(LeftOut(study["study_id"], "study", "none of its images can be read"))
+        return None
+    return {**study, "images": images, "views": views}
+
+
+def encode_xray(path: Path, shorter_side: int | None = None) -> bytes:
+    """An X-ray as the bytes of an 8-bit PNG or JPEG file: its own where they are that already, see `prepare_studies`.
+
+    Raises:
+        FileNotFoundError, ImageReadError: as `load_xray`, which decodes every image.
+    """
+    content = path.read_bytes()
+    picture = load_xray({"bytes": content, "path": str(path)})
+    factor = 1.0 if shorter_side is None else shorter_side / min(picture.size)
+    if factor < 1:
+        width, height = (max(shorter_side or 1, round(side * factor)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    elif _is_plain(content, picture):
+        return content
+    out = BytesIO()
+    picture.save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def _is_plain(content: bytes, picture: Image.Image) -> bool:
+    """Whether a decoder that knows nothing of X-rays makes the same picture of a file."""
+    try:
+        with Image.open(BytesIO(content)) as stored:
+            upright = stored.getexif().get(0x0112, 1) == 1
+            opaque = not stored.has_transparency_data
+            return stored.format in _KEPT_FORMATS and stored.mode == picture.mode and upright and opaque
+    except OSError:  # DICOM
+        return False
+
+
+def _finish(source: Source, output: Path, shards: list[_Shard], settings: Mapping[str, Any]) -> dict[str, Any]:
+    import datasets
+    from pyarrow.parquet import ParquetFile
+
+    left_out = list(source.left_out)
+    counts: dict[str, int] = {}
+    for shard in shards:
+        left_out += [LeftOut(**problem) for problem in json.loads(shard.problems.read_text(encoding="utf-8"))]
+        split = shard.studies[0]["split"]
+        with ParquetFile(shard.file) as file:
+            counts[split] = counts.get(split, 0) + file.metadata.num_rows
+    if not any(counts.values()):
+        first = next((entry.reason for entry in left_out if entry.item != "study"), "")
+        raise SourceError(f"{source.name}: no image could be read; the first: {first}")
+    with (output / LEFT_OUT_FILE).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("study_id", "item", "reason"))
+        writer.writerows((entry.study_id, entry.item, entry.reason) for entry in left_out)
+    card = {
+        "data_set": source.name,
+        "section": source.section,
+        "cleaning": source.cleaning,
+        "split_source": source.split_source,
+        "counts": counts,
+        "published_counts": dict(source.published_counts),
+        "shared_patients": source.shared_patients,
+        "left_out": count_reasons(left_out),
+        **settings,
+        "versions": {"datasets": datasets.__version__, "pillow": Image.__version__},
+    }
+    _write_atomically(output / CARD_FILE, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    shutil.rmtree(output / _WORK)
+    logger.info("%s: %s", source.name, compare_counts(counts, source.published_counts))
+    return card
+
+
+def _write_atomically(file: Path, text: str) -> None:
+    draft = file.with_name(f".{file.name}.tmp")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, file)

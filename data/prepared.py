@@ -1,0 +1,73 @@
+"""Loading what `mambaxray prepare` has written."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .schema import study_features
+
+if TYPE_CHECKING:
+    import datasets
+
+CARD_FILE = "prepared.json"
+LEFT_OUT_FILE = "left_out.csv"
+
+
+class PreparedError(ValueError):
+    """A folder that `mambaxray prepare` did not write, did not finish, or wrote for another purpose."""
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """What a prepared folder says of itself, see `prepare_studies`.
+
+    Raises:
+        FileNotFoundError: there is no card, so the folder was not prepared, or not to the end.
+        PreparedError: the card can't be read.
+    """
+    file = Path(folder) / CARD_FILE
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{file} is absent: {folder} was not made by `mambaxray prepare`, or not to the end (the same command goes "
+            "on)"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise PreparedError(f"{file} is not valid JSON: {error}") from error
+
+
+def load_prepared(folder: str | Path, *, section: str | None = None) -> "datasets.DatasetDict":
+    """The studies that `mambaxray prepare` has written, in the schema of `data/schema.py`.
+
+    The parquet files are converted once to Arrow files in the cache of `datasets`, which are memory-mapped: loading
+    again is immediate, and processes share the memory.
+
+    Args:
+        folder: what `--output` named.
+        section: what the reports are expected to consist of; None takes any.
+
+    Returns:
+        One data set for each split; images are decoded on access.
+
+    Raises:
+        FileNotFoundError: the folder was not prepared, or not to the end, or lacks files.
+        PreparedError: its reports consist of another section.
+    """
+    import datasets
+
+    card = read_card(folder)
+    if section is not None and card["section"] != section:
+        raise PreparedError(
+            f"{folder} was prepared with section {card['section']!r}, not {section!r}: prepare it again with that one"
+        )
+    # `datasets` knows no empty splits.
+    expected = {split: count for split, count in card["counts"].items() if count}
+    files = {split: sorted(map(str, Path(folder).glob(f"{split}-*.parquet"))) for split in expected}
+    absent = [split for split, found in files.items() if not found]
+    if absent:
+        raise FileNotFoundError(f"{folder}: the parquet files of {', '.join(absent)} are absent")
+    loaded = datasets.load_dataset("parquet", data_files=files, features=study_features())
+    counts = {split: len(studies) for split, studies in loaded.items()}
+    if counts != expected:
+        raise PreparedError(f"{folder}: its files hold {counts} studies, but its card says {expected}")
+    return loaded

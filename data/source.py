@@ -1,0 +1,223 @@
+"""What the readers of data sets share: from the studies found in a folder to those a model is trained and tested on.
+
+A reader turns the files of one data set into rows of the schema (`data/schema.py`), images as paths. `finish_source`
+does what is the same for all of them: it chooses and cleans the report, leaves out studies without one and says so,
+counts, and looks for patients who are in two splits.
+"""
+
+import logging
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..processing.report_cleaning import CLEANINGS, clean_report
+from ..processing.report_text import SECTIONS, choose_report
+from .schema import OBSERVATIONS
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+SEEDED_SHARES: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
+"""Shares of a data set whose authors published no list (CXPMRG-Bench for CheXpert Plus)."""
+
+
+class SourceError(ValueError):
+    """A data set's files that do not hold what is expected of them."""
+
+
+class SharedPatientsError(SourceError):
+    """Patients who are in more than one split."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something of the source that is not in the data set, and why.
+
+    Attributes:
+        study_id: the study that it belongs to.
+        item: what is left out: "study", or the path of an image.
+        reason: why, in words.
+    """
+
+    study_id: str
+    item: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The studies of a data set as its files hold them, before any image is read.
+
+    Attributes:
+        name: the data set's name, as in `mambaxray prepare NAME`.
+        studies: rows of the schema whose `images` are paths.
+        left_out: studies that are not among them.
+        section: what `report` consists of, see `processing.report_text.SECTIONS`.
+        cleaning: how `report` was cleaned, see `processing.report_cleaning`; None for not at all.
+        split_source: where the splits come from, in words.
+        published_counts: studies of each split as the papers state them, where they do.
+        shared_patients: how many patients are in more than one split.
+    """
+
+    name: str
+    studies: list[dict[str, Any]]
+    left_out: list[LeftOut]
+    section: str
+    cleaning: str | None
+    split_source: str
+    published_counts: Mapping[str, int] = field(default_factory=dict)
+    shared_patients: int = 0
+
+
+def check_text_options(section: str, cleaning: str | None) -> None:
+    """Refuses an unknown section or cleaning, before any file is read.
+
+    Raises:
+        ValueError: with the names there are.
+    """
+    if section not in SECTIONS:
+        raise ValueError(f"unknown section {section!r}; a model can write {', '.join(SECTIONS)}")
+    if cleaning is not None and cleaning not in CLEANINGS:
+        raise ValueError(f"unknown report cleaning {cleaning!r}; there are {', '.join(CLEANINGS)}, or None")
+
+
+def empty_study(study_id: str, patient_id: str) -> dict[str, Any]:
+    """A row of the schema to fill in; its split is not decided."""
+    text = dict.fromkeys(("findings", "impression", "indication", "comparison", "report", "split"), "")
+    return {
+        "study_id": study_id,
+        "patient_id": patient_id,
+        "images": [],
+        "views": [],
+        **text,
+        "labels": dict.fromkeys(OBSERVATIONS),
+    }
+
+
+def finish_source(
+    name: str,
+    studies: Iterable[dict[str, Any]],
+    *,
+    section: str,
+    cleaning: str | None,
+    split_source: str,
+    left_out: Iterable[LeftOut] = (),
+    published_counts: Mapping[str, int] | None = None,
+    allow_shared_patients: bool = False,
+    seed: int | None = None,
+) -> Source:
+    """Chooses and cleans the reports of studies just read, splits them where the source does not, and checks them.
+
+    Args:
+        name: of the data set.
+        studies: rows; a `report` that is given already is kept as the text to clean.
+        section: what to make reports of.
+        cleaning: style of `clean_report`, or None.
+        split_source: where the splits come from.
+        left_out: what the reader has left out already.
+        published_counts: what the papers state.
+        allow_shared_patients: whether a patient may be in two splits.
+        seed: to split with `split_by_patient`; None when the rows have their split.
+
+    Raises:
+        SourceError: no study is left.
+        SharedPatientsError: a patient is in two splits and that is not allowed.
+    """
+    check_text_options(section, cleaning)
+    kept, missing = [], list(left_out)
+    for study in studies:
+        report = choose_report(study["findings"], study["impression"], section)
+        if not report:
+            missing.append(LeftOut(study["study_id"], "study", f"no {section} in its report"))
+        elif not study["images"]:
+            missing.append(LeftOut(study["study_id"], "study", "no image"))
+        else:
+            kept.append({**study, "report": report if cleaning is None else clean_report(report, cleaning)})
+    if not kept:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in count_reasons(missing).items())
+        raise SourceError(f"{name}: no study can be used ({reasons or 'none was found'})")
+    _require_unique(kept, name)
+    if seed is not None:
+        split_by_patient(kept, SEEDED_SHARES, seed)
+    shared = count_shared_patients(kept)
+    if shared and not allow_shared_patients:
+        raise SharedPatientsError(
+            f"{name}: {shared} patients are in more than one split ({split_source}), so that scores on the test split "
+            "would be too good; allow it knowingly with allow_shared_patients (--allow-shared-patients)"
+        )
+    return Source(name, kept, missing, section, cleaning, split_source, published_counts or {}, shared)
+
+
+def _require_unique(studies: Iterable[Mapping[str, Any]], name: str) -> None:
+    twice = [study_id for study_id, count in Counter(s["study_id"] for s in studies).items() if count > 1]
+    if twice:
+        raise SourceError(f"{name}: {len(twice)} study ids occur more than once: {', '.join(twice[:3])}")
+
+
+def count_reasons(left_out: Iterable[LeftOut]) -> dict[str, int]:
+    """How often each reason occurs, the most frequent first. Reasons that name a file count by what follows it."""
+    return dict(Counter(entry.reason.rpartition(": ")[2] for entry in left_out).most_common())
+
+
+def count_splits(studies: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Studies of each split, in the order of `SPLITS`; splits without any are left out."""
+    counts = Counter(study["split"] for study in studies)
+    return {name: counts[name] for name in SPLITS if counts[name]}
+
+
+def count_shared_patients(studies: Iterable[Mapping[str, Any]]) -> int:
+    """How many patients are in more than one split."""
+    splits = defaultdict(set)
+    for study in studies:
+        splits[study["patient_id"]].add(study["split"])
+    return sum(len(names) > 1 for names in splits.values())
+
+
+def split_by_patient(studies: list[dict[str, Any]], shares: Mapping[str, float], seed: int) -> None:
+    """Gives every study its split, all studies of a patient the same one.
+
+    The last split gets what the rounded-down shares of the others leave: with 0.7, 0.1 and 0.2 of 57,805 studies
+    that is 40,463, 5,780 and 11,562, as CXPMRG-Bench has it for CheXpert Plus. In random order, each patient goes to
+    the first split with room for all their studies, or where none has it to the one with the most room, so the counts
+    are met exactly unless patients are few and have many studies.
+    """
+    by_patient = defaultdict(list)
+    for study in studies:
+        by_patient[study["patient_id"]].append(study)
+    # Sorted first, so that the order in which files were found changes nothing.
+    patients = sorted(by_patient)
+    random.Random(seed).shuffle(patients)
+    *first, last = shares
+    room = {name: int(shares[name] * len(studies)) for name in first}
+    room[last] = len(studies) - sum(room.values())
+    for patient in patients:
+        own = by_patient[patient]
+        split = next((name for name in room if room[name] >= len(own)), max(room, key=room.__getitem__))
+        room[split] -= len(own)
+        for study in own:
+            study["split"] = split
+
+
+def compare_counts(counts: Mapping[str, int], published: Mapping[str, int]) -> str:
+    """Counts by split in words, beside the published ones where there are some."""
+    return ", ".join(
+        f"{name} {counts.get(name, 0):,}"
+        + (f" (published: {published[name]:,})" if name in published and published[name] != counts.get(name, 0) else "")
+        for name in SPLITS
+        if name in counts or name in published
+    )
+
+
+def find_folder(source: str | Path) -> Path:
+    """The source as a folder.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    return folder
