@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
-from .cli_prepare import prepare
 from .cli_convert import convert
+from .cli_prepare import prepare
 from .cli_train import finetune, recipes
 from .console import SAFETY, error_console, failure, quiet_transformers
 
