@@ -89,19 +89,23 @@ def observation_scores(scores: Mapping[str, float], *, uncertain: Uncertain = "n
     ]
 
 
-def write_page(path: str | PathLike, title: str, body: str) -> Path:
-    """Write an HTML document that neither runs nor fetches anything; missing folders are made."""
-    page = (
+def html_document(title: str, body: str) -> str:
+    """An HTML document that neither runs nor fetches anything."""
+    return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
     )
+
+
+def write_page(path: str | PathLike, title: str, body: str) -> Path:
+    """Write an HTML document; missing folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A generated text can hold half a surrogate pair, which UTF-8 can't: show "?" rather than lose the page.
-    path.write_text(page, encoding="utf-8", errors="replace")
+    path.write_text(html_document(title, body), encoding="utf-8", errors="replace")
     return path
 
 

@@ -53,6 +53,10 @@ tbody th .quiet { display: block; font-weight: 400; font-size: .8125rem; line-he
 .scores td:nth-child(2), .scores th:nth-child(2) { font-weight: 650; color: var(--ink); }
 .interval { display: block; font-weight: 400; font-size: .8125rem; color: var(--muted); white-space: nowrap; }
 .wide { overflow-x: auto; }
+.bench { font-size: .875rem; }
+.bench .name { text-align: left; }
+.bench .published { color: var(--muted); }
+.bench .number { white-space: nowrap; }
 .signature { display: block; margin: 1rem 0 2rem; padding: .6rem .8rem; border: 1px solid var(--rule);
   border-radius: .375rem;
   background: var(--card); font: .8125rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__
+from .cli_bench import bench_app
 from .cli_convert import convert
 from .cli_prepare import prepare
 from .cli_train import finetune, recipes
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command()(finetune)
 app.command()(convert)
 app.command()(recipes)
+app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:

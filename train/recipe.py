@@ -181,6 +181,14 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         FileNotFoundError: neither a file nor a name that is known.
         RecipeError: the file is no YAML, or a key or value is not one that the stage has.
     """
+    values = read_recipe(recipe)
+    for override in overrides:
+        _override(values, override)
+    return make_recipe(values)
+
+
+def read_recipe(recipe: str | Path) -> dict[str, Any]:
+    """A recipe's plain data, as its file has it; arguments and errors as for `load_recipe`."""
     name = str(recipe)
     bundled = _recipe_folder() / f"{name}.yaml"
     if Path(name).is_file():
@@ -189,15 +197,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         text = bundled.read_text(encoding="utf-8")
     else:
         raise FileNotFoundError(f"no recipe {name!r}: give a YAML file, or one of {', '.join(list_recipes())}")
-    try:
-        values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{name} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{name} must hold keys and values, not {type(values).__name__}")
-    for override in overrides:
-        _override(values, override)
-    return make_recipe(values)
+    return parse_mapping(text, name)
 
 
 def make_recipe(values: Mapping[str, Any]) -> Recipe:
@@ -209,7 +209,7 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
     stage = values.get("stage")
     if stage not in RECIPE_CLASSES:
         raise RecipeError(f"stage is {stage!r}; it must be one of {', '.join(RECIPE_CLASSES)}")
-    return _build(RECIPE_CLASSES[stage], values, "")
+    return build_section(RECIPE_CLASSES[stage], values, "")
 
 
 def _recipe_folder() -> Any:
@@ -237,6 +237,21 @@ _Loader.add_implicit_resolver(
 )
 
 
+def parse_mapping(text: str, name: str) -> dict[str, Any]:
+    """The keys and values of a YAML text; `name` names it in messages.
+
+    Raises:
+        RecipeError: the text is no YAML, or something else than keys and values.
+    """
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{name} must hold keys and values, not {type(values).__name__}")
+    return values
+
+
 def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
@@ -245,13 +260,22 @@ def _override(values: dict[str, Any], override: str) -> None:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise RecipeError(f"the value of {override!r} is not valid YAML: {error}") from error
+    set_value(values, key, value)
+
+
+def set_value(values: dict[str, Any], key: str, value: Any) -> None:
+    """Replaces one value in plain data; the key's dots lead to it.
+
+    Raises:
+        RecipeError: something on the way has no keys.
+    """
     *path, last = key.split(".")
     for part in path:
         inner = values.get(part)
         if inner is None:
             inner = values[part] = {}
         if not isinstance(inner, dict):
-            raise RecipeError(f"{override!r}: {part} has no keys below it")
+            raise RecipeError(f"{key}={value!r}: {part} has no keys below it")
         values = inner
     values[last] = value
 
@@ -264,7 +288,12 @@ def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], where: str) 
             raise RecipeError(f"unknown key {f'{where}.{key}' if where else key}{hint}")
 
 
-def _build(section: type, values: Any, where: str) -> Any:
+def build_section(section: type, values: Any, where: str) -> Any:
+    """Checks plain data and makes a dataclass of it; `where` names it in messages.
+
+    Raises:
+        RecipeError: a key that the dataclass has not, or needs and does not get, or a value of another type.
+    """
     if not isinstance(values, Mapping):
         raise RecipeError(f"{where} must hold keys and values, got {values!r}")
     types_of = typing.get_type_hints(section)
@@ -282,7 +311,7 @@ def _build(section: type, values: Any, where: str) -> Any:
         key = f"{where}.{name}" if where else name
         kind = types_of[name]
         if dataclasses.is_dataclass(kind):
-            arguments[name] = _build(kind, value, key)
+            arguments[name] = build_section(kind, value, key)
         else:
             arguments[name] = _checked(value, kind, key)
     return section(**arguments)
@@ -309,7 +338,11 @@ __all__ = [
     "GeneratorSection",
     "Recipe",
     "RecipeError",
+    "build_section",
     "list_recipes",
     "load_recipe",
     "make_recipe",
+    "parse_mapping",
+    "read_recipe",
+    "set_value",
 ]

@@ -1,0 +1,90 @@
+"""The commands that run a grid of models and show it as a table: `mambaxray bench`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import error_console, failure, quiet_transformers
+
+bench_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Compare encoders, decoders and data sets in one table (CXPMRG-Bench).",
+)
+
+
+@bench_app.command()
+def run(
+    bench: Annotated[
+        str,
+        typer.Argument(
+            metavar="BENCH",
+            help="A YAML file that says what is compared (docs/benchmark.md describes it), or the name of one that "
+            "comes with the package: phantoms, cxpmrg.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for models, reports and results.")
+    ],
+) -> None:
+    """Train and evaluate every cell of a grid: data set x vision encoder x decoder x variant x checkpoint.
+
+    The same command goes on where an interrupted run stopped. A cell whose data or weights are absent is marked with
+    the reason, and tried again by the next run.
+
+    Example: mambaxray bench run phantoms --output runs/bench
+    """
+    from datasets import disable_progress_bars
+
+    from .train.bench_grid import load_bench
+    from .train.bench_run import run_bench
+
+    quiet_transformers()
+    disable_progress_bars()
+    console = error_console()
+
+    def tell(cell: object, result: object) -> None:
+        if result is None:
+            console.print(f"{cell.title} ...")
+        elif result.state == "done":
+            console.print(f"{cell.title}: done")
+        else:
+            console.print(f"{cell.title}: {result.state}: {result.reason}")
+
+    try:
+        results = run_bench(load_bench(bench), output, progress=tell)
+    except (OSError, TypeError, ValueError) as error:
+        raise failure(error) from error
+    done = sum(result.state == "done" for _, result in results)
+    console.print(f"{done} of {len(results)} cells are done; the table: mambaxray bench table {output}")
+    if any(result.state == "failed" for _, result in results):
+        raise typer.Exit(1)
+
+
+@bench_app.command()
+def table(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder that bench run wrote.", show_default=False)
+    ],
+    form: Annotated[
+        str, typer.Option("--format", "-f", metavar="FORMAT", help="markdown, latex or html.")
+    ] = "markdown",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File for the table. Else it is printed.")
+    ] = None,
+) -> None:
+    """Show the results of a grid, finished or not, with the numbers that the papers print beside them."""
+    from .train.bench_run import read_bench
+    from .train.bench_table import render_table
+
+    try:
+        text = render_table(*read_bench(folder), form)
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(text, encoding="utf-8")
+            return
+    except (OSError, ValueError) as error:
+        raise failure(error) from error
+    typer.echo(text, nl=False)

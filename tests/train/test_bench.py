@@ -1,0 +1,289 @@
+"""CXPMRG-Bench: the grid, its cells, and the table."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from html_page import Page
+from typer.testing import CliRunner
+
+from mambaxray.cli import app
+from mambaxray.train.bench_grid import load_bench, make_bench
+from mambaxray.train.bench_run import CellResult, read_bench, run_bench
+from mambaxray.train.bench_table import render_table
+from mambaxray.train.recipe import RecipeError
+
+VISION = {"model_type": "vision_mamba", "hidden_size": 24, "num_hidden_layers": 1, "image_size": 32, "state_size": 4}
+TEXT = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+TEXT |= {"num_attention_heads": 2, "max_position_embeddings": 256}
+
+
+def tiny(**more):
+    """A bench of one cell that is done in seconds."""
+    return {
+        "recipe": "finetune_phantoms",
+        "set": {
+            "data.options": {"num_studies": 30, "image_size": 32},
+            "model.vision_encoder": VISION,
+            "model.language_model": TEXT,
+            "model.vocab_size": 320,
+            "model.max_report_length": 20,
+            "generation.max_new_tokens": 5,
+            "training.max_steps": 2,
+            "training.per_device_train_batch_size": 4,
+            "training.eval_strategy": "no",
+            "training.save_strategy": "no",
+        },
+        "test": {"max_studies": 3, "batch_size": 2},
+    } | more
+
+
+def grid(**more):
+    return make_bench(tiny(**more))
+
+
+def test_a_cell_is_one_choice_from_each_axis_and_the_last_axis_changes_fastest():
+    cells = grid(dataset={"A": {}, "B": {}}, decoder={"x": {}, "y": {}}).cells()
+    assert [cell.title for cell in cells] == ["A / x", "A / y", "B / x", "B / y"]
+    assert [str(cell.folder) for cell in cells][-1] == "cells/b/y"
+    (only,) = grid().cells()
+    assert only.title == "the only cell"
+
+
+def test_choices_replace_the_benchs_values_and_later_axes_those_of_earlier_ones():
+    (cell,) = grid(
+        vision_encoder={"v": {"set": {"model.vision_encoder": {"model_type": "vit"}, "seed": 1}}},
+        checkpoint={"c": {"set": {"model.vision_encoder": "some/stage2"}}},
+    ).cells()
+    assert cell.recipe.model.vision_encoder == "some/stage2"
+    assert cell.recipe.seed == 1
+    assert cell.recipe.training["max_steps"] == 2
+
+
+def test_the_cells_of_the_bundled_benches_have_recipes():
+    assert len(load_bench("phantoms").cells()) == 6
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"decoders": {}}, "unknown key decoders; did you mean decoder"),
+        ({"decoder": {}}, "decoder must hold choices by name"),
+        ({"decoder": {"x": {"sets": {}}}}, r"unknown key decoder\.x\.sets; did you mean set"),
+        ({"decoder": {"x": {"set": {"model.lora_rank": 1}}}}, "cell x: unknown key model.lora_rank"),
+        ({"decoder": {"x": {"set": {"stage.y": 1}}}}, "stage has no keys below it"),
+        ({"decoder": {"x": {"train": False}}}, "cell x: train: false needs model.checkpoint"),
+        ({"decoder": {"Llama 2": {}, "llama-2": {}}}, "would share cells/llama-2"),
+        ({"processes": 0}, "processes must be positive"),
+        ({"published": "some"}, "published must be own, all or none"),
+        ({"test": {"batch_size": 0}}, r"test\.batch_size must be positive"),
+    ],
+)
+def test_an_error_in_a_bench_is_told_before_anything_runs(more, message):
+    with pytest.raises(RecipeError, match=message):
+        grid(**more).cells()
+
+
+def test_an_unknown_bench_is_told_with_the_known_ones():
+    with pytest.raises(FileNotFoundError, match=r"no bench 'nothing'.*phantoms"):
+        load_bench("nothing")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with a cell that is done, and cells that can't be."""
+    folder = tmp_path_factory.mktemp("bench")
+    bench = grid(
+        dataset={
+            "phantoms": {},
+            "IU X-ray": {"set": {"data.source": "no/such/iu_xray", "data.options": {}}},
+        },
+        vision_encoder={
+            "tiny": {},
+            "absent": {"set": {"model.vision_encoder": str(folder / "no_such_encoder")}},
+            "wrong": {"set": {"model.freeze": ["no_such_part"]}},
+        },
+    )
+    calls = []
+    results = run_bench(bench, folder, progress=lambda cell, result: calls.append((cell.title, result)))
+    return folder, bench, results, calls
+
+
+def test_a_cell_leaves_its_scores_time_and_number_of_trained_parameters(finished):
+    _, _, results, _ = finished
+    cell, result = results[0]
+    assert cell.title == "phantoms / tiny"
+    assert result.state == "done"
+    assert result.studies == 3
+    assert result.minutes > 0
+    assert result.trained_parameters > 1000
+    assert 0 <= result.scores["F1_macro_14_uncertain-negative"] <= 1
+
+
+def test_cells_that_lack_data_or_weights_or_fail_say_why_and_stop_no_other(finished):
+    _, _, results, _ = finished
+    told = {cell.title: (result.state, result.reason) for cell, result in results[1:]}
+    assert told["phantoms / absent"][0] == "lacking"
+    assert "no_such_encoder" in told["phantoms / absent"][1]
+    assert told["phantoms / wrong"][0] == "failed"
+    assert "no_such_part" in told["phantoms / wrong"][1]
+    assert {state for title, (state, _) in told.items() if title.startswith("IU")} == {"lacking"}
+    assert "no/such/iu_xray" in told["IU X-ray / tiny"][1]
+
+
+def test_a_second_run_tries_only_what_is_not_done(finished):
+    folder, bench, results, calls = finished
+    before = {path: path.stat().st_mtime_ns for path in (folder / "cells/phantoms/tiny").rglob("*")}
+    again = []
+    assert run_bench(bench, folder, progress=lambda c, r: again.append((c.title, r))) == results
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert ("phantoms / tiny", None) in calls
+    assert ("phantoms / tiny", None) not in again
+    assert ("phantoms / absent", None) in again
+
+
+def test_an_interrupted_cell_goes_on_from_its_trained_model(finished, tmp_path):
+    folder, bench, results, _ = finished
+    copy = tmp_path / "bench"
+    subprocess.run(["cp", "-r", folder, copy], check=True)
+    cell = copy / "cells/phantoms/tiny"
+    (cell / "result.json").unlink()
+    lines = (cell / "predictions.jsonl").read_text().splitlines(keepends=True)
+    weights = (cell / "run/model/model.safetensors").stat().st_mtime_ns
+    (cell / "predictions.jsonl").write_text(lines[0])
+    # Its path is part of what the predictions say about their model.
+    lines[0] = lines[0].replace(str(folder), str(copy))
+    (cell / "predictions.jsonl").write_text(lines[0])
+    assert run_bench(bench, copy)[0][1].scores == results[0][1].scores
+    assert (cell / "run/model/model.safetensors").stat().st_mtime_ns == weights
+    assert (cell / "predictions.jsonl").read_text().startswith(lines[0])
+
+
+def test_a_checkpoint_is_evaluated_as_it_is(finished, tmp_path):
+    folder, _, results, _ = finished
+    model = {"model.checkpoint": str(folder / "cells/phantoms/tiny/run/model")}
+    model |= {"model.vision_encoder": None, "model.language_model": None}
+    bench = grid(variant={"ready": {"set": model, "train": False}})
+    ((_, result),) = run_bench(bench, tmp_path / "bench")
+    assert result.state == "done", result.reason
+    assert result.scores == results[0][1].scores
+    assert result.trained_parameters is None
+    assert not (tmp_path / "bench/cells/ready/run").exists()
+
+
+def test_the_folder_tells_the_bench_and_its_results(finished, tmp_path):
+    folder, bench, results, _ = finished
+    assert read_bench(folder) == (bench, results)
+    with pytest.raises(FileNotFoundError, match="holds no bench"):
+        read_bench(tmp_path)
+
+
+def outcome(**more):
+    scores = {"Bleu_4": 0.1234, "CIDEr": 0.5} | {
+        f"{name}_macro_14_uncertain-negative": 0.25 for name in ("precision", "recall", "F1")
+    }
+    return CellResult("done", scores=scores, signature="nrefs:1", minutes=12.5, trained_parameters=57_310_000, **more)
+
+
+def example(published="own"):
+    bench = grid(
+        description="A & B_1",
+        published=published,
+        dataset={"CheXpert Plus": {}},
+        vision_encoder={"Swin": {}, "ViT|x": {}},
+        decoder={"Llama": {}},
+    )
+    return bench, list(zip(bench.cells(), [outcome(), CellResult("lacking", "no\nweights")], strict=True))
+
+
+def rows_of(markdown):
+    table = [line for line in markdown.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table]
+
+
+def test_the_markdown_table_has_the_papers_columns_and_own_rows_beside_ours():
+    rows = rows_of(render_table(*example(), "markdown"))
+    assert rows[0][4:13] == ["B4", "R", "M", "C", "P", "R", "F1", "min", "M par."]
+    assert rows[2][:4] == ["CheXpert Plus", "this run", "Swin", "Llama"]
+    assert rows[2][4:13] == ["0.123", "–", "–", "0.500", "0.250", "0.250", "0.250", "12.50", "57.31"]
+    assert rows[3][2] == "ViT\\|x"
+    assert rows[3][-1] == "lacking: no weights"
+    assert rows[3][4:13] == ["–"] * 9
+    published = {row[1]: row for row in rows[4:]}
+    assert published["MambaXray-VL-L"][2:] == [
+        *("MambaXray-VL", "Llama2", "0.112", "0.276", "0.157", "0.139", "0.377", "0.319", "0.335", "55.18", "202.32"),
+        "MambaXray-VL, table 1",
+    ]
+    # One line of three tables.
+    assert published["EMRRG"][4:] == [
+        *("0.104", "0.273", "0.152", "0.167", "0.341", "0.273", "0.272", "26.84", "1.32", "EMRRG, table 1, 3, 4"),
+    ]
+
+
+def test_all_or_no_published_rows_can_be_asked_for():
+    counts = [len(rows_of(render_table(*example(which), "markdown"))) for which in ("none", "own", "all")]
+    assert counts[0] == 4
+    assert counts[1] == 4 + 5
+    assert counts[2] > 50
+
+
+def test_the_latex_table_is_escaped_and_balanced():
+    text = render_table(*example(), "latex")
+    assert r"A \& B\_1" in text
+    assert r"ViT\textbar{}x" in text
+    for kind in ("table", "tabular"):
+        assert text.count(rf"\begin{{{kind}}}") == text.count(rf"\end{{{kind}}}") == 1
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.replace(r"\&", "").count("&") for line in lines} == {13}
+
+
+def test_the_html_table_fetches_nothing_and_tells_ours_from_theirs():
+    shown = Page(render_table(*example(), "html"))
+    assert len(shown.all("tr", **{"class": "own"})) == 2
+    assert len(shown.all("tr", **{"class": "published"})) == 5
+    assert not shown.all("script")
+    assert {"0.123", "EMRRG, table 1, 3, 4", "Scored as: nrefs:1"} <= set(shown.text)
+
+
+def test_an_unknown_format_is_refused():
+    with pytest.raises(ValueError, match="'pdf': must be one of markdown, latex, html"):
+        render_table(*example(), "pdf")
+
+
+def test_the_command_prints_and_writes_the_table(finished, tmp_path):
+    folder, *_ = finished
+    runner = CliRunner()
+    printed = runner.invoke(app, ["bench", "table", str(folder)])
+    assert printed.exit_code == 0, printed.output
+    assert "| phantoms |" in printed.stdout
+    file = tmp_path / "new" / "table.html"
+    written = runner.invoke(app, ["bench", "table", str(folder), "--format", "html", "--output", str(file)])
+    assert written.exit_code == 0, written.output
+    assert Page(file.read_text(encoding="utf-8")).all("table")
+    absent = runner.invoke(app, ["bench", "table", str(tmp_path)])
+    assert absent.exit_code == 2
+    assert "holds no bench" in absent.stderr
+
+
+@pytest.mark.slow
+def test_a_phantom_grid_of_three_encoders_and_two_decoders_takes_less_than_three_minutes(tmp_path):
+    started = time.perf_counter()
+    program = Path(sys.executable).with_name("mambaxray")
+    ran = subprocess.run(
+        [program, "bench", "run", "phantoms", "--output", tmp_path],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = time.perf_counter() - started
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "6 of 6 cells are done" in ran.stderr
+    assert seconds < 180
+    assert len(list(tmp_path.rglob("result.json"))) == 12, "one of each run and one of each cell"
+    for file in tmp_path.glob("cells/*/*/*/result.json"):
+        assert json.loads(file.read_text())["result"]["studies"] == 16

@@ -1,0 +1,189 @@
+"""The grid of a benchmark: which cells there are, and the recipe of each.
+
+A bench file names a base recipe and, on up to five axes, choices that replace values of it. A cell is one choice from
+each axis. What a bench file says is described at `Bench`; `benches/` holds some.
+"""
+
+import copy
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from .recipe import FinetuneRecipe, RecipeError, build_section, make_recipe, parse_mapping, read_recipe, set_value
+
+AXES: tuple[str, ...] = ("dataset", "vision_encoder", "decoder", "variant", "checkpoint")
+"""The axes of CXPMRG-Bench, in the order in which their choices replace values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One choice on an axis.
+
+    Attributes:
+        set: values that replace those of the recipe, the keys with dots: `model.vision_encoder: path/or/hub-id`.
+        recipe: another recipe to start from, by name or file.
+        train: false to evaluate the recipe's `model.checkpoint` as it is.
+    """
+
+    set: dict[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+    train: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSection:
+    """How the test split is evaluated.
+
+    Attributes:
+        max_studies: at most so many test studies, the first ones; all when null.
+        batch_size: studies per process and step.
+        num_workers: processes that read images ahead, per process.
+    """
+
+    max_studies: int | None = None
+    batch_size: int = 8
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_studies", "batch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise RecipeError(f"test.{name} must be positive, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What a bench file says.
+
+    Attributes:
+        recipe: the recipe that all cells start from, by name or file; of the stage `finetune`.
+        description: what is compared, in words.
+        set: values that replace those of the recipe in all cells.
+        processes: how many processes train and evaluate a cell together: one per GPU.
+        published: which of the papers' rows stand beside ours: `own` (each paper's own system), `all` or `none`. A data
+            set's choice is called as in the papers ("CheXpert Plus", "MIMIC-CXR", "IU X-ray") to have such rows.
+        test: how the test split is evaluated.
+        dataset: choices of the first axis, by name; and so on for the other axes.
+    """
+
+    recipe: str
+    description: str = ""
+    set: dict[str, Any] = field(default_factory=dict)
+    processes: int = 1
+    published: str = "own"
+    test: TestSection = field(default_factory=TestSection)
+    dataset: dict[str, Choice] = field(default_factory=dict)
+    vision_encoder: dict[str, Choice] = field(default_factory=dict)
+    decoder: dict[str, Choice] = field(default_factory=dict)
+    variant: dict[str, Choice] = field(default_factory=dict)
+    checkpoint: dict[str, Choice] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise RecipeError(f"processes must be positive, got {self.processes}")
+        if self.published not in ("own", "all", "none"):
+            raise RecipeError(f"published must be own, all or none, got {self.published!r}")
+
+    def cells(self) -> list["Cell"]:
+        """All cells, the last axis changing fastest.
+
+        Raises:
+            RecipeError: a choice sets what its recipe has not, or two cells would share a folder.
+            FileNotFoundError: a recipe that does not exist.
+        """
+        axes = [getattr(self, axis) or {"": Choice()} for axis in AXES]
+        cells = [self._cell(dict(zip(AXES, names, strict=True))) for names in itertools.product(*axes)]
+        folders = [cell.folder for cell in cells]
+        if twice := {str(folder) for folder in folders if folders.count(folder) > 1}:
+            raise RecipeError(f"names of choices differ in signs only, so cells would share {', '.join(sorted(twice))}")
+        return cells
+
+    def _cell(self, names: dict[str, str]) -> "Cell":
+        choices = [getattr(self, axis)[name] for axis, name in names.items() if name]
+        recipes = [choice.recipe for choice in choices if choice.recipe is not None]
+        values = copy.deepcopy(read_recipe(recipes[-1] if recipes else self.recipe))
+        for replaced in (self.set, *(choice.set for choice in choices)):
+            for key, value in replaced.items():
+                set_value(values, key, copy.deepcopy(value))
+        where = ", ".join(name for name in names.values() if name)
+        try:
+            recipe = make_recipe(values)
+        except RecipeError as error:
+            raise RecipeError(f"cell {where}: {error}") from error
+        if not isinstance(recipe, FinetuneRecipe):
+            raise RecipeError(f"cell {where}: its recipe is of the stage {recipe.stage}, but a cell writes reports")
+        train = next((choice.train for choice in reversed(choices) if choice.train is not None), True)
+        if not train and recipe.model.checkpoint is None:
+            raise RecipeError(f"cell {where}: train: false needs model.checkpoint, the model to evaluate")
+        return Cell(names, recipe, train)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the grid: a choice from each axis, and what follows from them.
+
+    Attributes:
+        names: the choice's name for each of `AXES`, empty where the bench does not have the axis.
+        recipe: what is trained on what.
+        train: whether it is trained, or evaluated as it is.
+    """
+
+    names: Mapping[str, str]
+    recipe: FinetuneRecipe
+    train: bool
+
+    @property
+    def title(self) -> str:
+        """The cell in a few words."""
+        return " / ".join(name for name in self.names.values() if name) or "the only cell"
+
+    @property
+    def folder(self) -> Path:
+        """Where the cell lies within the bench's folder."""
+        return Path("cells", *([_slug(name) for name in self.names.values() if name] or ["cell"]))
+
+
+def load_bench(bench: str | Path) -> Bench:
+    """Reads and checks a bench file.
+
+    Args:
+        bench: name of a bench that comes with the package, or path of a YAML file.
+
+    Raises:
+        FileNotFoundError: neither a file nor a name that is known.
+        RecipeError: the file is no YAML, or a key or value is not one that a bench has.
+    """
+    name = str(bench)
+    bundled = files(__package__) / "benches" / f"{name}.yaml"
+    if Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+    elif "/" not in name and bundled.is_file():
+        text = bundled.read_text(encoding="utf-8")
+    else:
+        known = sorted(file.name.removesuffix(".yaml") for file in (files(__package__) / "benches").iterdir())
+        raise FileNotFoundError(f"no bench {name!r}: give a YAML file, or one of {', '.join(known)}")
+    return make_bench(parse_mapping(text, name))
+
+
+def make_bench(values: Mapping[str, Any]) -> Bench:
+    """Checks plain data and makes a bench of it; errors as for `load_bench`."""
+    values = dict(values)
+    for axis in AXES:
+        if axis in values:
+            if not isinstance(values[axis], Mapping) or not values[axis]:
+                raise RecipeError(f"{axis} must hold choices by name, got {values[axis]!r}")
+            values[axis] = {
+                str(name): build_section(Choice, choice or {}, f"{axis}.{name}")
+                for name, choice in values[axis].items()
+            }
+    return build_section(Bench, values, "")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "cell"
+
+
+__all__ = ["AXES", "Bench", "Cell", "Choice", "TestSection", "load_bench", "make_bench"]

@@ -1,0 +1,225 @@
+"""Run the cells of a benchmark: train, write the test split's reports, score them; each once, and resumable.
+
+A cell that is interrupted goes on where it was; one that lacks data or weights, or fails, says why and leaves the
+others alone, and is tried again by the next run.
+"""
+
+import gc
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import PartialState
+from transformers import AutoConfig
+
+from ..data.studies import load_studies
+from ..evaluation.clinical import label_scores
+from ..evaluation.evaluate_model import generate_predictions
+from ..evaluation.labeler import CheXpertStyleLabeler
+from ..evaluation.predictions import read_predictions
+from .bench_grid import Bench, Cell, make_bench
+from .finetune import make_generator
+from .processes import run_in_processes
+from .recipe import FinetuneRecipe
+from .run import read_result, run_recipe
+from .run_folder import write_text
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+BENCH_FILE = "bench.json"
+_RESULT_FILE, _PREDICTIONS_FILE = "result.json", "predictions.jsonl"
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What became of a cell.
+
+    Attributes:
+        state: `done`; `lacking` (data or weights are absent); `failed`; `open` (not run yet).
+        reason: why it is lacking or failed.
+        scores: names and values of `evaluate_reports`.
+        signature: what exactly was scored.
+        studies: number of test studies.
+        minutes: time to write the reports of the test split, summed over interruptions.
+        trained_parameters: number of parameters that were trained; None for a model that was taken as it is.
+        training_minutes: time of training in the process that finished it; None likewise.
+        page: the cell's evaluation page, relative to the bench's folder.
+    """
+
+    state: str
+    reason: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    signature: str = ""
+    studies: int = 0
+    minutes: float | None = None
+    trained_parameters: int | None = None
+    training_minutes: float | None = None
+    page: str = ""
+
+
+def run_bench(
+    bench: Bench, output: str | Path, *, progress: Callable[[Cell, CellResult | None], None] | None = None
+) -> list[tuple[Cell, CellResult]]:
+    """Runs the cells that are not done yet, one after another.
+
+    Args:
+        bench: what `load_bench` returns.
+        output: folder for everything; each cell has one below it with its run, predictions, result and page. A bench
+            that has grown can go on in the folder of its smaller self.
+        progress: called before each cell with None, and after it with its result.
+
+    Returns:
+        All cells with what became of them.
+
+    Raises:
+        RecipeError: a choice sets what its recipe has not.
+        FileNotFoundError: a recipe that does not exist.
+    """
+    cells = bench.cells()
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / BENCH_FILE, json.dumps(asdict(bench), indent=1))
+    results = []
+    for cell in cells:
+        result = _read(output, cell, bench)
+        if result.state != "done":
+            if progress is not None:
+                progress(cell, None)
+            result = _attempt(cell, bench, output)
+            _write(output, cell, bench, result)
+        if progress is not None:
+            progress(cell, result)
+        results.append((cell, result))
+    return results
+
+
+def read_bench(output: str | Path) -> tuple[Bench, list[tuple[Cell, CellResult]]]:
+    """A bench and what has become of its cells so far, from its folder.
+
+    Raises:
+        FileNotFoundError: no bench has run in this folder.
+    """
+    file = Path(output) / BENCH_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{output} holds no bench; start one with: mambaxray bench run BENCH.yaml")
+    bench = make_bench({name: value for name, value in json.loads(file.read_text(encoding="utf-8")).items() if value})
+    return bench, [(cell, _read(Path(output), cell, bench)) for cell in bench.cells()]
+
+
+def _attempt(cell: Cell, bench: Bench, output: Path) -> CellResult:
+    try:
+        return _run(cell, bench, output)
+    except OSError as error:
+        # Absent files, and what the Hub's client raises for absent models and without a network.
+        return CellResult("lacking", _line(error))
+    # A cell that fails, for want of memory perhaps, must not take the others with it.
+    except Exception as error:
+        _logger.warning("%s failed", cell.title, exc_info=True)
+        return CellResult("failed", _line(error))
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
+    folder = output / cell.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = _studies(cell.recipe)
+    _require_weights(cell.recipe)
+    test = splits["test"]
+    if bench.test.max_studies is not None:
+        test = test.select(range(min(bench.test.max_studies, len(test))))
+    trained = None
+    if cell.train:
+        run_in_processes(_train, (cell.recipe, folder / "run"), bench.processes)
+        trained = read_result(folder / "run")
+    run_in_processes(_predict, (cell, test, folder, bench), bench.processes)
+    predictions = read_predictions(folder / _PREDICTIONS_FILE)
+    labeler = CheXpertStyleLabeler()
+    scores = label_scores(labeler.batch(p.reference for p in predictions), labeler.batch(p.report for p in predictions))
+    return CellResult(
+        "done",
+        scores=scores,
+        studies=len(predictions),
+        minutes=sum(p.seconds for p in predictions) / 60,
+        trained_parameters=None if trained is None else trained.trained_parameters,
+        training_minutes=None if trained is None else trained.seconds / 60,
+    )
+
+
+def _studies(recipe: FinetuneRecipe) -> "Mapping[str, Dataset]":
+    if recipe.data.source is None:
+        raise FileNotFoundError("no data.source is given")
+    splits = load_studies(recipe.data.source, **recipe.data.options)
+    if not len(splits.get("test", ())):
+        raise FileNotFoundError(f"{recipe.data.source} has no test studies")
+    return splits
+
+
+def _require_weights(recipe: FinetuneRecipe) -> None:
+    """Asks for the configurations of pre-trained parts, which is cheap, before any of them is loaded."""
+    model = recipe.model
+    for name in (model.checkpoint, model.vision_encoder, model.language_model):
+        if isinstance(name, str):
+            AutoConfig.from_pretrained(name)
+
+
+def _train(recipe: FinetuneRecipe, folder: Path) -> None:
+    run_recipe(recipe, folder)
+
+
+def _predict(cell: Cell, test: "Dataset", folder: Path, bench: Bench) -> None:
+    section = cell.recipe.model
+    if cell.train:
+        section = type(section)(checkpoint=str(folder / "run" / "model"))
+    model, processor = make_generator(section, ())
+    model.generation_config.update(**cell.recipe.generation)
+    # A quantized model is where it was loaded.
+    if getattr(model, "hf_device_map", None) is None:
+        model.to(PartialState(cpu=not torch.accelerator.is_available()).device)
+    generate_predictions(
+        model,
+        processor,
+        test,
+        output=folder / _PREDICTIONS_FILE,
+        resume=True,
+        batch_size=bench.test.batch_size,
+        num_workers=bench.test.num_workers,
+        **cell.recipe.generation,
+    )
+
+
+def _read(output: Path, cell: Cell, bench: Bench) -> CellResult:
+    file = output / cell.folder / _RESULT_FILE
+    if not file.is_file():
+        return CellResult("open")
+    values = json.loads(file.read_text(encoding="utf-8"))
+    return CellResult(**values["result"]) if values["settings"] == _settings(cell, bench) else CellResult("open")
+
+
+def _write(output: Path, cell: Cell, bench: Bench, result: CellResult) -> None:
+    folder = output / cell.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"settings": _settings(cell, bench), "result": asdict(result)}
+    write_text(folder / _RESULT_FILE, json.dumps(values, indent=1))
+
+
+def _settings(cell: Cell, bench: Bench) -> dict[str, Any]:
+    """What a result is the result of."""
+    return {"recipe": cell.recipe.to_dict(), "train": cell.train, "max_studies": bench.test.max_studies}
+
+
+def _line(error: Exception) -> str:
+    """An error in one line; that of another process stands at the end of its traceback."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1] if isinstance(error, torch.multiprocessing.ProcessRaisedException) else lines[0]
+
+
+__all__ = ["BENCH_FILE", "CellResult", "read_bench", "run_bench"]

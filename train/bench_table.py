@@ -1,0 +1,174 @@
+"""The table of a benchmark, with the columns of CXPMRG-Bench's tables and the papers' rows beside ours."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal, get_args
+
+from ..evaluation.page_parts import footer, header, html_document
+from ..evaluation.published import PublishedRow, load_published
+from .bench_grid import Bench, Cell
+from .bench_run import CellResult
+
+TableFormat = Literal["markdown", "latex", "html"]
+
+_CLINICAL = "macro_14_uncertain-negative"
+"""The averaging that the papers' clinical scores come closest to: their F1 is no harmonic mean of P and R."""
+_NUMBERS = ("B4", "R", "M", "C", "P", "R", "F1", "min", "M par.")
+_SCORES = ("Bleu_4", "ROUGE_L", "METEOR", "CIDEr")
+_NOTES = (
+    "B4, R, M, C: BLEU-4, ROUGE-L, METEOR, CIDEr. P, R, F1: clinical precision, recall, F1. min: minutes to write the "
+    "reports of the test split. M par.: millions of trained parameters.",
+    f"P, R, F1 of our rows are {_CLINICAL} of this package's CheXpertStyleLabeler; the papers' come from other "
+    "labelers and can't be compared with them. Minutes depend on the machine.",
+    "Rows with a source are printed in the paper; they were not measured here.",
+)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One line of the table: names, numbers (None: not known), and what is to be said about it."""
+
+    dataset: str
+    method: str
+    encoder: str
+    decoder: str
+    numbers: tuple[float | None, ...]
+    remark: str
+    is_published: bool
+
+
+def bench_rows(bench: Bench, results: Sequence[tuple[Cell, CellResult]]) -> list[TableRow]:
+    """Our rows and the papers', data set by data set, ours first."""
+    rows = []
+    for dataset in dict.fromkeys(cell.names["dataset"] for cell, _ in results):
+        rows += [_own(cell, result) for cell, result in results if cell.names["dataset"] == dataset]
+        rows += [_published(dataset, group) for group in _published_groups(dataset, bench.published)]
+    return rows
+
+
+def render_table(bench: Bench, results: Sequence[tuple[Cell, CellResult]], form: TableFormat) -> str:
+    """The table as text of that format, with notes on what the columns mean.
+
+    Raises:
+        ValueError: an unknown format.
+    """
+    if form not in get_args(TableFormat):
+        raise ValueError(f"format {form!r}: must be one of {', '.join(get_args(TableFormat))}")
+    rows = bench_rows(bench, results)
+    signatures = list(dict.fromkeys(result.signature for _, result in results if result.signature))
+    notes = [*_NOTES, *(f"Scored as: {signature}" for signature in signatures)]
+    render = {"markdown": _markdown, "latex": _latex, "html": _html}[form]
+    return render(bench.description or "Benchmark", rows, notes)
+
+
+def _own(cell: Cell, result: CellResult) -> TableRow:
+    names = cell.names
+    parameters = None if result.trained_parameters is None else result.trained_parameters / 1e6
+    clinical = (result.scores.get(f"{name}_{_CLINICAL}") for name in ("precision", "recall", "F1"))
+    remark = {"done": "", "open": "not run yet"}.get(result.state, f"{result.state}: {result.reason}")
+    return TableRow(
+        dataset=names["dataset"],
+        method=", ".join(names[axis] for axis in ("variant", "checkpoint") if names[axis]) or "this run",
+        encoder=names["vision_encoder"],
+        decoder=names["decoder"],
+        numbers=(*(result.scores.get(name) for name in _SCORES), *clinical, result.minutes, parameters),
+        remark=remark,
+        is_published=False,
+    )
+
+
+def _published_groups(dataset: str, which: str) -> Iterator[list[PublishedRow]]:
+    """The rows of a data set that the bench asks for, those of one method in one paper together."""
+    groups: dict[tuple[str, str], list[PublishedRow]] = {}
+    for row in load_published():
+        if row.dataset == dataset and row.venue and (which == "all" or (which == "own" and row.is_own)):
+            groups.setdefault((row.paper, row.method), []).append(row)
+    yield from groups.values()
+
+
+def _published(dataset: str, group: Sequence[PublishedRow]) -> TableRow:
+    scores: dict[str, float] = {}
+    for row in group:
+        scores |= row.scores
+    tables = ", ".join(dict.fromkeys(row.table for row in group))
+    wanted = (*_SCORES, "precision", "recall", "F1", "minutes", "trained_parameters_millions")
+    return TableRow(
+        dataset=dataset,
+        method=group[0].method,
+        encoder=next((row.encoder for row in group if row.encoder), ""),
+        decoder=next((row.decoder for row in group if row.decoder), ""),
+        numbers=tuple(scores.get(name) for name in wanted),
+        remark=f"{group[0].paper}, table {tables}",
+        is_published=True,
+    )
+
+
+def _cells(row: TableRow) -> list[str]:
+    return [row.dataset, row.method, row.encoder, row.decoder, *map(_number, row.numbers, _NUMBERS), row.remark]
+
+
+def _number(value: float | None, column: str) -> str:
+    if value is None:
+        return "–"
+    if column in ("min", "M par."):
+        return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+    return f"{value:.3f}"
+
+
+_HEADS = ("data set", "method", "encoder", "decoder", *_NUMBERS, "source or remark")
+
+
+def _markdown(title: str, rows: Sequence[TableRow], notes: Sequence[str]) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    rule = ["---"] * 4 + ["---:"] * len(_NUMBERS) + ["---"]
+    lines = [f"# {title}", "", line(_HEADS), line(rule), *(line(_cells(row)) for row in rows), ""]
+    return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
+
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "’": "'"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "},
+}
+
+
+def _latex(title: str, rows: Sequence[TableRow], notes: Sequence[str]) -> str:
+    def text(value: str) -> str:
+        return "".join(_LATEX.get(sign, sign) for sign in value)
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(map(text, cells)) + r" \\"
+
+    lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{text(title)}}}"]
+    lines += [rf"\begin{{tabular}}{{llll{'r' * len(_NUMBERS)}l}}", r"\toprule", line(_HEADS)]
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        lines.append(r"\midrule")
+        lines += [line(_cells(row)) for row in rows if row.dataset == dataset]
+    lines += [r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {text(note)}" for note in notes)]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _html(title: str, rows: Sequence[TableRow], notes: Sequence[str]) -> str:
+    def cells(tag: str, values: Sequence[str]) -> str:
+        names = len(_HEADS) - len(_NUMBERS) - 1
+        kinds = ["name"] * names + ["number"] * len(_NUMBERS) + ["name"]
+        return "".join(
+            f'<{tag} class="{kind}">{escape(value)}</{tag}>' for kind, value in zip(kinds, values, strict=True)
+        )
+
+    lines = "".join(
+        f'<tr class="{"published" if row.is_published else "own"}">{cells("td", _cells(row))}</tr>' for row in rows
+    )
+    body = (
+        header(title, "Our runs, and below them what the papers print.", {})
+        + f'<main><section><div class="wide"><table class="bench"><thead><tr>{cells("th", _HEADS)}</tr></thead>'
+        + f"<tbody>{lines}</tbody></table></div></section></main>"
+        + footer(notes)
+    )
+    return html_document(title, body)
+
+
+__all__ = ["TableFormat", "TableRow", "bench_rows", "render_table"]
