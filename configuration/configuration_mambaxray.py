@@ -72,6 +72,11 @@ class MambaXrayConfig(PreTrainedConfig):
         num_visual_tokens: length of the vision encoder's output for one image; derived for the vision Mamba, the
             ViT family and Swin, and needed for others.
         projector_layer_norm_eps: epsilon of the layer norm after the projection.
+        language_model_source: where the language model's weights are when they were left out of a saved model: a
+            folder or a Hub name. Written by `save_pretrained`, as are the next two.
+        language_model_revision: commit, branch or tag on the Hub.
+        language_model_fingerprint: digest of some of these weights' values, by which another model is told;
+            none when it was quantized.
 
     Raises:
         TypeError: a sub-configuration is neither a configuration nor a dict.
@@ -90,6 +95,9 @@ class MambaXrayConfig(PreTrainedConfig):
         image_token_id: int = 32000,
         num_visual_tokens: int | None = None,
         projector_layer_norm_eps: float = 1e-5,
+        language_model_source: str | None = None,
+        language_model_revision: str | None = None,
+        language_model_fingerprint: str | None = None,
         **kwargs: Any,
     ):
         self.vision_config = as_config(vision_config, VisionMambaConfig)
@@ -97,6 +105,9 @@ class MambaXrayConfig(PreTrainedConfig):
         self.image_token_id = image_token_id
         self.num_visual_tokens = num_visual_tokens
         self.projector_layer_norm_eps = projector_layer_norm_eps
+        self.language_model_source = language_model_source
+        self.language_model_revision = language_model_revision
+        self.language_model_fingerprint = language_model_fingerprint
         if not isinstance(image_token_id, int) or image_token_id < 0:
             raise ValueError(f"image_token_id must be a non-negative integer, got {image_token_id!r}")
         if self.num_image_tokens < 1:

@@ -5,6 +5,7 @@ says so in its configuration's `num_image_tokens`), and the decoder's layers.
 """
 
 import inspect
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
+from .separate_language_model import LanguageModelReference, SeparateLanguageModelMixin
 from .vision_encoder import encode_views, load_vision_encoder
 
 
@@ -71,11 +73,14 @@ class MambaXrayPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
 
 
-class MambaXrayForConditionalGeneration(MambaXrayPreTrainedModel, GenerationMixin):
+class MambaXrayForConditionalGeneration(SeparateLanguageModelMixin, MambaXrayPreTrainedModel, GenerationMixin):
     """Writes a report for a study of one or several chest X-ray views.
 
     Any `AutoModel` vision encoder and any attention-based `AutoModelForCausalLM` decoder fit, so MambaXray-VL
     (vision Mamba + Llama-2) and R2GenGPT (Swin + Llama-2) are configurations of this class.
+
+    A pre-trained language model that is frozen is not saved with the model, which then refers to where it came from
+    (`separate_language_model.py`).
 
     Source: CXPMRG-Bench (MambaXray-VL), stage 3.
     """
@@ -133,6 +138,10 @@ class MambaXrayForConditionalGeneration(MambaXrayPreTrainedModel, GenerationMixi
             module.to_empty(device=decoder.device)
             model._init_weights(module)
         model.generation_config = GenerationConfig.from_dict(decoder.generation_config.to_dict())
+        if isinstance(language_model, str | os.PathLike):
+            model.language_model_reference = LanguageModelReference.of(
+                decoder, str(language_model), (text_kwargs or {}).get("revision")
+            )
         return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:

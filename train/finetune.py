@@ -165,6 +165,8 @@ def freeze(model: PreTrainedModel, parts: Sequence[str]) -> None:
         if name not in children:
             raise RecipeError(f"model.freeze names {name!r}; the model's parts are {', '.join(children)}")
         children[name].requires_grad_(False)
+    if "language_model" in parts:
+        model.freeze_language_model()
 
 
 def _add_lora(model: PreTrainedModel, section: GeneratorSection, base: Path) -> Any:

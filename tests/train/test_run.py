@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mambaxray import load_recipe, run_recipe
@@ -111,6 +113,39 @@ def test_a_frozen_language_model_is_left_as_it_was(tmp_path, finished):
     changed = {name.split(".")[0] for name, weight in after.items() if not torch.equal(weight, before[name])}
     assert changed == {"vision_encoder", "projector", "layer_norm"}
     assert result.trained_parameters < result.total_parameters
+
+
+@pytest.fixture(scope="module")
+def pretrained(finished, tmp_path_factory):
+    """A language model and a vision encoder in folders of their own, as they come from the Hub."""
+    folder, _ = finished
+    parts = tmp_path_factory.mktemp("parts")
+    model = AutoModelForImageTextToText.from_pretrained(folder / "model")
+    model.vision_encoder.save_pretrained(parts / "vision")
+    model.language_model.save_pretrained(parts / "language")
+    AutoProcessor.from_pretrained(folder / "model").tokenizer.save_pretrained(parts / "language")
+    return [f"model.vision_encoder={parts / 'vision'}", f"model.language_model={parts / 'language'}"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_pretrained_frozen_language_model_is_saved_only_when_the_recipe_says_so(tmp_path, pretrained, whole):
+    recipe = tiny_recipe(
+        *pretrained,
+        "training.max_steps=2",
+        "model.freeze=[language_model]",
+        f"model.save_language_model={str(whole).lower()}",
+    )
+    result = run_recipe(recipe, tmp_path)
+    names = {name.split(".")[0] for name in load_file(result.model_dir / "model.safetensors")}
+    assert ("language_model" in names) == whole
+    assert AutoModelForImageTextToText.from_pretrained(result.model_dir).num_parameters() == result.total_parameters
+
+
+def test_quantization_without_its_package_says_what_to_install(tmp_path, pretrained):
+    if find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed")
+    with pytest.raises(RecipeError, match="pip install bitsandbytes"):
+        run_recipe(tiny_recipe(*pretrained, "model.quantization=4bit"), tmp_path)
 
 
 def test_lora_by_recipe_loads_again(tmp_path):
