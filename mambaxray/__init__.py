@@ -47,6 +47,8 @@ _PUBLIC = {
     "make_phantoms": "data.phantom",
     "compute_retrieval_metrics": "evaluation.retrieval",
     "CheXpertStyleLabeler": "evaluation.labeler",
+    "generate_predictions": "evaluation.evaluate_model",
+    "write_evaluation_page": "evaluation.evaluation_page",
 }
 __all__ = ["__version__", *_PUBLIC]
 

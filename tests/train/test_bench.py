@@ -287,3 +287,12 @@ def test_a_phantom_grid_of_three_encoders_and_two_decoders_takes_less_than_three
     assert len(list(tmp_path.rglob("result.json"))) == 12, "one of each run and one of each cell"
     for file in tmp_path.glob("cells/*/*/*/result.json"):
         assert json.loads(file.read_text())["result"]["studies"] == 16
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_a_cell_together(tmp_path):
+    ((_, result),) = run_bench(grid(processes=2), tmp_path)
+    assert result.state == "done", result.reason
+    assert result.studies == 3
+    environment = json.loads((tmp_path / "cells/cell/run/environment.json").read_text())
+    assert environment["processes"] == 2
