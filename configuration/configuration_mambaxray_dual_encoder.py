@@ -16,7 +16,7 @@ class MambaXrayDualEncoderConfig(PreTrainedConfig):
             `(batch, tokens, hidden)`; a base `VisionMambaConfig` when not given.
         text_config: configuration (or dict) of any `AutoModel` text encoder, or of a causal language model; a base
             `BertConfig` when not given.
-        projection_dim: width of the shared space.
+        projection_dim: width of the shared space, 2048 in the released code.
         logit_scale_init_value: logarithm of the similarity's scale at the start, ln(1 / 0.07).
 
     Raises:
@@ -35,7 +35,7 @@ class MambaXrayDualEncoderConfig(PreTrainedConfig):
         self,
         vision_config: PreTrainedConfig | dict[str, Any] | None = None,
         text_config: PreTrainedConfig | dict[str, Any] | None = None,
-        projection_dim: int = 512,
+        projection_dim: int = 2048,
         logit_scale_init_value: float = 2.6592600369327781,
         **kwargs: Any,
     ):

@@ -32,6 +32,7 @@ def register_auto_classes() -> None:
         AutoModelForImageTextToText,
         AutoModelForPreTraining,
         AutoProcessor,
+        VisionTextDualEncoderProcessor,
     )
 
     from .configuration.configuration_mambaxray import MambaXrayConfig
@@ -60,6 +61,7 @@ def register_auto_classes() -> None:
             config_class, image_processor_classes={"pil": MambaXrayImageProcessor}, exist_ok=True
         )
     AutoProcessor.register(MambaXrayConfig, MambaXrayProcessor, exist_ok=True)
+    AutoProcessor.register(MambaXrayDualEncoderConfig, VisionTextDualEncoderProcessor, exist_ok=True)
 
 
 def register_pipeline() -> None:

@@ -9,7 +9,7 @@ from . import __version__
 from .cli_bench import bench_app
 from .cli_convert import convert
 from .cli_prepare import prepare
-from .cli_train import finetune, recipes
+from .cli_train import contrast, finetune, pretrain, recipes
 from .console import SAFETY, error_console, failure, quiet_transformers
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command()(pretrain)
+app.command()(contrast)
 app.command()(finetune)
 app.command()(convert)
 app.command()(recipes)

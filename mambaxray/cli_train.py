@@ -45,6 +45,39 @@ def recipes() -> None:
     Console(highlight=False, markup=False).print(table)
 
 
+def pretrain(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> None:
+    """Train an image encoder on X-rays without reports (stage 1).
+
+    It learns to predict parts of each image from other parts. The folder gets the model (FOLDER/model), pictures of
+    what is predicted (FOLDER/pictures), checkpoints, the resolved recipe, the environment and the results. The same
+    command goes on where an interrupted run stopped. Watch it with: tensorboard --logdir FOLDER.
+
+    Examples:
+
+    - mambaxray pretrain --recipe pretrain_phantoms --output runs/1
+
+    - mambaxray pretrain --recipe mambaxray_base_pretrain --output runs/1 data.folders=[my/xrays,more/xrays]
+    """
+    _run("pretrain", recipe, output, overrides)
+
+
+def contrast(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> None:
+    """Train an image encoder on X-rays with reports, to tell which belong together (stage 2).
+
+    The folder gets the model (FOLDER/model), checkpoints, the resolved recipe, the environment and the results, among
+    them how often the right report is found for an image and the right image for a report. The same command goes on
+    where an interrupted run stopped. Watch it with: tensorboard --logdir FOLDER.
+
+    Examples:
+
+    - mambaxray contrast --recipe contrast_phantoms --output runs/2
+
+    - mambaxray contrast --recipe mambaxray_base_contrast --output runs/2 data.source=my/studies
+      model.vision_encoder=runs/1/model
+    """
+    _run("contrast", recipe, output, overrides)
+
+
 def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> None:
     """Train a model to write reports, from X-rays with reports (stage 3).
 

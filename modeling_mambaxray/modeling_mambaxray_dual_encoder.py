@@ -98,8 +98,8 @@ class MambaXrayDualEncoder(PreTrainedModel):
     @classmethod
     def from_vision_text_pretrained(
         cls,
-        vision_encoder: str,
-        text_encoder: str,
+        vision_encoder: str | PreTrainedModel,
+        text_encoder: str | PreTrainedModel,
         *,
         vision_kwargs: dict[str, Any] | None = None,
         text_kwargs: dict[str, Any] | None = None,
@@ -109,15 +109,18 @@ class MambaXrayDualEncoder(PreTrainedModel):
 
         Args:
             vision_encoder: folder or Hub id of any `AutoModel` vision encoder, or of what stage 1 saved (see
-                `load_vision_encoder`).
+                `load_vision_encoder`), or such a model.
             text_encoder: folder or Hub id of any text encoder or causal language model, such as
-                `emilyalsentzer/Bio_ClinicalBERT`.
+                `emilyalsentzer/Bio_ClinicalBERT`, or a text encoder.
             vision_kwargs: passed to `load_vision_encoder` (`revision`, `image_size`, …).
             text_kwargs: passed to the text encoder's `from_pretrained` (`revision`, `dtype`, …).
             config_kwargs: passed to `MambaXrayDualEncoderConfig`.
         """
-        vision = load_vision_encoder(vision_encoder, **(vision_kwargs or {}))
-        text = AutoModel.from_pretrained(text_encoder, **(text_kwargs or {}))
+        vision, text = vision_encoder, text_encoder
+        if not isinstance(vision, PreTrainedModel):
+            vision = load_vision_encoder(vision_encoder, **(vision_kwargs or {}))
+        if not isinstance(text, PreTrainedModel):
+            text = AutoModel.from_pretrained(text_encoder, **(text_kwargs or {}))
         config = cls.config_class(vision_config=vision.config, text_config=text.config, **config_kwargs)
         with torch.device("meta"):
             model = cls(config)

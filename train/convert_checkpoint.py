@@ -14,7 +14,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, BertConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    VisionTextDualEncoderProcessor,
+)
 
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
 from ..configuration.configuration_mambaxray_pretraining import MambaXrayPreTrainingConfig
@@ -142,8 +149,6 @@ def convert_checkpoint(
         model = MambaXrayDualEncoder(MambaXrayDualEncoderConfig(vision_config, text_config, projection_dim=width))
         _load(model, weights, checkpoint)
         image_size = vision_config.image_size
-        if text_model is not None:
-            AutoTokenizer.from_pretrained(text_model).save_pretrained(output)
     else:
         model = _report_generator(weights, checkpoint, text_model, vision_encoder)
         image_size = model.config.vision_config.image_size
@@ -153,6 +158,9 @@ def convert_checkpoint(
         processor = MambaXrayProcessor(image_processor, tokenizer, num_image_tokens=model.config.num_image_tokens)
         model.config.image_token_id = processor.image_token_id
         processor.save_pretrained(output)
+    elif text_model is not None:
+        tokenizer = AutoTokenizer.from_pretrained(text_model)
+        VisionTextDualEncoderProcessor(image_processor, tokenizer).save_pretrained(output)
     else:
         image_processor.save_pretrained(output)
     model.eval().save_pretrained(output)

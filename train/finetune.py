@@ -27,6 +27,7 @@ from ..evaluation.baselines import unique_ratio
 from ..evaluation.clinical import label_scores
 from ..evaluation.labeler import CheXpertStyleLabeler
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
+from ..modeling_mambaxray.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE, MambaXrayProcessor
 from .collator import ReportCollator
@@ -124,8 +125,7 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
 def _vision_encoder(source: str | dict[str, Any]) -> PreTrainedModel:
     if isinstance(source, dict):
         return AutoModel.from_config(AutoConfig.for_model(**source))
-    model = AutoModel.from_pretrained(source)
-    return getattr(model, "vision_encoder", model)
+    return load_vision_encoder(source)
 
 
 def _new_language_model(values: dict[str, Any], tokenizer: Any) -> PreTrainedModel:

@@ -20,18 +20,20 @@ class PatchPictureCallback(TrainerCallback):
     Args:
         pixel_values: a few images `(batch, channels, height, width)`, as the collator makes them.
         every_n_steps: how often.
+        folder: the run's folder; the Trainer's `output_dir` when not given.
 
     Raises:
         ValueError: the images have another shape, or `every_n_steps` is not positive.
     """
 
-    def __init__(self, pixel_values: Tensor, every_n_steps: int = 100):
+    def __init__(self, pixel_values: Tensor, every_n_steps: int = 100, folder: str | Path | None = None):
         if pixel_values.ndim != 4:
             raise ValueError(f"pixel_values must be (batch, channels, height, width), got {tuple(pixel_values.shape)}")
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be positive, got {every_n_steps}")
         self._pixel_values = pixel_values
         self._every_n_steps = every_n_steps
+        self._folder = folder
         self._writer: Any = None
 
     def on_train_begin(
@@ -59,7 +61,7 @@ class PatchPictureCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         picture = draw_patches(prediction)
-        file = Path(args.output_dir) / "pictures" / f"step-{state.global_step:06d}.png"
+        file = Path(self._folder or args.output_dir) / "pictures" / f"step-{state.global_step:06d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         picture.save(file)
         if self._writer is not None:

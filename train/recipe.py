@@ -84,6 +84,117 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageDataSection(DataSection):
+    """What pre-training learns from: studies, whose reports are not needed, or folders of pictures.
+
+    Attributes:
+        folders: folders of pictures (PNG, JPEG, TIFF …), with all that lies below them; in place of `source`.
+        streaming: read the pictures of `folders` one after the other instead of listing them first; needs
+            `training.max_steps`.
+        validation_share: which share of the pictures of `folders` is kept for validation, chosen by the seed. Studies
+            have a validation split of their own.
+    """
+
+    folders: list[str] = field(default_factory=list)
+    streaming: bool = False
+    validation_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.folders and self.source is not None:
+            raise RecipeError("data.source and data.folders exclude each other")
+        if self.streaming and self.source is not None:
+            raise RecipeError("data.streaming is for data.folders")
+        if not 0 <= self.validation_share < 1:
+            raise RecipeError(f"data.validation_share must be at least 0 and below 1, got {self.validation_share}")
+        if self.streaming and self.validation_share:
+            raise RecipeError("a stream has no share to keep for validation: data.validation_share must be 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainerSection:
+    """The model that is pre-trained on images alone.
+
+    Attributes:
+        checkpoint: folder or Hub name of a model to go on from.
+        config: configuration of a new one, with its `model_type`: `mambaxray_pretraining`, or `vit_mae` for a masked
+            autoencoder; in place of `checkpoint`.
+    """
+
+    checkpoint: str | None = None
+    config: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (self.config is None):
+            raise RecipeError("give model.checkpoint or model.config, one of them")
+        if self.config is not None and "model_type" not in self.config:
+            raise RecipeError("model.config is a configuration without model_type")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe(Recipe):
+    """Pre-training of a vision encoder on images alone (stage 1).
+
+    Attributes:
+        data: what is learned from.
+        model: what is trained.
+        picture_every: draw what is predicted every so many steps; never when null.
+        picture_images: how many images are drawn.
+    """
+
+    data: ImageDataSection = field(default_factory=ImageDataSection)
+    model: PretrainerSection
+    picture_every: int | None = 100
+    picture_images: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("picture_every", "picture_images"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise RecipeError(f"{name} must be positive, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualEncoderSection:
+    """The image and text encoders that are trained.
+
+    Attributes:
+        checkpoint: folder or Hub name of a whole dual encoder to go on from; excludes the other parts.
+        vision_encoder: folder or Hub name of a vision encoder or of what stage 1 left, or the configuration of a new
+            one, with its `model_type`.
+        text_encoder: folder or Hub name of a text encoder or language model, or the configuration of a new one, with
+            its `model_type`. The vocabulary and its special tokens come from the tokenizer.
+        projection_dim: width of the shared space.
+        freeze: parts that are not trained, such as `text_encoder`.
+        vocab_size: size of the tokenizer that is trained on the reports, for a new text encoder.
+        image_size: side of the image in pixels; the encoder's own when null.
+        max_report_length: longest report in tokens; longer ones are cut. The tokenizer's limit when null.
+    """
+
+    checkpoint: str | None = None
+    vision_encoder: str | dict[str, Any] | None = None
+    text_encoder: str | dict[str, Any] | None = None
+    projection_dim: int = 2048
+    freeze: list[str] = field(default_factory=list)
+    vocab_size: int = 1000
+    image_size: int | None = None
+    max_report_length: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_parts(self, "vision_encoder", "text_encoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastRecipe(Recipe):
+    """Contrastive learning of studies and their reports (stage 2).
+
+    Attributes:
+        model: what is trained.
+    """
+
+    model: DualEncoderSection
+
+
+@dataclass(frozen=True, kw_only=True)
 class GeneratorSection:
     """The report generator that is trained.
 
@@ -125,15 +236,7 @@ class GeneratorSection:
     max_report_length: int | None = None
 
     def __post_init__(self) -> None:
-        parts = [name for name in ("vision_encoder", "language_model") if getattr(self, name) is not None]
-        if self.checkpoint is not None and parts:
-            raise RecipeError(f"model.checkpoint is a whole model, so model.{parts[0]} can't be given too")
-        if self.checkpoint is None and len(parts) < 2:
-            raise RecipeError("give model.checkpoint, or both model.vision_encoder and model.language_model")
-        for name in parts:
-            value = getattr(self, name)
-            if isinstance(value, dict) and "model_type" not in value:
-                raise RecipeError(f"model.{name} is a configuration without model_type")
+        _check_parts(self, "vision_encoder", "language_model")
         if self.quantization not in (None, "4bit", "8bit"):
             raise RecipeError(f"model.quantization must be 4bit, 8bit or null, got {self.quantization!r}")
         if self.quantization is not None and not isinstance(self.language_model, str):
@@ -160,7 +263,11 @@ class FinetuneRecipe(Recipe):
         _refuse_unknown(self.generation, list(GenerationConfig().to_dict()), "generation")
 
 
-RECIPE_CLASSES: dict[str, type[Recipe]] = {"finetune": FinetuneRecipe}
+RECIPE_CLASSES: dict[str, type[Recipe]] = {
+    "pretrain": PretrainRecipe,
+    "contrast": ContrastRecipe,
+    "finetune": FinetuneRecipe,
+}
 """Which recipe each stage has."""
 
 
@@ -210,6 +317,19 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
     if stage not in RECIPE_CLASSES:
         raise RecipeError(f"stage is {stage!r}; it must be one of {', '.join(RECIPE_CLASSES)}")
     return build_section(RECIPE_CLASSES[stage], values, "")
+
+
+def _check_parts(section: Any, *names: str) -> None:
+    """A model is either taken whole from a checkpoint or put together from all of its parts."""
+    given = [name for name in names if getattr(section, name) is not None]
+    if section.checkpoint is not None and given:
+        raise RecipeError(f"model.checkpoint is a whole model, so model.{given[0]} can't be given too")
+    if section.checkpoint is None and len(given) < len(names):
+        raise RecipeError(f"give model.checkpoint, or both {' and '.join(f'model.{name}' for name in names)}")
+    for name in given:
+        value = getattr(section, name)
+        if isinstance(value, dict) and "model_type" not in value:
+            raise RecipeError(f"model.{name} is a configuration without model_type")
 
 
 def _recipe_folder() -> Any:

@@ -21,7 +21,7 @@ from .checkpoints import CheckpointSeal, last_complete_checkpoint
 from .recipe import Recipe
 from .run_folder import RESULT_FILE, open_run_folder, write_text
 
-_STAGES = {"finetune": "finetune"}
+_STAGES = {"pretrain": "pretrain", "contrast": "contrast", "finetune": "finetune"}
 """In which module of this package each stage lies."""
 
 

@@ -1,0 +1,45 @@
+"""Folders of pictures without reports, for pre-training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def load_images(
+    folders: Sequence[str | Path], streaming: bool = False
+) -> "datasets.Dataset | datasets.IterableDataset":
+    """All pictures below some folders, as rows with one `image` (`imagefolder` of `datasets`).
+
+    Args:
+        folders: searched with all that lies below; what is no picture is left out.
+        streaming: read the pictures one after the other instead of listing them in a table first.
+
+    Raises:
+        FileNotFoundError: a folder is absent, or there is no picture at all.
+        ValueError: no folder is given.
+    """
+    import datasets
+
+    if not folders:
+        raise ValueError("give at least one folder of pictures")
+    absent = [str(folder) for folder in folders if not Path(folder).is_dir()]
+    if absent:
+        raise FileNotFoundError(f"no such folder: {', '.join(absent)}")
+    patterns = [f"{Path(folder).absolute()}/**" for folder in folders]
+    try:
+        return datasets.load_dataset(
+            "imagefolder",
+            data_files={"train": patterns},
+            split="train",
+            streaming=streaming,
+            drop_labels=True,
+            drop_metadata=True,
+        )
+    except (FileNotFoundError, ValueError) as error:
+        raise FileNotFoundError(f"no pictures below {', '.join(map(str, folders))}: {error}") from error
+
+
+__all__ = ["load_images"]

@@ -1,0 +1,87 @@
+"""Stage 2: contrastive learning of X-rays and reports."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    VisionTextDualEncoderProcessor,
+)
+
+from ..evaluation.retrieval import compute_retrieval_metrics
+from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
+from ..modeling_mambaxray.vision_encoder import load_vision_encoder
+from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
+from .collator import ContrastiveCollator
+from .finetune import freeze, load_splits
+from .recipe import ContrastRecipe, DualEncoderSection
+from .tokenizer import train_report_tokenizer
+
+
+def make_trainer(recipe: ContrastRecipe, arguments: TrainingArguments, output: Path) -> Trainer:
+    """The trainer of a contrastive recipe, ready to train. Evaluation tells the recall of retrieval.
+
+    Args:
+        recipe: what to train on what.
+        arguments: the Trainer's.
+        output: the run's folder.
+    """
+    train, validation = load_splits(recipe.data)
+    model, processor = make_dual_encoder(recipe.model, train["report"])
+    freeze(model, recipe.model.freeze)
+    return Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=ContrastiveCollator(
+            processor.image_processor, processor.tokenizer, recipe.model.max_report_length
+        ),
+        processing_class=processor,
+        compute_metrics=compute_retrieval_metrics,
+    )
+
+
+def make_dual_encoder(
+    section: DualEncoderSection, reports: Sequence[str]
+) -> tuple[MambaXrayDualEncoder, VisionTextDualEncoderProcessor]:
+    """The model that a recipe describes, and its processor.
+
+    Args:
+        section: the recipe's `model`.
+        reports: training reports, for the tokenizer of a new text encoder.
+    """
+    if section.checkpoint is not None:
+        model = MambaXrayDualEncoder.from_pretrained(section.checkpoint)
+        return model, AutoProcessor.from_pretrained(section.checkpoint)
+    vision: PreTrainedModel
+    if isinstance(section.vision_encoder, str):
+        vision = load_vision_encoder(section.vision_encoder, image_size=section.image_size)
+    else:
+        size = {} if section.image_size is None else {"image_size": section.image_size}
+        vision = AutoModel.from_config(AutoConfig.for_model(**section.vision_encoder | size))
+    text: str | PreTrainedModel
+    if isinstance(section.text_encoder, str):
+        tokenizer, text = AutoTokenizer.from_pretrained(section.text_encoder), section.text_encoder
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+    else:
+        tokenizer = train_report_tokenizer(reports, section.vocab_size)
+        values = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        text = AutoModel.from_config(AutoConfig.for_model(**values | section.text_encoder))
+    model = MambaXrayDualEncoder.from_vision_text_pretrained(vision, text, projection_dim=section.projection_dim)
+    # Where the tokenizer does not know how long a text may be, the collator would not cut it.
+    longest = getattr(model.config.text_config, "max_position_embeddings", None)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest or tokenizer.model_max_length)
+    side = vision.config.image_size
+    image_processor = MambaXrayImageProcessor(size={"height": side, "width": side})
+    return model, VisionTextDualEncoderProcessor(image_processor, tokenizer)
+
+
+__all__ = ["make_dual_encoder", "make_trainer"]

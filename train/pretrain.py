@@ -1,0 +1,81 @@
+"""Stage 1: pre-training of a vision encoder on images alone, by next clusters or by a masked autoencoder."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForPreTraining,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    ViTMAEForPreTraining,
+)
+
+from ..data.image_folder import load_images
+from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
+from .collator import ImageCollator
+from .finetune import load_splits
+from .patch_picture_callback import PatchPictureCallback
+from .recipe import PretrainerSection, PretrainRecipe, RecipeError
+
+
+def make_trainer(recipe: PretrainRecipe, arguments: TrainingArguments, output: Path) -> Trainer:
+    """The trainer of a pre-training recipe, ready to train.
+
+    Args:
+        recipe: what to train on what.
+        arguments: the Trainer's.
+        output: the run's folder; the pictures of what is predicted go into its `pictures`.
+    """
+    train, validation = _load_data(recipe)
+    model = _make_model(recipe.model)
+    side = model.config.image_size
+    image_processor = MambaXrayImageProcessor(size={"height": side, "width": side})
+    collator = ImageCollator(image_processor)
+    callbacks = []
+    if recipe.picture_every is not None:
+        rows = list(islice(train if validation is None else validation, recipe.picture_images))
+        pixel_values = collator(rows)["pixel_values"][: recipe.picture_images]
+        callbacks.append(PatchPictureCallback(pixel_values, recipe.picture_every, output))
+    if isinstance(model, ViTMAEForPreTraining) and arguments.label_names is None:
+        # Only with labels the Trainer tells the loss of a model that does not announce that it needs none.
+        arguments.label_names = ["pixel_values"]
+    return Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=collator,
+        processing_class=image_processor,
+        callbacks=callbacks,
+    )
+
+
+def _load_data(recipe: PretrainRecipe) -> tuple[Any, Any]:
+    data = recipe.data
+    if not data.folders:
+        return load_splits(data)
+    rows = load_images(data.folders, data.streaming)
+    if data.streaming:
+        if recipe.training.get("max_steps", -1) < 1:
+            raise RecipeError("a stream has no length: give training.max_steps")
+        # Over as many pictures as memory holds easily, since a stream can't be shuffled whole.
+        return rows.shuffle(seed=recipe.seed, buffer_size=1000), None
+    if not data.validation_share:
+        return rows, None
+    split = rows.train_test_split(data.validation_share, seed=recipe.seed)
+    return split["train"], split["test"]
+
+
+def _make_model(section: PretrainerSection) -> PreTrainedModel:
+    if section.checkpoint is not None:
+        return AutoModelForPreTraining.from_pretrained(section.checkpoint)
+    try:
+        return AutoModelForPreTraining.from_config(AutoConfig.for_model(**section.config))
+    except ValueError as error:
+        raise RecipeError(f"model.config: {error}") from error
+
+
+__all__ = ["make_trainer"]
