@@ -106,7 +106,8 @@ def convert_checkpoint(
         stage: `"pretrain"`, `"contrastive"` or `"downstream"`.
         output: folder for the model.
         text_model: folder or Hub id of the text encoder (contrastive) or language model (downstream) that the stage
-            was trained with. Needed for downstream, whose files hold neither the language model nor its tokenizer;
+            was trained with. Needed for downstream, whose files hold neither the language model nor its tokenizer; the
+            saved model refers to it and does not copy it;
             without it the contrastive stage's text encoder is taken for a BERT with 64 channels per head, and no
             tokenizer is written.
         vision_encoder: for a downstream checkpoint whose vision encoder was frozen, and so is not in the file: the
@@ -188,6 +189,9 @@ def _report_generator(
     if not any(name.startswith("language_model.") for name in weights):
         frozen.append("language_model.")
     _load(model, weights, checkpoint, tuple(frozen))
+    if "language_model." in frozen:
+        # It is nobody's to hand on: the saved model refers to where it came from.
+        model.freeze_language_model()
     return model
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from golden_cases import load_case
+from safetensors.torch import load_file
 from tiny import tiny_tokenizer
 from transformers import (
     AutoModel,
@@ -117,6 +118,8 @@ def test_a_downstream_checkpoint_computes_what_the_released_code_does(downstream
     torch.save({"model": weights, "config": {"max_length": 60}, "epoch": 1, "step": 5}, tmp_path / "official.pth")
     command(tmp_path / "official.pth", "-s", "downstream", "--text-model", tmp_path / "llm", "-o", tmp_path / "model")
     check_downstream(case, tmp_path / "model")
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    assert not any(name.startswith("language_model.") for name in saved)  # referred to, not copied
 
 
 def test_a_frozen_vision_encoder_comes_from_the_stage_before(downstream, tmp_path):
