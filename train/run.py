@@ -67,7 +67,7 @@ def run_recipe(recipe: Recipe, output: str | Path) -> RunResult:
         FileNotFoundError: data or models that the recipe names are absent.
     """
     output = Path(output)
-    arguments = _training_arguments(recipe, output / "checkpoints")
+    arguments = training_arguments(recipe, output / "checkpoints")
     state = PartialState()
     try:
         # The first process alone makes the folder; the others then find the same recipe in it.
@@ -122,8 +122,12 @@ def _train(recipe: Recipe, arguments: TrainingArguments, output: Path) -> RunRes
     return result
 
 
-def _training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
-    """The recipe's arguments, and defaults that depend on the machine."""
+def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
+    """The arguments of a recipe's Trainer, with defaults that depend on the machine.
+
+    Raises:
+        ValueError: transformers finds that they contradict each other.
+    """
     values: dict[str, Any] = {"report_to": ["tensorboard"] if find_spec("tensorboard") else []}
     if not torch.cuda.is_available():
         # Without both of these, several processes on the CPU silently train apart (accelerate 1.15).
@@ -134,4 +138,4 @@ def _training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     return TrainingArguments(str(folder), seed=recipe.seed, remove_unused_columns=False, **values)
 
 
-__all__ = ["RunResult", "read_result", "run_recipe"]
+__all__ = ["RunResult", "read_result", "run_recipe", "training_arguments"]

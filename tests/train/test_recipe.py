@@ -4,13 +4,15 @@ import pytest
 
 from mambaxray import load_recipe
 from mambaxray.train.recipe import RecipeError, list_recipes, make_recipe
+from mambaxray.train.run import training_arguments
 
 MINIMAL = {"stage": "finetune", "model": {"checkpoint": "some/model"}}
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_every_recipe_of_the_package_is_valid_and_explains_itself(name):
+def test_every_recipe_of_the_package_is_valid_and_explains_itself(tmp_path, name):
     recipe = load_recipe(name)
+    training_arguments(recipe, tmp_path)
     assert recipe.description
     assert recipe.training["learning_rate"] > 0
 

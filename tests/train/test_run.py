@@ -10,29 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_training import TINY
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mambaxray import load_recipe, run_recipe
 from mambaxray.data.phantom import make_study
 from mambaxray.train.recipe import RecipeError, make_recipe
-
-TINY = [
-    "data.options={num_studies: 30, image_size: 32}",
-    "model.vision_encoder.image_size=32",
-    "model.vision_encoder.hidden_size=24",
-    "model.language_model.hidden_size=32",
-    "model.language_model.intermediate_size=48",
-    "model.language_model.num_hidden_layers=1",
-    "model.language_model.num_attention_heads=2",
-    "model.vocab_size=320",
-    "model.max_report_length=20",
-    "generation.max_new_tokens=5",
-    "training.per_device_train_batch_size=4",
-    "training.max_steps=4",
-    "training.eval_steps=2",
-    "training.save_steps=2",
-    "training.logging_steps=1",
-]
 
 
 def tiny_recipe(*overrides):
