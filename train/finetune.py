@@ -94,7 +94,7 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
     if section.checkpoint is not None:
         model = AutoModelForImageTextToText.from_pretrained(section.checkpoint)
         return model, AutoProcessor.from_pretrained(section.checkpoint)
-    encoder = _vision_encoder(section.vision_encoder)
+    encoder = _vision_encoder(section.vision_encoder, section.image_size)
     instruction = section.instruction or DEFAULT_INSTRUCTION
     if isinstance(section.language_model, str):
         tokenizer = AutoTokenizer.from_pretrained(section.language_model, revision=section.language_model_revision)
@@ -103,7 +103,7 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
         # The prompt is part of what the tokenizer learns, or its rare words would be spelled letter by letter.
         tokenizer = train_report_tokenizer([*reports, *[instruction] * len(reports)], section.vocab_size)
         language_model = _new_language_model(section.language_model, tokenizer)
-    side = section.image_size or encoder.config.image_size
+    side = encoder.config.image_size
     processor = MambaXrayProcessor(
         MambaXrayImageProcessor(size={"height": side, "width": side}),
         tokenizer,
@@ -122,10 +122,11 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
     return model, processor
 
 
-def _vision_encoder(source: str | dict[str, Any]) -> PreTrainedModel:
-    if isinstance(source, dict):
-        return AutoModel.from_config(AutoConfig.for_model(**source))
-    return load_vision_encoder(source)
+def _vision_encoder(source: str | dict[str, Any], image_size: int | None) -> PreTrainedModel:
+    if isinstance(source, str):
+        return load_vision_encoder(source, image_size=image_size)
+    size = {} if image_size is None else {"image_size": image_size}
+    return AutoModel.from_config(AutoConfig.for_model(**source | size))
 
 
 def _new_language_model(values: dict[str, Any], tokenizer: Any) -> PreTrainedModel:

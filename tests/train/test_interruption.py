@@ -35,6 +35,7 @@ def numbers(folder, names):
     return [entry[name] for entry in history(folder) for name in names if name in entry]
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_and_reports_of_one(tmp_path):
     run_in_processes(run_tiny, (tmp_path / "1", 4), 1)
     run_in_processes(run_tiny, (tmp_path / "2", 2), 2)
@@ -62,6 +63,7 @@ def kill_after(checkpoint, process, seconds=120):
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit_and_past_a_half_written_checkpoint(tmp_path):
     killed, quiet = tmp_path / "killed", tmp_path / "quiet"
     kill_after(killed / "checkpoints" / "checkpoint-9", start(killed))
