@@ -8,7 +8,9 @@ from mambaxray import MambaXrayForConditionalGeneration, MambaXrayForPreTraining
 from mambaxray.cli import app
 from mambaxray.data.image_folder import load_images
 from mambaxray.data.phantom import make_study
+from mambaxray.train.processes import run_in_processes
 from mambaxray.train.recipe import RecipeError
+from mambaxray.train.run import read_result
 
 SHORT = [
     "training.per_device_train_batch_size=4",
@@ -135,3 +137,26 @@ def test_a_stream_needs_a_number_of_steps(pictures, tmp_path):
     data = ["data.source=null", f"data.folders=[{pictures}]", "data.streaming=true", "training.eval_strategy=no"]
     with pytest.raises((RecipeError, ValueError), match="max_steps"):
         run_recipe(load_recipe("pretrain_phantoms", [*PRETRAIN, *data, "training.max_steps=-1"]), tmp_path)
+
+
+def run_both(folder, processes):
+    """Stages 1 and 2, each with batches of 8 over all processes."""
+    share = [f"training.per_device_train_batch_size={8 // processes}", "training.per_device_eval_batch_size=1"]
+    share += ["model.text_encoder.hidden_dropout_prob=0.0", "model.text_encoder.attention_probs_dropout_prob=0.0"]
+    run_recipe(load_recipe("pretrain_phantoms", [*PRETRAIN, *STUDIES, *share[:2]]), folder / "1")
+    run_recipe(load_recipe("contrast_phantoms", [*CONTRAST, *share]), folder / "2")
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_as_one(tmp_path):
+    for processes in (1, 2):
+        run_in_processes(run_both, (tmp_path / str(processes), processes), processes)
+    for stage in ("1", "2"):
+        one, two = (read_result(tmp_path / processes / stage) for processes in ("1", "2"))
+        losses = [[float(entry["loss"]) for entry in run.history if "loss" in entry] for run in (one, two)]
+        assert losses[1] == pytest.approx(losses[0], abs=1e-3)
+        shared = {name for name in one.metrics if "recall" in name or (stage == "1" and name == "eval_loss")}
+        assert shared
+        for name in shared:
+            assert two.metrics[name] == pytest.approx(one.metrics[name], abs=1e-3)
+        assert (tmp_path / "2" / "1" / "pictures" / "step-000004.png").is_file()
