@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..processing.report_cleaning import clean_report
+from ..processing.report_text import SECTIONS
 from .schema import study_features
 from .source import (
     SharedPatientsError,
@@ -20,6 +21,7 @@ from .source import (
 if TYPE_CHECKING:
     import datasets
 
+_COLUMNS = ("findings", "impression")
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 
@@ -28,16 +30,21 @@ class AnnotationError(ValueError):
 
 
 def load_annotation_json(
-    folder: str | Path, *, cleaning: str | None = None, allow_shared_patients: bool = False
+    folder: str | Path,
+    *,
+    section: str | None = None,
+    cleaning: str | None = None,
+    allow_shared_patients: bool = False,
 ) -> "datasets.DatasetDict":
     """Reads `annotation.json` and its images (R2Gen; Chen et al., EMNLP 2020) into the package's schema.
 
     Image paths are taken relative to the folder, or to its sub-folder `images` as R2Gen lays it out. The file tells
-    no sections, so `findings` and `impression` stay empty, and no labels. Without a `patient_id` or `subject_id`,
-    every study counts as another patient.
+    no labels. Without a `patient_id` or `subject_id`, every study counts as another patient.
 
     Args:
         folder: holds `annotation.json`.
+        section: what its reports consist of, which the file does not tell; R2Gen's own hold findings. `"findings"` and
+            `"impression"` fill the column of that name, else both stay empty.
         cleaning: how to clean the reports, see `processing.report_cleaning`; None leaves them as they are.
         allow_shared_patients: whether a patient may be in two splits.
 
@@ -48,18 +55,19 @@ def load_annotation_json(
         FileNotFoundError: the file or some images are absent; the message names them.
         AnnotationError: the file is no JSON, or a study lacks a key.
         SharedPatientsError: a patient is in two splits and that is not allowed.
-        ValueError: an unknown cleaning.
+        ValueError: an unknown section or cleaning.
     """
     import datasets
 
-    check_text_options("findings", cleaning)
+    check_text_options(section or SECTIONS[0], cleaning)
     file = Path(folder) / "annotation.json"
     rows: dict[str, list[dict[str, Any]]] = {}
     for study in read_annotation(file):
-        rows.setdefault(study["split"], []).append(study)
-    if cleaning is not None:
-        for study in (study for studies in rows.values() for study in studies):
+        if section in _COLUMNS:
+            study[section] = study["report"]
+        if cleaning is not None:
             study["report"] = clean_report(study["report"], cleaning)
+        rows.setdefault(study["split"], []).append(study)
     _require_images(rows)
     shared = count_shared_patients(study for studies in rows.values() for study in studies)
     if shared and not allow_shared_patients:

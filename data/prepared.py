@@ -36,7 +36,9 @@ def read_card(folder: str | Path) -> dict[str, Any]:
         raise PreparedError(f"{file} is not valid JSON: {error}") from error
 
 
-def load_prepared(folder: str | Path, *, section: str | None = None) -> "datasets.DatasetDict":
+def load_prepared(
+    folder: str | Path, *, section: str | None = None, cleaning: str | None = None
+) -> "datasets.DatasetDict":
     """The studies that `mambaxray prepare` has written, in the schema of `data/schema.py`.
 
     The parquet files are converted once to Arrow files in the cache of `datasets`, which are memory-mapped: loading
@@ -45,21 +47,23 @@ def load_prepared(folder: str | Path, *, section: str | None = None) -> "dataset
     Args:
         folder: what `--output` named.
         section: what the reports are expected to consist of; None takes any.
+        cleaning: how they are expected to be cleaned; None takes any.
 
     Returns:
         One data set for each split; images are decoded on access.
 
     Raises:
         FileNotFoundError: the folder was not prepared, or not to the end, or lacks files.
-        PreparedError: its reports consist of another section.
+        PreparedError: its reports consist of another section, or are cleaned in another way.
     """
     import datasets
 
     card = read_card(folder)
-    if section is not None and card["section"] != section:
-        raise PreparedError(
-            f"{folder} was prepared with section {card['section']!r}, not {section!r}: prepare it again with that one"
-        )
+    for name, wanted in (("section", section), ("cleaning", cleaning)):
+        if wanted is not None and card[name] != wanted:
+            raise PreparedError(
+                f"{folder} was prepared with {name} {card[name]!r}, not {wanted!r}: prepare it again with that one"
+            )
     # `datasets` knows no empty splits.
     expected = {split: count for split, count in card["counts"].items() if count}
     files = {split: sorted(map(str, Path(folder).glob(f"{split}-*.parquet"))) for split in expected}

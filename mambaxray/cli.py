@@ -31,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command()(prepare)
 app.command()(pretrain)
 app.command()(contrast)
 app.command()(finetune)
@@ -289,8 +290,6 @@ def _print_reports(records: "Sequence[Record]") -> None:
             console.print(record.study_id, style="bold", soft_wrap=soft_wrap)
             console.print(f"{record.report}\n", soft_wrap=soft_wrap)
 
-
-app.command()(prepare)
 
 if __name__ == "__main__":
     main()

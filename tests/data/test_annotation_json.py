@@ -8,6 +8,7 @@ from PIL import Image
 from mambaxray import load_annotation_json
 from mambaxray.data.annotation_json import AnnotationError
 from mambaxray.data.schema import STUDY_KEYS
+from mambaxray.data.source import SharedPatientsError
 
 
 def write_source(folder, annotation, images=("a/0.png", "a/1.png", "b.png")):
@@ -39,6 +40,23 @@ def test_studies_views_and_splits_are_read_with_images_beside_or_below(tmp_path,
     assert (first["patient_id"], first["views"], first["report"]) == ("CXR1", ["", ""], "Clear lungs.")
     assert (second["study_id"], second["patient_id"], second["views"]) == ("7", "3", ["PA"])
     assert all(value is None for value in first["labels"].values())
+
+
+def test_section_and_cleaning_are_applied_and_unknown_ones_refused(tmp_path):
+    write_source(tmp_path, STUDIES)
+    study = load_annotation_json(tmp_path, section="findings", cleaning="iu-xray")["train"][0]
+    assert (study["findings"], study["impression"], study["report"]) == ("Clear lungs.", "", "clear lungs .")
+    for options in ({"section": "report"}, {"cleaning": "report"}):
+        with pytest.raises(ValueError, match=r"unknown .* 'report'; "):
+            load_annotation_json(tmp_path, **options)
+
+
+def test_a_patient_in_two_splits_is_refused_unless_allowed(tmp_path):
+    shared = {name: [{**rows[0], "patient_id": 3}] for name, rows in STUDIES.items()}
+    write_source(tmp_path, shared)
+    with pytest.raises(SharedPatientsError, match="1 patients are in more than one split"):
+        load_annotation_json(tmp_path)
+    assert set(load_annotation_json(tmp_path, allow_shared_patients=True)) == {"train", "validation"}
 
 
 def test_absent_images_are_named(tmp_path):

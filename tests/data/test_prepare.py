@@ -30,10 +30,6 @@ def cache(tmp_path_factory, monkeypatch):
     return folder
 
 
-def rows_of(data):
-    return {name: [dict(row) for row in split] for name, split in data.items()}
-
-
 def left_out(folder):
     with (folder / "left_out.csv").open(encoding="utf-8", newline="") as file:
         return [(row["study_id"], row["item"], row["reason"]) for row in csv.DictReader(file)]
@@ -244,12 +240,15 @@ def test_numbers_below_one_are_refused(tmp_path, option):
 # --------------------------------------------------------------------------------------------- loading
 
 
-def test_studies_are_loaded_from_a_prepared_folder_whose_section_can_be_demanded(tmp_path):
+def test_studies_are_loaded_from_a_prepared_folder_whose_section_and_cleaning_can_be_demanded(tmp_path):
     source = read_source("iu-xray", source_trees.iu_r2gen(tmp_path / "iu"), section="findings")
     prepare_studies(source, tmp_path / "out")
-    assert rows_of(load_studies(tmp_path / "out", section="findings")).keys() == {"train", "validation", "test"}
+    data = load_studies(tmp_path / "out", section="findings", cleaning="iu-xray")
+    assert {name: len(split) for name, split in data.items()} == {"train": 2, "validation": 1, "test": 1}
     with pytest.raises(PreparedError, match="prepared with section 'findings', not 'impression'"):
         load_studies(tmp_path / "out", section="impression")
+    with pytest.raises(PreparedError, match="prepared with cleaning 'iu-xray', not 'r2gengpt'"):
+        load_studies(tmp_path / "out", cleaning="r2gengpt")
 
 
 def test_a_prepared_folder_that_lost_a_file_is_refused(tmp_path):
