@@ -65,7 +65,7 @@ def test_choices_replace_the_benchs_values_and_later_axes_those_of_earlier_ones(
 
 
 def test_the_cells_of_the_bundled_benches_have_recipes():
-    assert len(load_bench("phantoms").cells()) == 6
+    assert [len(load_bench(name).cells()) for name in ("phantoms", "cxpmrg")] == [6, 45]
 
 
 @pytest.mark.parametrize(
