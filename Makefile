@@ -5,12 +5,17 @@ BIN := $(VENV)/bin
 # A data set in R2Gen's format for the demo, e.g. make demo DATA=path/to/iu_xray; phantoms when empty.
 DATA ?=
 DEMO ?= demo
+STAGES ?= runs/stages
 SEED ?= 0
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo stages test test-slow lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mambaxray demo --output $(DEMO) --seed $(SEED) $(if $(DATA),--data $(DATA))
+
+# The three stages of MambaXray-VL on phantoms, and fine-tuning from scratch beside it, with three seeds.
+stages: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench_stages.py --output $(STAGES)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow"

@@ -34,7 +34,7 @@ def run(command, folder):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", ["auto", "pipeline", "trainer", "pretrain", "contrast"])
+@pytest.mark.parametrize("name", ["auto", "pipeline", "trainer", "pretrain", "contrast", "recipe"])
 def test_python_snippet_runs(folder, name):
     result = run([sys.executable, "-c", SNIPPETS[name]], folder)
     assert result.returncode == 0, result.stderr
@@ -48,7 +48,7 @@ def test_command_line_snippet_runs(folder, command):
 
 
 def test_all_snippets_are_there():
-    assert list(SNIPPETS) == ["auto", "pipeline", "trainer", "pretrain", "contrast", "cli"]
+    assert list(SNIPPETS) == ["auto", "pipeline", "trainer", "pretrain", "contrast", "recipe", "cli"]
 
 
 def test_documents_that_the_readme_links_exist():
