@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ..data.schema import ABSENT, LABEL_VALUES, NOT_MENTIONED, OBSERVATIONS, PRESENT, UNCERTAIN
+from .metric_table import MetricTable, check_pairs
 
 MAIN_OBSERVATIONS: tuple[str, ...] = (
     "Cardiomegaly",
@@ -21,6 +22,9 @@ MAIN_OBSERVATIONS: tuple[str, ...] = (
     "Pleural Effusion",
 )
 """The five "competition" observations of CheXpert (Irvin et al., AAAI 2019, section "Evaluation")."""
+
+_SETS = {"14": list(range(len(OBSERVATIONS))), "5": [OBSERVATIONS.index(name) for name in MAIN_OBSERVATIONS]}
+_MEASURES = ("precision", "recall", "F1")
 
 Labels = Mapping[str, int | None]
 Uncertain = Literal["positive", "negative", "ignore"]
@@ -54,39 +58,66 @@ def label_scores(
         ValueError: no studies, different numbers of references and hypotheses, an observation missing or unknown,
             a value outside `LABEL_VALUES`, or an unknown `uncertain`.
     """
+    table = label_table(references, hypotheses, uncertain=uncertain)
+    return {name: int(value) if name.startswith("support_") else value for name, value in table.scores().items()}
+
+
+def label_table(
+    references: Sequence[Labels], hypotheses: Sequence[Labels], *, uncertain: Uncertain = "negative"
+) -> MetricTable:
+    """The scores of `label_scores` in a form that can be resampled; raises what that function raises.
+
+    Single studies have the example-based scores (`per_sample`). Statistics per study: hits, stated and true of each
+    observation (14 each), then the six example-based values and a one.
+    """
     if uncertain not in get_args(Uncertain):
         raise ValueError(f"uncertain={uncertain!r}: must be one of {', '.join(get_args(Uncertain))}")
-    if len(references) != len(hypotheses):
-        raise ValueError(
-            f"{len(references)} references but {len(hypotheses)} hypotheses: give one of each per study, in one order"
-        )
-    if not references:
-        raise ValueError("no studies to score: references and hypotheses are empty")
+    check_pairs(references, hypotheses)
 
     uncertain_is_positive = uncertain == "positive"
     reference_values = _to_array(references, "references")
     reference = _is_positive(reference_values, uncertain_is_positive)
     hypothesis = _is_positive(_to_array(hypotheses, "hypotheses"), uncertain_is_positive)
     counted = reference_values != UNCERTAIN if uncertain == "ignore" else np.ones_like(reference)
+    counts = (reference & hypothesis & counted, hypothesis & counted, reference & counted)
 
-    hits = reference & hypothesis & counted
-    stated = hypothesis & counted
-    true = reference & counted
+    example = {
+        f"{measure}_example_{size}_uncertain-{uncertain}": values
+        for size, chosen in _SETS.items()
+        for measure, values in _precision_recall_f1(*(cells[:, chosen].sum(axis=1) for cells in counts))
+    }
+    ones = np.ones((len(references), 1))
+    statistics = np.concatenate([*counts, np.stack([*example.values()], axis=1), ones], axis=1)
+    return MetricTable(tuple(score_names(uncertain)), statistics, _corpus_scores, example)
 
-    scores: dict[str, float] = {}
-    for columns, size in ((OBSERVATIONS, "14"), (MAIN_OBSERVATIONS, "5")):
-        chosen = [OBSERVATIONS.index(name) for name in columns]
-        for averaging, axis in (("micro", None), ("macro", 0), ("example", 1)):
-            counts = (cells[:, chosen].sum(axis=axis) for cells in (hits, stated, true))
-            for measure, values in _precision_recall_f1(*counts):
-                scores[f"{measure}_{averaging}_{size}_uncertain-{uncertain}"] = float(values.mean())
 
-    for column, name in enumerate(OBSERVATIONS):
-        counts = (cells[:, column].sum() for cells in (hits, stated, true))
-        for measure, value in _precision_recall_f1(*counts):
-            scores[f"{measure}_{name}_uncertain-{uncertain}"] = float(value)
-        scores[f"support_{name}_uncertain-{uncertain}"] = int(true[:, column].sum())
-    return scores
+def score_names(uncertain: Uncertain) -> Iterator[str]:
+    """The names of `label_scores` for one treatment of uncertain labels, in its order."""
+    for kind in (
+        *(f"{averaging}_{size}" for size in _SETS for averaging in ("micro", "macro", "example")),
+        *OBSERVATIONS,
+    ):
+        yield from (f"{measure}_{kind}_uncertain-{uncertain}" for measure in _MEASURES)
+        if kind in OBSERVATIONS:
+            yield f"support_{kind}_uncertain-{uncertain}"
+
+
+def _corpus_scores(sums: np.ndarray) -> np.ndarray:
+    """Scores `(..., 74)` in the order of `score_names` from summed statistics `(..., 49)`."""
+    width = len(OBSERVATIONS)
+    counts = [sums[..., start : start + width] for start in range(0, 3 * width, width)]
+    examples, studies = sums[..., 3 * width : -1], sums[..., -1]
+    scores = []
+    for index, chosen in enumerate(_SETS.values()):
+        of_set = [cells[..., chosen] for cells in counts]
+        scores += [values for _, values in _precision_recall_f1(*(cells.sum(axis=-1) for cells in of_set))]
+        scores += [values.mean(axis=-1) for _, values in _precision_recall_f1(*of_set)]
+        scores += [examples[..., 3 * index + column] / studies for column in range(3)]
+    for column in range(width):
+        of_observation = [cells[..., column] for cells in counts]
+        scores += [values for _, values in _precision_recall_f1(*of_observation)]
+        scores.append(of_observation[2])
+    return np.stack(scores, axis=-1)
 
 
 def _to_array(labels: Sequence[Labels], what: str) -> np.ndarray:
@@ -104,14 +135,18 @@ def _to_array(labels: Sequence[Labels], what: str) -> np.ndarray:
     return values
 
 
+def positives(labels: Sequence[Labels]) -> np.ndarray:
+    """Which of the 14 observations each study states as present, `(studies, 14)` booleans."""
+    return _is_positive(_to_array(labels, "labels"), False)
+
+
 def _is_positive(values: np.ndarray, uncertain_is_positive: bool) -> np.ndarray:
     return (values == PRESENT) | (uncertain_is_positive & (values == UNCERTAIN))
 
 
 def _precision_recall_f1(hits: np.ndarray, stated: np.ndarray, true: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    yield "precision", _ratio(hits, stated)
-    yield "recall", _ratio(hits, true)
-    yield "F1", _ratio(2 * hits, stated + true)
+    values = (_ratio(hits, stated), _ratio(hits, true), _ratio(2 * hits, stated + true))
+    yield from zip(_MEASURES, values, strict=True)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -49,6 +49,7 @@ _PUBLIC = {
     "CheXpertStyleLabeler": "evaluation.labeler",
     "generate_predictions": "evaluation.evaluate_model",
     "write_evaluation_page": "evaluation.evaluation_page",
+    "evaluate_reports": "evaluation.scoring",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -8,6 +8,7 @@ import typer
 from . import __version__
 from .cli_bench import bench_app
 from .cli_convert import convert
+from .cli_evaluate import evaluate
 from .cli_prepare import prepare
 from .cli_train import contrast, finetune, pretrain, recipes
 from .console import SAFETY, error_console, failure, quiet_transformers
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 
 app.command()(prepare)
+app.command()(evaluate)
 app.command()(pretrain)
 app.command()(contrast)
 app.command()(finetune)

@@ -32,9 +32,10 @@ from .configuration.configuration_vision_mamba import VisionMambaConfig
 from .data.annotation_json import load_annotation_json
 from .data.phantom import make_phantoms
 from .data.phantom_maps import make_mapped_phantoms
-from .evaluation.baselines import best_constant_report, unique_ratio
+from .evaluation.baselines import best_constant_report
 from .evaluation.clinical import Labels, label_scores
 from .evaluation.evaluate_model import generate_predictions
+from .evaluation.honesty import unique_ratio
 from .evaluation.labeler import CheXpertStyleLabeler
 from .evaluation.page_parts import ScoreRow, ScoreTable, StudyResult, observation_scores
 from .evaluation.report_page import write_report_page

@@ -23,8 +23,8 @@ from transformers import (
 from transformers.trainer_utils import EvalPrediction
 
 from ..data.studies import load_studies
-from ..evaluation.baselines import unique_ratio
 from ..evaluation.clinical import label_scores
+from ..evaluation.honesty import unique_ratio
 from ..evaluation.labeler import CheXpertStyleLabeler
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from ..modeling_mambaxray.vision_encoder import load_vision_encoder

@@ -3,7 +3,8 @@
 import pytest
 
 from mambaxray.data.schema import OBSERVATIONS
-from mambaxray.evaluation.baselines import best_constant_report, unique_ratio
+from mambaxray.evaluation.baselines import best_constant_report
+from mambaxray.evaluation.honesty import unique_ratio
 
 
 def labels(*present):

@@ -1,0 +1,212 @@
+"""The command that scores generated reports."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .console import error_console, failure, quiet_transformers
+
+if TYPE_CHECKING:
+    from .evaluation.report_files import ReportRow
+
+_TRAINING_SPLIT = "train"
+_AVERAGES = ("_micro_", "_macro_", "_example_")
+_CHECKS = ("unique_ratio", "empty_share", "truncated_share", "repetition", "length_ratio")
+
+
+def evaluate(
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PREDICTIONS",
+            help="File of generated reports (.jsonl or .csv) with the columns study_id and report, as `generate` "
+            "writes it; it may also hold the reference reports, in a column reference.",
+            show_default=False,
+        ),
+    ],
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            "--references",
+            "-r",
+            metavar="FILE",
+            help="The radiologists' reports: .jsonl or .csv with study_id and reference (or report), or an "
+            "annotation.json in R2Gen's format.",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Which studies of an annotation.json to score.")] = "test",
+    training_reports: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Reports of the training studies, for the baselines. Default: the split 'train' of an "
+            "annotation.json, else the references themselves.",
+        ),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="Only this one; may be given several times: BLEU, ROUGE_L, METEOR, CIDEr, clinical, or a single "
+            "score such as Bleu_4.",
+            show_default=False,
+        ),
+    ] = None,
+    tokenize: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="How words are cut for the caption metrics: none (at blanks, as the papers do) or ptb (Penn Treebank, "
+            "without punctuation; needs Java).",
+        ),
+    ] = "none",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="full-reference (complete reports) or r2gen-compat (both sides cut to --max-tokens tokens of "
+            "--tokenizer, as much published code does; scores come out higher).",
+        ),
+    ] = "full-reference",
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Folder or Hub name of the tokenizer for r2gen-compat."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Tokens kept by r2gen-compat; the papers: 60 for IU, 100 for MIMIC-CXR."),
+    ] = None,
+    section: Annotated[
+        str, typer.Option(metavar="NAME", help="What the reports are (findings, ...); it is noted in the signature.")
+    ] = "report",
+    ci: Annotated[bool, typer.Option("--ci/--no-ci", help="Confidence intervals by bootstrap, by patient.")] = True,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="File for everything in JSON, scores per study included."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File for a page with scores, charts and example studies.")
+    ] = None,
+) -> None:
+    """Score generated reports against radiologists' reports.
+
+    Prints each score with its 95% confidence interval, beside the scores of reports that were written without
+    understanding the images, and a signature that says how it was computed. Clinical scores come from the package's
+    own rule-based labeler, which is neither the CheXpert labeler nor CheXbert.
+
+    A study without a generated report counts as an empty report.
+
+    Examples:
+
+    - mambaxray evaluate reports.jsonl --references annotation.json --html evaluation.html
+
+    - mambaxray evaluate both.csv --metric BLEU --metric clinical --output scores.json
+    """
+    console = error_console()
+    try:
+        from .evaluation.report_files import matched_reports
+        from .evaluation.scoring import evaluate_reports
+
+        rows = matched_reports(predictions, references, split=split)
+        empty = sum(row.report is None for row in rows)
+        if empty:
+            console.print(f"{empty} of {len(rows)} studies have no generated report and count as empty ones")
+        ids = [row.study_id for row in rows]
+        with console.status(f"Scoring {len(rows)} reports"):
+            result = evaluate_reports(
+                dict(zip(ids, (row.reference for row in rows), strict=True)),
+                dict(zip(ids, (row.report or "" for row in rows), strict=True)),
+                metrics=metrics,
+                tokenize=tokenize,
+                protocol=protocol,
+                ci=ci,
+                patients=dict(zip(ids, (row.patient_id or row.study_id for row in rows), strict=True)),
+                tokenizer=None if tokenizer is None else _load_tokenizer(tokenizer),
+                max_tokens=max_tokens,
+                section=section,
+                training_reports=_training_reports(training_reports, references),
+            )
+        _print_result(result)
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+        if html is not None:
+            console.print(f"page: {_write_page(html, result, rows)}")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise failure(error) from error
+
+
+def _load_tokenizer(name: str) -> Any:
+    quiet_transformers()
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(name)
+
+
+def _training_reports(file: Path | None, references: Path | None) -> list[str] | None:
+    from .evaluation.report_files import read_report_file
+
+    split = _TRAINING_SPLIT
+    if file is None:
+        if references is None or references.suffix.lower() != ".json":
+            return None
+        file = references
+        if split not in json.loads(file.read_text(encoding="utf-8-sig")):
+            return None
+    rows = read_report_file(file, split=split)
+    return [text for row in rows if (text := row.reference or row.report)]
+
+
+def _print_result(result: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    scores, intervals, honesty = result["scores"], result["intervals"], result["honesty"]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("score")
+    columns = ["", *(["95% interval"] if intervals else []), *honesty["baselines"]]
+    for name in columns:
+        table.add_column(name, justify="right")
+    captions = [name for name in scores if "_uncertain-" not in name]
+    averages = [name for name in scores if any(part in name for part in _AVERAGES) and name.endswith("negative")]
+    shown = [*captions, *averages] or [*scores]
+    for name in shown:
+        interval = [f"{intervals[name][0]:.4f} to {intervals[name][1]:.4f}" if name in intervals else ""]
+        rivals = [f"{values[name]:.4f}" if name in values else "" for values in honesty["baselines"].values()]
+        table.add_row(name, f"{scores[name]:.4f}", *(interval if intervals else []), *rivals)
+    checks = Table(box=None, pad_edge=False)
+    for name in ("check", "reports", "references"):
+        checks.add_column(name, justify="left" if name == "check" else "right")
+    for name in _CHECKS:
+        reference = honesty.get(f"reference_{name}")
+        checks.add_row(name, f"{honesty[name]:.4f}", "" if reference is None else f"{reference:.4f}")
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
+    console.print()
+    console.print(checks)
+    console.print()
+    for name, reason in result["unavailable"].items():
+        console.print(f"{name}: unavailable: {reason}", soft_wrap=True)
+    if len(shown) < len(scores):
+        console.print(f"{len(scores) - len(shown)} more scores: --output", soft_wrap=True)
+    console.print(result["signature"], soft_wrap=True)
+
+
+def _write_page(path: Path, result: Mapping[str, Any], rows: Sequence["ReportRow"]) -> Path:
+    from .evaluation.evaluation_page import write_evaluation_page
+    from .evaluation.page_parts import StudyResult
+
+    studies = []
+    for row in rows:
+        images = [image for image in row.images if Path(image).is_file()]
+        studies.append(StudyResult(row.study_id, images, [""] * len(images), row.reference, row.report or ""))
+    rank_by = "ROUGE_L" if "ROUGE_L" in result["per_sample"] else next(iter(result["per_sample"]), None)
+    if rank_by is None:
+        raise ValueError("--html ranks the studies and needs a metric that single studies have, e.g. --metric ROUGE_L")
+    return write_evaluation_page(path, result, studies, rank_by=rank_by)

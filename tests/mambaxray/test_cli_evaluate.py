@@ -1,0 +1,106 @@
+"""`mambaxray evaluate` on real files."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mambaxray.data.phantom import make_study
+
+REPORTS = {f"s{seed}": make_study(seed, image_size=32)["report"] for seed in range(8)}
+NO_JAVA = [part for name in ("BLEU", "ROUGE_L", "clinical") for part in ("--metric", name)]
+
+
+def evaluate(*arguments, **environment):
+    command = [sys.executable, "-m", "mambaxray.cli", "evaluate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120)
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    """As `generate` writes it, with a study that failed."""
+    path = tmp_path / "reports.jsonl"
+    rows = [
+        {"study_id": study, "images": [f"{study}.png"], "report": text, "error": None}
+        for study, text in REPORTS.items()
+    ]
+    rows[3] |= {"report": None, "error": "unreadable"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def annotation(tmp_path):
+    path = tmp_path / "annotation.json"
+    test = [{"id": study, "report": text, "image_path": [], "split": "test"} for study, text in REPORTS.items()]
+    train = [{"id": "t", "report": "The lungs are clear.", "image_path": [], "split": "train"}]
+    path.write_text(json.dumps({"train": train, "test": test}), encoding="utf-8")
+    return path
+
+
+def test_predictions_of_generate_are_scored_against_an_annotation_file(predictions, annotation, tmp_path):
+    scores, page = tmp_path / "out" / "scores.json", tmp_path / "out" / "page.html"
+    done = evaluate(predictions, "--references", annotation, *NO_JAVA, "--output", scores, "--html", page)
+    assert done.returncode == 0, done.stderr
+    assert "Bleu_4" in done.stdout
+    assert "random training report" in done.stdout
+    assert "nrefs:1|studies:8|" in done.stdout
+    assert "1 of 8 studies have no generated report" in done.stderr
+    result = json.loads(scores.read_text(encoding="utf-8"))
+    assert result["per_sample"]["ROUGE_L"][3] == 0
+    assert result["per_sample"]["ROUGE_L"][0] == 1
+    assert result["honesty"]["empty_share"] == 1 / 8
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_one_csv_file_can_hold_both_reports_and_line_breaks(tmp_path):
+    path = tmp_path / "both.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["study_id", "report", "reference"])
+        writer.writerows((study, text.replace(". ", ".\n"), text) for study, text in REPORTS.items())
+    done = evaluate(path, *NO_JAVA, "--no-ci")
+    assert done.returncode == 0, done.stderr
+    row = next(line.split() for line in done.stdout.splitlines() if line.startswith("ROUGE_L"))
+    assert row[1] == "1.0000"
+
+
+def test_without_java_meteor_is_reported_and_the_rest_scored(predictions, annotation, tmp_path):
+    done = evaluate(predictions, "--references", annotation, "--no-ci", PATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "METEOR: unavailable: METEOR needs Java" in done.stdout
+    assert "CIDEr" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no studies"),
+        ('{"study_id": "s0", "report": "a"}', "give a reference file"),
+        ('{"study_id": "s0", "report": "a", "reference": "a"}\n' * 2, "'s0' stands in it twice"),
+        ('{"study_id": "s0"}', "line 1 has neither a report"),
+        ('{"report": "a"}', "line 1 has no study_id or id"),
+        ("no json", "line 1 is not JSON"),
+        ('{"study_id": "s0", "report": 3}', "its report is no text"),
+        ("[1]", "line 1 is no record"),
+    ],
+)
+def test_a_file_that_can_not_be_scored_is_refused_in_one_line(tmp_path, content, message):
+    path = tmp_path / "reports.jsonl"
+    path.write_text(content, encoding="utf-8")
+    done = evaluate(path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_studies_of_only_one_file_are_named(predictions, annotation, tmp_path):
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(predictions.read_text().splitlines(keepends=True)[:6]))
+    done = evaluate(few, "--references", annotation)
+    assert done.returncode == 2
+    assert "2 studies of" in done.stderr
+    assert "s6, s7" in done.stderr
