@@ -50,6 +50,7 @@ _PUBLIC = {
     "generate_predictions": "evaluation.evaluate_model",
     "write_evaluation_page": "evaluation.evaluation_page",
     "evaluate_reports": "evaluation.scoring",
+    "compare_reports": "evaluation.comparison",
 }
 __all__ = ["__version__", *_PUBLIC]
 

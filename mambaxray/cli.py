@@ -7,6 +7,7 @@ import typer
 
 from . import __version__
 from .cli_bench import bench_app
+from .cli_compare import compare
 from .cli_convert import convert
 from .cli_evaluate import evaluate
 from .cli_prepare import prepare
@@ -34,6 +35,7 @@ app = typer.Typer(
 
 app.command()(prepare)
 app.command()(evaluate)
+app.command()(compare)
 app.command()(pretrain)
 app.command()(contrast)
 app.command()(finetune)

@@ -125,7 +125,7 @@ def evaluate(
                 protocol=protocol,
                 ci=ci,
                 patients=dict(zip(ids, (row.patient_id or row.study_id for row in rows), strict=True)),
-                tokenizer=None if tokenizer is None else _load_tokenizer(tokenizer),
+                tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
                 max_tokens=max_tokens,
                 section=section,
                 training_reports=_training_reports(training_reports, references),
@@ -140,7 +140,8 @@ def evaluate(
         raise failure(error) from error
 
 
-def _load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer that `r2gen-compat` cuts reports with."""
     quiet_transformers()
     from transformers import AutoTokenizer
 

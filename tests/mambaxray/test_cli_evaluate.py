@@ -104,3 +104,16 @@ def test_studies_of_only_one_file_are_named(predictions, annotation, tmp_path):
     assert done.returncode == 2
     assert "2 studies of" in done.stderr
     assert "s6, s7" in done.stderr
+
+
+def test_two_systems_are_compared(predictions, annotation, tmp_path):
+    same = tmp_path / "other.jsonl"
+    rows = [{"study_id": study, "report": "The lungs are clear."} for study in reversed(REPORTS)]
+    same.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = [sys.executable, "-m", "mambaxray.cli", "compare", str(predictions), str(same), "-r", str(annotation)]
+    done = subprocess.run([*command, "--metric", "ROUGE_L"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    row = next(line.split() for line in done.stdout.splitlines() if line.startswith("ROUGE_L"))
+    assert float(row[1]) == pytest.approx(7 / 8)
+    assert row[3].startswith("+")
+    assert "ar10000" in done.stdout

@@ -1,0 +1,118 @@
+"""The command that compares two systems' reports."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_evaluate import load_tokenizer
+from .console import error_console, failure
+
+
+def compare(
+    first: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FIRST",
+            help="One system's reports (.jsonl or .csv with study_id and report; perhaps reference).",
+            show_default=False,
+        ),
+    ],
+    second: Annotated[
+        Path, typer.Argument(metavar="SECOND", help="The other system's, of the same studies.", show_default=False)
+    ],
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            "--references",
+            "-r",
+            metavar="FILE",
+            help="The radiologists' reports (see `mambaxray evaluate`); needed unless FIRST holds them.",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Which studies of an annotation.json to score.")] = "test",
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="Only this one; may be given several times. Default: the caption metrics and six averages of F1.",
+            show_default=False,
+        ),
+    ] = None,
+    tokenize: Annotated[str, typer.Option(metavar="NAME", help="none or ptb, see `mambaxray evaluate`.")] = "none",
+    protocol: Annotated[
+        str, typer.Option(metavar="NAME", help="full-reference or r2gen-compat, see `mambaxray evaluate`.")
+    ] = "full-reference",
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Folder or Hub name of the tokenizer for r2gen-compat.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Tokens kept by r2gen-compat.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File for everything in JSON.")
+    ] = None,
+) -> None:
+    """Tell whether one system's reports score better than another's, or whether that may be chance.
+
+    Both must have reported on the same studies. Patients, not studies, are the unit. `p` is the chance of a difference
+    as large if the systems were alike; `adjusted p` takes into account that many scores are looked at.
+
+    Example:
+
+    - mambaxray compare ours.jsonl theirs.jsonl --references annotation.json
+    """
+    console = error_console()
+    try:
+        from .evaluation.comparison import compare_reports
+        from .evaluation.report_files import matched_reports
+
+        rows = matched_reports(first, references, split=split)
+        others = {row.study_id: row.report or "" for row in matched_reports(second, references or first, split=split)}
+        with console.status(f"Comparing {len(rows)} reports"):
+            result = compare_reports(
+                {row.study_id: row.reference for row in rows},
+                {row.study_id: row.report or "" for row in rows},
+                others,
+                metrics=metrics,
+                tokenize=tokenize,
+                protocol=protocol,
+                patients={row.study_id: row.patient_id or row.study_id for row in rows},
+                tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
+                max_tokens=max_tokens,
+            )
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise failure(error) from error
+    _print(result)
+
+
+def _print(result: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("score")
+    for name in ("first", "second", "difference", "95% interval", "p", "adjusted p"):
+        table.add_column(name, justify="right")
+    for name, difference in result["differences"].items():
+        low, high = result["intervals"][name]
+        table.add_row(
+            name,
+            f"{result['first'][name]:.4f}",
+            f"{result['second'][name]:.4f}",
+            f"{difference:+.4f}",
+            f"{low:+.4f} to {high:+.4f}",
+            f"{result['p_values'][name]:.4f}",
+            f"{result['adjusted_p_values'][name]:.4f}",
+        )
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
+    console.print()
+    for name, reason in result["unavailable"].items():
+        console.print(f"{name}: unavailable: {reason}", soft_wrap=True)
+    console.print(result["signature"], soft_wrap=True)
