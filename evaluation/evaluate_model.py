@@ -1,4 +1,4 @@
-"""Run a model over a data set, in one process or several, so that every study gets exactly one report.
+"""Run a model over a data set, in one process or several, so that every study gets exactly one report, and score it.
 
 The reports are written by `ImageToTextPipeline`, as everywhere in the package; here are the division of the studies
 among processes, the file that grows while they are written, and the way back into it after an interruption.
@@ -7,6 +7,7 @@ among processes, the file that grows while they are written, and the way back in
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +21,55 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from ..modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
 from .predictions import Prediction, append_predictions, drop_half_line, read_predictions
+from .scoring import evaluate_reports
+
+
+@dataclass(frozen=True)
+class ModelEvaluation:
+    """What a model wrote for a data set, and what it is worth.
+
+    Attributes:
+        predictions: one per study, in the order of the data set.
+        result: what `evaluate_reports` returned for them.
+    """
+
+    predictions: list[Prediction]
+    result: dict[str, Any]
+
+
+def evaluate_model(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    dataset: Sequence[Mapping[str, Any]],
+    *,
+    scoring: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> ModelEvaluation:
+    """Writes a report for every study of a data set and scores them all.
+
+    Args:
+        model, processor, dataset: see `generate_predictions`.
+        scoring: arguments of `evaluate_reports` (`metrics`, `tokenize`, `protocol`, `training_reports`, …). Studies of
+            one patient are resampled together.
+        options: arguments of `generate_predictions`, and of `model.generate`.
+
+    Returns:
+        Predictions and scores, the same in every process; only the main one computes scores.
+
+    Raises:
+        ValueError, FileExistsError, ImageReadError: see `generate_predictions` and `evaluate_reports`.
+    """
+    predictions = generate_predictions(model, processor, dataset, **options)
+    return ModelEvaluation(predictions, _in_main_process(lambda: score_predictions(predictions, **(scoring or {}))))
+
+
+def score_predictions(predictions: Sequence[Prediction], **scoring: Any) -> dict[str, Any]:
+    """`evaluate_reports` of predictions, with their study ids and patients; `scoring` are its further arguments."""
+    return evaluate_reports(
+        {prediction.study_id: prediction.reference for prediction in predictions},
+        {prediction.study_id: prediction.report for prediction in predictions},
+        **{"patients": {prediction.study_id: prediction.patient_id for prediction in predictions}} | scoring,
+    )
 
 
 def generate_predictions(
@@ -72,7 +122,7 @@ def generate_predictions(
         {"model": model.config.name_or_path, "prompt": prompt, **generate_kwargs}, sort_keys=True, default=str
     )
     output = None if output is None else Path(output)
-    done = {prediction.study_id: prediction for prediction in _start(output, resume, studies, settings, state)}
+    done = {prediction.study_id: prediction for prediction in _start(output, resume, studies, settings)}
     todo = [index for index, study in enumerate(studies) if study["study_id"] not in done]
     per_step = batch_size * state.num_processes
     steps = [todo[start : start + per_step] for start in range(0, len(todo), per_step)]
@@ -138,21 +188,26 @@ def _texts(dataset: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _start(
-    output: Path | None, resume: bool, studies: Sequence[Mapping[str, str]], settings: str, state: PartialState
-) -> list[Prediction]:
+def _start(output: Path | None, resume: bool, studies: Sequence[Mapping[str, str]], settings: str) -> list[Prediction]:
     """The predictions that are there already, read by the main process and known to all."""
-    found: list[Any] = [[]]
-    if output is not None and state.is_main_process:
+    if output is None:
+        return []
+    return _in_main_process(lambda: _resume(output, resume, studies, settings))
+
+
+def _in_main_process(function: Callable[[], Any]) -> Any:
+    """What the function returns or raises in the main process, in all processes."""
+    outcome: list[Any] = [None]
+    if PartialState().is_main_process:
         try:
-            found[0] = _resume(output, resume, studies, settings)
+            outcome[0] = function()
         # Whatever it is: the other processes wait for it, and end with it.
         except Exception as error:  # noqa: BLE001
-            found[0] = error
-    broadcast_object_list(found)
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
+            outcome[0] = error
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
 
 def _resume(output: Path, resume: bool, studies: Sequence[Mapping[str, str]], settings: str) -> list[Prediction]:
@@ -218,4 +273,4 @@ class _Views(Dataset):
         return list(self._dataset[self._indices[position]]["images"])
 
 
-__all__ = ["generate_predictions"]
+__all__ = ["ModelEvaluation", "evaluate_model", "generate_predictions", "score_predictions"]

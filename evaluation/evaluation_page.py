@@ -63,7 +63,7 @@ def write_evaluation_page(
     title: str = "Evaluation",
     summary: str | None = None,
     dataset: Sequence[Mapping[str, Any]] | None = None,
-    rank_by: str = "ROUGE_L",
+    rank_by: str | None = None,
     shown: int = 20,
     notes: Sequence[str] = (),
 ) -> Path:
@@ -77,7 +77,8 @@ def write_evaluation_page(
         summary: the paragraph under it; by default the main numbers in words.
         dataset: studies of the package's schema, from which the images of the shown studies are read where `studies`
             have none.
-        rank_by: the score per study that tells the best from the worst, a key of `result["per_sample"]`.
+        rank_by: the score per study that tells the best from the worst, a key of `result["per_sample"]`; by default
+            ROUGE_L, or the first where that was not computed.
         shown: how many of the best and of the worst to show; fewer where there aren't as many.
         notes: lines for the foot of the page: date, model, data and generation settings.
 
@@ -90,6 +91,8 @@ def write_evaluation_page(
     """
     if not studies:
         raise ValueError("studies is empty: give the studies that were evaluated")
+    if rank_by is None:
+        rank_by = "ROUGE_L" if "ROUGE_L" in result["per_sample"] else next(iter(result["per_sample"]))
     best, worst = _extremes(result["per_sample"], rank_by, len(studies), shown)
     labeler = CheXpertStyleLabeler()
 
@@ -174,7 +177,20 @@ def _scores(result: Mapping[str, Any]) -> str:
     folded = ""
     if others:
         folded = f"<details><summary>All {len(scores)} scores</summary>{_table(result, [*main, *others])}</details>"
-    return f"{_table(result, main)}{signature_line(result['signature'])}{folded}"
+    missing = "".join(
+        f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in result.get("unavailable", {}).items()
+    )
+    unavailable = f'<p class="quiet">Not available:</p><ul class="quiet">{missing}</ul>' if missing else ""
+    return f"{_table(result, main)}{signature_line(result['signature'])}{unavailable}{_constants(result)}{folded}"
+
+
+def _constants(result: Mapping[str, Any]) -> str:
+    """The texts of the best constant report: what a system says that does not look at the image."""
+    reports = result["honesty"].get("constant_reports", {})
+    texts = "".join(
+        f'<h3>by {escape(metric)}</h3><p class="report">{escape(report)}</p>' for metric, report in reports.items()
+    )
+    return f"<details><summary>The best constant report</summary>{texts}</details>" if texts else ""
 
 
 def _table(result: Mapping[str, Any], names: Sequence[str]) -> str:

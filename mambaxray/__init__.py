@@ -47,6 +47,7 @@ _PUBLIC = {
     "make_phantoms": "data.phantom",
     "compute_retrieval_metrics": "evaluation.retrieval",
     "CheXpertStyleLabeler": "evaluation.labeler",
+    "evaluate_model": "evaluation.evaluate_model",
     "generate_predictions": "evaluation.evaluate_model",
     "write_evaluation_page": "evaluation.evaluation_page",
     "evaluate_reports": "evaluation.scoring",

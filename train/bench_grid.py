@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.score_tables import wanted_scores
 from .recipe import FinetuneRecipe, RecipeError, build_section, make_recipe, parse_mapping, read_recipe, set_value
 
 AXES: tuple[str, ...] = ("dataset", "vision_encoder", "decoder", "variant", "checkpoint")
@@ -42,16 +43,22 @@ class TestSection:
         max_studies: at most so many test studies, the first ones; all when null.
         batch_size: studies per process and step.
         num_workers: processes that read images ahead, per process.
+        metrics: families or scores as `evaluate_reports` names them; all when null.
     """
 
     max_studies: int | None = None
     batch_size: int = 8
     num_workers: int = 0
+    metrics: list[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_studies", "batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise RecipeError(f"test.{name} must be positive, got {value}")
+        try:
+            wanted_scores(self.metrics)
+        except ValueError as error:
+            raise RecipeError(f"test.metrics: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

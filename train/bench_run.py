@@ -17,9 +17,9 @@ from accelerate import PartialState
 from transformers import AutoConfig
 
 from ..data.studies import load_studies
-from ..evaluation.clinical import label_scores
-from ..evaluation.evaluate_model import generate_predictions
-from ..evaluation.labeler import CheXpertStyleLabeler
+from ..evaluation.evaluate_model import generate_predictions, score_predictions
+from ..evaluation.evaluation_page import write_evaluation_page
+from ..evaluation.page_parts import StudyResult
 from ..evaluation.predictions import read_predictions
 from .bench_grid import Bench, Cell, make_bench
 from .finetune import make_generator
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 BENCH_FILE = "bench.json"
-_RESULT_FILE, _PREDICTIONS_FILE = "result.json", "predictions.jsonl"
+_RESULT_FILE, _PREDICTIONS_FILE, _PAGE_FILE = "result.json", "predictions.jsonl", "evaluation.html"
 _logger = logging.getLogger(__name__)
 
 
@@ -142,15 +142,24 @@ def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
         trained = read_result(folder / "run")
     run_in_processes(_predict, (cell, test, folder, bench), bench.processes)
     predictions = read_predictions(folder / _PREDICTIONS_FILE)
-    labeler = CheXpertStyleLabeler()
-    scores = label_scores(labeler.batch(p.reference for p in predictions), labeler.batch(p.report for p in predictions))
+    training_reports = list(splits["train"]["report"]) if len(splits.get("train", ())) else None
+    result = score_predictions(predictions, training_reports=training_reports, metrics=bench.test.metrics)
+    write_evaluation_page(
+        folder / _PAGE_FILE,
+        result,
+        [StudyResult(p.study_id, (), (), p.reference, p.report) for p in predictions],
+        title=cell.title,
+        dataset=test,
+    )
     return CellResult(
         "done",
-        scores=scores,
+        scores=result["scores"],
+        signature=result["signature"],
         studies=len(predictions),
         minutes=sum(p.seconds for p in predictions) / 60,
         trained_parameters=None if trained is None else trained.trained_parameters,
         training_minutes=None if trained is None else trained.seconds / 60,
+        page=(cell.folder / _PAGE_FILE).as_posix(),
     )
 
 
@@ -213,7 +222,9 @@ def _write(output: Path, cell: Cell, bench: Bench, result: CellResult) -> None:
 
 def _settings(cell: Cell, bench: Bench) -> dict[str, Any]:
     """What a result is the result of."""
-    return {"recipe": cell.recipe.to_dict(), "train": cell.train, "max_studies": bench.test.max_studies}
+    test = bench.test
+    scored = {"max_studies": test.max_studies, "metrics": test.metrics}
+    return {"recipe": cell.recipe.to_dict(), "train": cell.train, **scored}
 
 
 def _line(error: Exception) -> str:

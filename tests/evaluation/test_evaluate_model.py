@@ -13,8 +13,9 @@ from tiny import tiny_model, tiny_tokenizer
 from torch import distributed
 
 from mambaxray import MambaXrayImageProcessor, MambaXrayProcessor
-from mambaxray.evaluation.evaluate_model import generate_predictions
+from mambaxray.evaluation.evaluate_model import evaluate_model, generate_predictions
 from mambaxray.evaluation.predictions import read_predictions
+from mambaxray.evaluation.scoring import evaluate_reports
 from mambaxray.train.processes import run_in_processes
 
 COUNT = 7
@@ -69,22 +70,47 @@ def test_every_study_gets_what_generate_writes_for_it_alone(expected):
     assert texts(run()) == expected
 
 
-def generate_in_group(folder):
+def evaluate_in_group(folder):
     done = []
-    predictions = run(output=folder / "predictions.jsonl", progress=lambda *numbers: done.append(numbers))
-    result = {"texts": texts(predictions), "progress": done, "group": distributed.get_world_size()}
+    evaluation = evaluate_model(
+        *parts(),
+        studies(),
+        scoring={"metrics": ["BLEU"], "seed": 3},
+        output=folder / "predictions.jsonl",
+        progress=lambda *numbers: done.append(numbers),
+        **OPTIONS,
+    )
+    result = {"texts": texts(evaluation.predictions), "result": evaluation.result, "progress": done}
+    result["group"] = distributed.get_world_size()
     (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps(result))
 
 
-def test_two_processes_write_an_odd_number_of_studies_each_exactly_once(tmp_path, expected):
-    run_in_processes(generate_in_group, (tmp_path,), 2)
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    """The folder that two processes wrote, and what each of them returned."""
+    folder = tmp_path_factory.mktemp("two")
+    run_in_processes(evaluate_in_group, (folder,), 2)
+    return folder, *(json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
+
+
+def test_two_processes_write_an_odd_number_of_studies_each_exactly_once(of_two, expected):
+    folder, first, second = of_two
     assert first["group"] == 2
     assert [tuple(row) for row in first["texts"]] == expected
     assert second["texts"] == first["texts"]
-    assert texts(read_predictions(tmp_path / "predictions.jsonl")) == expected, "no duplicate, in the data set's order"
+    assert texts(read_predictions(folder / "predictions.jsonl")) == expected, "no duplicate, in the data set's order"
     assert first["progress"] == [[0, 7], [4, 7], [7, 7]]
     assert second["progress"] == []
+
+
+def test_two_processes_both_get_the_scores_of_what_they_wrote(of_two, expected):
+    _, first, second = of_two
+    assert first["result"] == second["result"]
+    references, reports = ({row[0]: row[column] for row in expected} for column in (2, 3))
+    patients = {row[0]: row[1] for row in expected}
+    alone = evaluate_reports(references, reports, patients=patients, metrics=["BLEU"], seed=3)
+    assert first["result"] == json.loads(json.dumps(alone))
+    assert first["result"]["ids"] == [f"s{number}" for number in range(COUNT)]
 
 
 def fail_in_group(folder):

@@ -39,9 +39,11 @@ def result_of(shown):
             "unique_ratio": 0.04,
             "reference_unique_ratio": 0.88,
             "length_ratio": 0.9,
+            "constant_reports": {"Bleu_4": "No acute disease."},
             "baselines": {"best constant report": {"Bleu_4": 0.111}, "random training report": {"Bleu_4": 0.022}},
         },
         "signature": "nrefs:1|tok:none|version:mambaxray-0",
+        "unavailable": {"METEOR": "needs Java: install it"},
     }
 
 
@@ -63,6 +65,14 @@ def test_scores_stand_beside_their_intervals_baselines_and_signature(page):
 
 def test_honesty_checks_stand_beside_those_of_the_references(page):
     assert {"Unique reports", "0.040", "0.880", "Length ratio", "0.900"} <= set(page().text)
+
+
+def test_what_could_not_be_computed_is_told_with_its_cure(page):
+    assert "METEOR: needs Java: install it" in page().text
+
+
+def test_the_best_constant_report_can_be_read(page):
+    assert "No acute disease." in page().reports
 
 
 def test_every_score_is_on_the_page(page):
@@ -131,8 +141,8 @@ def test_an_evaluation_without_label_scores_intervals_or_baselines_has_a_page(pa
         "honesty": {"unique_ratio": 1.0},
         "signature": "x",
     }
-    text = page(studies(4), result=result, rank_by="Bleu_4").text
-    assert {"Bleu_4", "0.500"} <= set(text)
+    text = page(studies(4), result=result).text
+    assert {"Bleu_4", "0.500", "The best 2 by Bleu_4"} <= set(text)
 
 
 @pytest.mark.parametrize(

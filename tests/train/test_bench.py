@@ -38,7 +38,7 @@ def tiny(**more):
             "training.eval_strategy": "no",
             "training.save_strategy": "no",
         },
-        "test": {"max_studies": 3, "batch_size": 2},
+        "test": {"max_studies": 3, "batch_size": 2, "metrics": ["BLEU", "clinical"]},
     } | more
 
 
@@ -81,6 +81,7 @@ def test_the_cells_of_the_bundled_benches_have_recipes():
         ({"processes": 0}, "processes must be positive"),
         ({"published": "some"}, "published must be own, all or none"),
         ({"test": {"batch_size": 0}}, r"test\.batch_size must be positive"),
+        ({"test": {"metrics": ["BLUE"]}}, r"test\.metrics: .*BLUE"),
     ],
 )
 def test_an_error_in_a_bench_is_told_before_anything_runs(more, message):
@@ -114,7 +115,7 @@ def finished(tmp_path_factory):
 
 
 def test_a_cell_leaves_its_scores_time_and_number_of_trained_parameters(finished):
-    _, _, results, _ = finished
+    folder, _, results, _ = finished
     cell, result = results[0]
     assert cell.title == "phantoms / tiny"
     assert result.state == "done"
@@ -122,6 +123,11 @@ def test_a_cell_leaves_its_scores_time_and_number_of_trained_parameters(finished
     assert result.minutes > 0
     assert result.trained_parameters > 1000
     assert 0 <= result.scores["F1_macro_14_uncertain-negative"] <= 1
+    assert 0 <= result.scores["Bleu_4"] <= 1
+    assert "protocol:full-reference" in result.signature
+    page = Page((folder / result.page).read_text(encoding="utf-8"))
+    assert len(page.all("article")) == len(page.all("img")) == 3
+    assert {"best constant report", "random training report"} <= set(page.text)
 
 
 def test_cells_that_lack_data_or_weights_or_fail_say_why_and_stop_no_other(finished):
