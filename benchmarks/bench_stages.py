@@ -32,7 +32,7 @@ _ENCODER = {
     "initializer_range": 0.1,
 }
 # The recipes' steps, batch sizes and learning rates, but for fine-tuning, which is watched more closely.
-_WATCHED = ["training.max_steps=400", f"training.eval_steps={EVERY}", "training.save_steps=400", "metrics=null"]
+_WATCHED = ["training.max_steps=250", f"training.eval_steps={EVERY}", "training.save_steps=250", "metrics=null"]
 
 
 def draw(folder: Path, num_studies: int) -> None:
