@@ -15,7 +15,8 @@ class MambaXrayPreTrainingConfig(VisionMambaConfig):
         decoder_mlp_ratio: width of its feed-forward, in multiples of `decoder_hidden_size`.
         feature_layers: after which layers of the encoder, counted from 1, the decoder's layers look at it, one each;
             when not given four that divide the second half evenly (6, 8, 10, 12 of 12; 12, 16, 20, 24 of 24).
-        kwargs: the fields of `VisionMambaConfig`. There is one scan direction and no cls token.
+        kwargs: the fields of `VisionMambaConfig`. There is one scan direction and no cls token, and
+            a patch's token sees nothing of the patches to be predicted, so `patch_embedding` is linear.
 
     Raises:
         ValueError: a value is out of its range; the message names it.
@@ -34,7 +35,7 @@ class MambaXrayPreTrainingConfig(VisionMambaConfig):
         feature_layers: list[int] | None = None,
         **kwargs: Any,
     ):
-        for name, needed in (("num_directions", 1), ("use_cls_token", False)):
+        for name, needed in (("num_directions", 1), ("use_cls_token", False), ("patch_embedding", "linear")):
             if (value := kwargs.pop(name, needed)) != needed:
                 raise ValueError(f"autoregressive pre-training needs {name}={needed}, got {value!r}")
         super().__init__(num_directions=1, use_cls_token=False, **kwargs)

@@ -5,6 +5,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+PATCH_EMBEDDINGS = ("linear", "convolutional")
+
 
 class VisionMambaConfig(PreTrainedConfig):
     r"""What a `VisionMambaModel` is made of. The defaults are MambaXray-VL's base encoder at 192 px.
@@ -16,6 +18,9 @@ class VisionMambaConfig(PreTrainedConfig):
         image_size: height and width of the input in pixels, a multiple of `patch_size`.
         patch_size: side of a patch in pixels.
         num_channels: channels of the input.
+        patch_embedding: how pixels become tokens. "linear" is one matrix per patch, as in MambaXray-VL.
+            "convolutional" is a stack of 3x3 convolutions of stride 2, which learns fine detail from far fewer images;
+            for training from scratch. Each of its tokens sees a little beyond its patch.
         state_size: size `N` of the scan's state per channel.
         conv_kernel: width of the causal depthwise convolution before each scan.
         time_step_rank: rank of the step size's projection; `ceil(hidden_size / 16)` when not given.
@@ -31,7 +36,7 @@ class VisionMambaConfig(PreTrainedConfig):
         ValueError: a value is out of its range; the message names it.
 
     Source: CXPMRG-Bench (MambaXray-VL), section "Mamba-based X-ray pre-training"; Mamba (Gu & Dao, 2023), section 3.6
-    for the initialisation of the step size.
+    for the initialisation of the step size; Xiao et al. (NeurIPS 2021), section 3, for the convolutional embedding.
     """
 
     model_type = "vision_mamba"
@@ -44,6 +49,7 @@ class VisionMambaConfig(PreTrainedConfig):
         image_size: int = 192,
         patch_size: int = 16,
         num_channels: int = 3,
+        patch_embedding: str = "linear",
         state_size: int = 16,
         conv_kernel: int = 4,
         time_step_rank: int | None = None,
@@ -61,6 +67,7 @@ class VisionMambaConfig(PreTrainedConfig):
         self.image_size = image_size
         self.patch_size = patch_size
         self.num_channels = num_channels
+        self.patch_embedding = patch_embedding
         self.state_size = state_size
         self.conv_kernel = conv_kernel
         self.time_step_rank = math.ceil(hidden_size / 16) if time_step_rank is None else time_step_rank
@@ -92,6 +99,13 @@ class VisionMambaConfig(PreTrainedConfig):
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; "
                 f"the nearest below is {self.image_size // self.patch_size * self.patch_size}"
+            )
+        if self.patch_embedding not in PATCH_EMBEDDINGS:
+            raise ValueError(f"patch_embedding must be one of {PATCH_EMBEDDINGS}, got {self.patch_embedding!r}")
+        if self.patch_embedding == "convolutional" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
+            raise ValueError(
+                f"a convolutional patch_embedding halves the image step by step, so patch_size must be a power of two, "
+                f"got {self.patch_size}"
             )
         if self.num_directions not in (1, 4):
             raise ValueError(f"num_directions must be 1 or 4, got {self.num_directions!r}")

@@ -144,6 +144,14 @@ class MambaXrayForConditionalGeneration(SeparateLanguageModelMixin, MambaXrayPre
             )
         return model.eval()
 
+    def train(self, mode: bool = True) -> "MambaXrayForConditionalGeneration":
+        """As usual, but a vision encoder without any parameter to train stays as it is used: no dropout, and no new
+        running statistics of batch norms."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.vision_encoder.parameters()):
+            self.vision_encoder.eval()
+        return self
+
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 

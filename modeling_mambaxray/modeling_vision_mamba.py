@@ -5,6 +5,7 @@ side, P = G * G patches. Tokens are channels-last, `(B, L, D)`; per-direction te
 """
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -67,6 +68,25 @@ def resize_position_embeddings(positions: Tensor, num_tokens: int, use_cls_token
     return torch.cat([patches[:, :middle], cls, patches[:, middle:]], dim=1)
 
 
+class VisionMambaStem(nn.Sequential):
+    """Pixels to patches `(B, D, G, G)` by 3x3 convolutions of stride 2, each with batch norm and ReLU, and a last 1x1
+    convolution (Xiao et al., NeurIPS 2021, section 3). The width doubles from one to the next up to D."""
+
+    def __init__(self, config: VisionMambaConfig):
+        depth = config.patch_size.bit_length() - 1
+        widths = [config.num_channels, *(max(1, config.hidden_size >> (depth - 1 - i)) for i in range(depth))]
+        stages = [
+            layer
+            for before, after in pairwise(widths)
+            for layer in (
+                nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(inplace=True),
+            )
+        ]
+        super().__init__(*stages, nn.Conv2d(config.hidden_size, config.hidden_size, kernel_size=1))
+
+
 class VisionMambaEmbeddings(nn.Module):
     """Pixels to tokens: patches, the cls token in their middle, learned positions."""
 
@@ -74,9 +94,12 @@ class VisionMambaEmbeddings(nn.Module):
         super().__init__()
         self.image_size = config.image_size
         self.num_channels = config.num_channels
-        self.patch_embeddings = nn.Conv2d(
-            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
-        )
+        if config.patch_embedding == "convolutional":
+            self.patch_embeddings: nn.Module = VisionMambaStem(config)
+        else:
+            self.patch_embeddings = nn.Conv2d(
+                config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+            )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_cls_token else None
         self.position_embeddings = nn.Parameter(torch.zeros(1, config.num_tokens, config.hidden_size))
 
@@ -198,12 +221,20 @@ class VisionMambaPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, VisionMambaEmbeddings):
-            fan_in = module.patch_embeddings.weight[0].numel()
-            init.trunc_normal_(module.patch_embeddings.weight, std=fan_in**-0.5)
-            init.zeros_(module.patch_embeddings.bias)
+            if isinstance(module.patch_embeddings, nn.Conv2d):
+                fan_in = module.patch_embeddings.weight[0].numel()
+                init.trunc_normal_(module.patch_embeddings.weight, std=fan_in**-0.5)
+                init.zeros_(module.patch_embeddings.bias)
             init.trunc_normal_(module.position_embeddings, std=std)
             if module.cls_token is not None:
                 init.trunc_normal_(module.cls_token, std=std)
+        elif isinstance(module, VisionMambaStem):
+            for layer in module:
+                if isinstance(layer, nn.Conv2d):
+                    init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            init.zeros_(module[-1].bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            super()._init_weights(module)
         elif isinstance(module, VisionMambaDirection):
             self._init_direction(module)
         elif isinstance(module, VisionMambaMixer):
@@ -257,7 +288,7 @@ class VisionMambaModel(VisionMambaPreTrainedModel):
         Raises:
             ValueError: the images' shape is not the configured one.
         """
-        hidden_states = self.embeddings(pixel_values.to(self.embeddings.patch_embeddings.weight.dtype))
+        hidden_states = self.embeddings(pixel_values.to(self.dtype))
         orders = scan_orders(self.config.grid_size, self.config.use_cls_token, hidden_states.device)
         orders = orders[: self.config.num_directions]
         inverse_orders = orders.argsort(dim=-1)

@@ -285,6 +285,16 @@ def test_one_batch_can_be_learned_by_heart(vision, text):
     assert any(gradient.abs().sum() > 0 for gradient in encoder_gradients)
 
 
+def test_a_frozen_encoder_stays_as_it_is_used_while_the_rest_trains():
+    model = tiny_model(vision="swin")
+    model.vision_encoder.train()
+    assert model.train().vision_encoder.training
+    model.vision_encoder.requires_grad_(False)
+    assert not model.train().vision_encoder.training
+    assert model.language_model.training
+    assert model.projector.training
+
+
 def test_padding_and_prompt_do_not_enter_the_loss():
     model = tiny_model()
     inputs = make_inputs(model)

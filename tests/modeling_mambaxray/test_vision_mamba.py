@@ -6,6 +6,7 @@ from golden_cases import IN_REPOSITORY, load_case
 from torch.nn import functional as F
 
 from mambaxray import VisionMambaConfig, VisionMambaModel
+from mambaxray.configuration.configuration_vision_mamba import PATCH_EMBEDDINGS
 from mambaxray.modeling_mambaxray.modeling_vision_mamba import resize_position_embeddings, scan_orders
 from mambaxray.train.convert import convert_state_dict, vision_mamba_key
 
@@ -120,17 +121,32 @@ def test_loading_at_another_image_size_resizes_positions_and_nothing_else(tmp_pa
     assert larger(torch.rand(1, 3, 48, 48)).last_hidden_state.shape == (1, 37, 24)
 
 
-def test_saved_and_loaded_models_compute_the_same(tmp_path):
-    model, images = tiny_model(), torch.rand(2, 3, 32, 32)
-    model.save_pretrained(tmp_path)
+@pytest.mark.parametrize("patch_embedding", PATCH_EMBEDDINGS)
+def test_saved_and_loaded_models_compute_the_same(tmp_path, patch_embedding):
+    model, images = tiny_model(patch_embedding=patch_embedding), torch.rand(2, 3, 32, 32)
+    model.train()(images)  # running statistics, where there are any, are saved too
+    model.eval().save_pretrained(tmp_path)
     loaded, report = VisionMambaModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert torch.equal(loaded(images).last_hidden_state, model(images).last_hidden_state)
 
 
-def test_a_batch_gives_what_single_images_give():
-    model, images = tiny_model(), torch.rand(3, 3, 32, 32)
+def test_a_convolutional_patch_sees_its_surroundings_and_a_linear_one_itself_only():
+    for patch_embedding, sees in (("linear", False), ("convolutional", True)):
+        embed = tiny_model(patch_embedding=patch_embedding).embeddings
+        image = torch.rand(1, 3, 32, 32)
+        changed = image.clone()
+        changed[..., :8, 7] += 1  # the last column of the first patch
+        difference = (embed(image) - embed(changed)).abs().sum(-1)[0]
+        assert difference[0] > 0
+        assert (difference[1] > 0) == sees
+        assert not difference[2:4].any()  # the rest of the row
+
+
+@pytest.mark.parametrize("patch_embedding", PATCH_EMBEDDINGS)
+def test_a_batch_gives_what_single_images_give(patch_embedding):
+    model, images = tiny_model(patch_embedding=patch_embedding), torch.rand(3, 3, 32, 32)
     together = model(images).last_hidden_state
     alone = torch.cat([model(image[None]).last_hidden_state for image in images])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
@@ -189,6 +205,8 @@ def test_an_image_of_another_size_is_refused_with_the_cure():
         ({"image_size": 100, "patch_size": 16}, "nearest below is 96"),
         ({"num_directions": 2}, "num_directions must be 1 or 4"),
         ({"hidden_size": 0}, "hidden_size must be a positive integer, got 0"),
+        ({"patch_embedding": "conv"}, "one of .'linear', 'convolutional'., got 'conv'"),
+        ({"patch_embedding": "convolutional", "image_size": 96, "patch_size": 12}, "power of two, got 12"),
         ({"time_step_min": 0.2}, "time_step_min <= time_step_max"),
     ],
 )
