@@ -35,9 +35,9 @@ def make_mapped_phantoms(
         num_proc: number of processes to draw with.
 
     Returns:
-        A data set with the columns `images` (a list of one image), `present` (14 values, 1 where the observation is
-        present) and `finding_maps` (grid_size * grid_size * 14 values, patches in raster order: 1 where the patch shows
-        the observation), observations in the order of `data.schema.OBSERVATIONS`.
+        A data set with the columns `images` (a list of one image) and `finding_maps` (grid_size * grid_size * 14
+        values, patches in raster order: 1 where the patch shows the observation), observations in the order of
+        `data.schema.OBSERVATIONS`.
 
     Raises:
         ValueError: the grid does not divide the image, or as `draw_phantom`.
@@ -49,7 +49,7 @@ def make_mapped_phantoms(
     seeds = [study_seed(seed, _FIRST_STREAM + number) for number in range(num_images)]
     source = datasets.Dataset.from_dict({"seed": seeds}, features=datasets.Features(seed=datasets.Value("uint64")))
     flags = datasets.List(datasets.Value("uint8"))
-    features = datasets.Features(images=datasets.List(datasets.Image()), present=flags, finding_maps=flags)
+    features = datasets.Features(images=datasets.List(datasets.Image()), finding_maps=flags)
     return source.map(
         _draw_row,
         fn_kwargs={"image_size": image_size, "grid_size": grid_size},
@@ -70,10 +70,7 @@ def _draw_row(row: Mapping[str, int], image_size: int, grid_size: int) -> dict[s
     for name, shown in maps.items():
         pixels = shown.reshape(grid_size, side, grid_size, side).sum((1, 3))
         patches[..., OBSERVATIONS.index(name)] = pixels >= _MIN_PIXELS
-    present = [int(name in maps) for name in OBSERVATIONS]
-    present[OBSERVATIONS.index("No Finding")] = int(not set(maps) - {"Support Devices"})
     return {
         "images": [encode_image(Image.fromarray(film))],
-        "present": present,
         "finding_maps": patches.ravel().tolist(),
     }

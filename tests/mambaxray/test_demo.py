@@ -22,7 +22,6 @@ SMALL = DemoSettings(
     vocab_size=400,
     batch_size=8,
     vision_steps=4,
-    language_steps=4,
     training_steps=8,
     max_report_length=20,
 )
@@ -82,12 +81,13 @@ def full_scores(tmp_path_factory):
 @pytest.mark.slow
 def test_the_full_demo_reports_findings_that_no_constant_report_could(full_scores):
     f1, constant = full_scores
-    assert f1 >= constant + 0.20
+    assert f1 >= constant + 0.30
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the goal of issue 1, not reached yet: docs/demo.md says how far the demo gets", strict=False)
+@pytest.mark.xfail(
+    reason="reached (0.775) on the one processor tried; rounding elsewhere may cost points", strict=False
+)
 def test_the_full_demo_reaches_its_goal(full_scores):
-    f1, constant = full_scores
+    f1, _ = full_scores
     assert f1 >= 0.75
-    assert f1 >= constant + 0.30
