@@ -30,6 +30,7 @@ from .options import call_with_options
 from .prepared import CARD_FILE, LEFT_OUT_FILE, PreparedError, read_card
 from .schema import study_features
 from .source import LeftOut, Source, SourceError, compare_counts, count_reasons, count_splits
+from .whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ def _begin(output: Path, fingerprint: str) -> None:
     if output.is_dir() and any(path.name != _WORK for path in output.iterdir()):
         raise PreparedError(f"{output} is not empty and was not begun by this command: choose another folder")
     work.mkdir(parents=True, exist_ok=True)
-    _write_atomically(begun, fingerprint)
+    write_whole(begun, fingerprint)
 
 
 def _plan(source: Source, output: Path, shorter_side: int | None, size: int) -> Iterator[_Shard]:
@@ -221,7 +222,7 @@ def _write_shard(shard: _Shard) -> int:
             if rows and (len(rows) == _ROW_GROUP or number == len(shard.studies)):
                 writer.write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema))
                 rows = []
-    _write_atomically(shard.problems, json.dumps([asdict(problem) for problem in problems]))
+    write_whole(shard.problems, json.dumps([asdict(problem) for problem in problems]))
     # Last, since a shard's file is what tells that it is done.
     os.replace(draft, shard.file)
     return len(shard.studies)
@@ -303,13 +304,7 @@ def _finish(source: Source, output: Path, shards: list[_Shard], settings: Mappin
         **settings,
         "versions": {"datasets": datasets.__version__, "pillow": Image.__version__},
     }
-    _write_atomically(output / CARD_FILE, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    write_whole(output / CARD_FILE, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     shutil.rmtree(output / _WORK)
     logger.info("%s: %s", source.name, compare_counts(counts, source.published_counts))
     return card
-
-
-def _write_atomically(file: Path, text: str) -> None:
-    draft = file.with_name(f".{file.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, file)

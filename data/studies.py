@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     import datasets
 
 
+def first_studies(studies: "datasets.Dataset", count: int | None) -> "datasets.Dataset":
+    """At most so many studies, the first ones; all when None."""
+    return studies if count is None else studies.select(range(min(count, len(studies))))
+
+
 def load_studies(source: str | Path, **options: Any) -> "datasets.DatasetDict":
     """Studies in the schema of `data/schema.py`, from whatever names them.
 

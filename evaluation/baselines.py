@@ -120,11 +120,11 @@ def nearest_reports(
             f"features {features.shape}, pool_features {pool_features.shape} and {len(pool)} reports of the pool do "
             "not fit: the second numbers must be equal, and the pool needs one row per report"
         )
+    numbers = None if patients is None else patient_numbers([*patients[0], *patients[1]])
     chosen = []
     for start in range(0, len(features), 1024):
         similarity = features[start : start + 1024] @ pool_features.T
-        if patients is not None:
-            numbers = patient_numbers([*patients[0], *patients[1]])
+        if numbers is not None:
             own = numbers[start : start + 1024][: len(similarity)]
             similarity[own[:, None] == numbers[None, len(patients[0]) :]] = -np.inf
         chosen += [pool[index] for index in similarity.argmax(axis=1)]

@@ -49,10 +49,10 @@ def register_auto_classes() -> None:
     AutoConfig.register("vision_mamba", VisionMambaConfig, exist_ok=True)
     AutoConfig.register("mambaxray", MambaXrayConfig, exist_ok=True)
     AutoConfig.register("mambaxray_pretraining", MambaXrayPreTrainingConfig, exist_ok=True)
+    AutoConfig.register("mambaxray_dual_encoder", MambaXrayDualEncoderConfig, exist_ok=True)
     AutoModel.register(VisionMambaConfig, VisionMambaModel, exist_ok=True)
     AutoModel.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
     AutoModelForImageTextToText.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
-    AutoConfig.register("mambaxray_dual_encoder", MambaXrayDualEncoderConfig, exist_ok=True)
     AutoModel.register(MambaXrayDualEncoderConfig, MambaXrayDualEncoder, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForPreTraining):
         auto_class.register(MambaXrayPreTrainingConfig, MambaXrayForPreTraining, exist_ok=True)

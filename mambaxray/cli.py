@@ -12,7 +12,7 @@ from .cli_convert import convert
 from .cli_evaluate import evaluate
 from .cli_prepare import prepare
 from .cli_train import contrast, finetune, pretrain, recipes
-from .console import SAFETY, error_console, failure, quiet_transformers
+from .console import SAFETY, error_console, failure, quiet_transformers, study_progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -236,30 +236,11 @@ def _run_batches(
     console: "Console",
 ) -> int:
     """Generates, writes or prints, and tells the number of studies that failed."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     from .generate import generate_reports
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
     failed = written = 0
     # Standard output is left alone: else reports would end up in the standard error while the bar is shown.
-    progress = Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False
-    )
+    progress = study_progress(console, transient=True, redirect_stdout=False)
     try:
         with progress:
             task = progress.add_task("Studies", total=len(studies))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .cli_evaluate import load_tokenizer
-from .console import error_console, failure
+from .console import error_console, failure, print_unavailable, result_console
 
 
 def compare(
@@ -90,7 +90,6 @@ def compare(
 
 
 def _print(result: dict) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -108,11 +107,8 @@ def _print(result: dict) -> None:
             f"{result['p_values'][name]:.4f}",
             f"{result['adjusted_p_values'][name]:.4f}",
         )
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 200
+    console = result_console()
     console.print(table)
     console.print()
-    for name, reason in result["unavailable"].items():
-        console.print(f"{name}: unavailable: {reason}", soft_wrap=True)
+    print_unavailable(console, result)
     console.print(result["signature"], soft_wrap=True)

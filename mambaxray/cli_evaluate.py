@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import error_console, failure, quiet_transformers
+from .console import error_console, failure, print_unavailable, quiet_transformers, result_console
 
 if TYPE_CHECKING:
     from .evaluation.report_files import ReportRow
@@ -163,7 +163,6 @@ def _training_reports(file: Path | None, references: Path | None) -> list[str] |
 
 
 def _print_result(result: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     scores, intervals, honesty = result["scores"], result["intervals"], result["honesty"]
@@ -185,15 +184,12 @@ def _print_result(result: Mapping[str, Any]) -> None:
     for name in _CHECKS:
         reference = honesty.get(f"reference_{name}")
         checks.add_row(name, f"{honesty[name]:.4f}", "" if reference is None else f"{reference:.4f}")
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 200
+    console = result_console()
     console.print(table)
     console.print()
     console.print(checks)
     console.print()
-    for name, reason in result["unavailable"].items():
-        console.print(f"{name}: unavailable: {reason}", soft_wrap=True)
+    print_unavailable(console, result)
     if len(shown) < len(scores):
         console.print(f"{len(scores) - len(shown)} more scores: --output", soft_wrap=True)
     console.print(result["signature"], soft_wrap=True)

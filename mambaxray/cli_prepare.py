@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import error_console, failure
+from .console import error_console, failure, study_progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,7 +127,7 @@ def prepare(
     try:
         with console.status("Reading reports and lists"):
             found = read_source(name, source, section=section, allow_shared_patients=allow_shared_patients, **options)
-        with _progress(console) as progress:
+        with study_progress(console) as progress:
             task = progress.add_task("Studies", total=len(found.studies))
             card = prepare_studies(
                 found,
@@ -150,28 +150,6 @@ def _cores() -> int:
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _progress(console: "Console") -> Any:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
 
 
 def _tell(card: dict[str, Any], output: Path, console: "Console") -> None:

@@ -1,11 +1,13 @@
 """What the commands share on the screen: one console for messages, one way to fail."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 SAFETY = "Research software, not a medical device: its reports must not be used for the care of patients."
 
@@ -31,3 +33,43 @@ def quiet_transformers() -> None:
     hub_logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def study_progress(console: "Console", **options: Any) -> "Progress":
+    """A bar that counts studies, shown on a terminal only; `options` are those of rich's `Progress`."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        **options,
+    )
+
+
+def result_console() -> "Console":
+    """The standard output for tables of results, wide enough for them when it goes into a file."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 200
+    return console
+
+
+def print_unavailable(console: "Console", result: Mapping[str, Any]) -> None:
+    """What could not be scored and why, a line each."""
+    for name, reason in result["unavailable"].items():
+        console.print(f"{name}: unavailable: {reason}", soft_wrap=True)

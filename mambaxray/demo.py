@@ -31,6 +31,7 @@ from .configuration.configuration_vision_mamba import VisionMambaConfig
 from .data.annotation_json import load_annotation_json
 from .data.phantom import make_phantoms
 from .data.phantom_maps import make_mapped_phantoms
+from .data.studies import first_studies
 from .evaluation.baselines import best_constant_report
 from .evaluation.clinical import Labels, label_scores
 from .evaluation.evaluate_model import generate_predictions
@@ -136,7 +137,7 @@ def run_demo(
 
     console.rule("[bold]1 of 4: studies")
     studies = _phantoms(settings, seed) if data is None else load_annotation_json(data)
-    train, test = studies["train"], _first(studies["test"], settings.num_test)
+    train, test = studies["train"], first_studies(studies["test"], settings.num_test)
     labeler = CheXpertStyleLabeler()
     train_labels = labeler.batch(train["report"])
     model, processor = _make_model(settings, train["report"])
@@ -145,7 +146,7 @@ def run_demo(
     # Training happens in processes of its own, which read from here.
     work = output / "training"
     train.save_to_disk(work / "train")
-    _first(studies["validation"], settings.num_validation).save_to_disk(work / "validation")
+    first_studies(studies["validation"], settings.num_validation).save_to_disk(work / "validation")
     _mapped_phantoms(settings, seed).save_to_disk(work / "mapped")
     model.save_pretrained(output / "model")
     processor.save_pretrained(output / "model")
@@ -182,10 +183,6 @@ def quieten_libraries() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-
-
-def _first(studies: "Dataset", count: int) -> "Dataset":
-    return studies.select(range(min(count, len(studies))))
 
 
 def _phantoms(settings: DemoSettings, seed: int) -> "DatasetDict":

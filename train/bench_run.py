@@ -16,7 +16,8 @@ import torch
 from accelerate import PartialState
 from transformers import AutoConfig
 
-from ..data.studies import load_studies
+from ..data.studies import first_studies, load_studies
+from ..data.whole_file import write_whole
 from ..evaluation.evaluate_model import generate_predictions, score_predictions
 from ..evaluation.evaluation_page import write_evaluation_page
 from ..evaluation.page_parts import StudyResult
@@ -26,7 +27,6 @@ from .finetune import make_generator
 from .processes import run_in_processes
 from .recipe import FinetuneRecipe
 from .run import read_result, run_recipe
-from .run_folder import write_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -84,7 +84,7 @@ def run_bench(
     cells = bench.cells()
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / BENCH_FILE, json.dumps(asdict(bench), indent=1))
+    write_whole(output / BENCH_FILE, json.dumps(asdict(bench), indent=1))
     results = []
     for cell in cells:
         result = _read(output, cell, bench)
@@ -133,9 +133,7 @@ def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
     folder.mkdir(parents=True, exist_ok=True)
     splits = _studies(cell.recipe)
     _require_weights(cell.recipe)
-    test = splits["test"]
-    if bench.test.max_studies is not None:
-        test = test.select(range(min(bench.test.max_studies, len(test))))
+    test = first_studies(splits["test"], bench.test.max_studies)
     trained = None
     if cell.train:
         run_in_processes(_train, (cell.recipe, folder / "run"), bench.processes)
@@ -217,7 +215,7 @@ def _write(output: Path, cell: Cell, bench: Bench, result: CellResult) -> None:
     folder = output / cell.folder
     folder.mkdir(parents=True, exist_ok=True)
     values = {"settings": _settings(cell, bench), "result": asdict(result)}
-    write_text(folder / _RESULT_FILE, json.dumps(values, indent=1))
+    write_whole(folder / _RESULT_FILE, json.dumps(values, indent=1))
 
 
 def _settings(cell: Cell, bench: Bench) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..data.whole_file import write_whole
+
 SEAL = "complete.json"
 _logger = logging.getLogger(__name__)
 
@@ -28,9 +30,7 @@ class CheckpointSeal(TrainerCallback):
         if state.is_world_process_zero and folder.is_dir():
             files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SEAL)
             sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-            unfinished = folder / f"{SEAL}.part"
-            unfinished.write_text(json.dumps(sizes, indent=1), encoding="utf-8")
-            unfinished.replace(folder / SEAL)
+            write_whole(folder / SEAL, json.dumps(sizes, indent=1))
         return control
 
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalPrediction
 
-from ..data.studies import load_studies
+from ..data.studies import first_studies, load_studies
 from ..evaluation.clinical import label_scores
 from ..evaluation.honesty import unique_ratio
 from ..evaluation.labeler import CheXpertStyleLabeler
@@ -75,13 +75,10 @@ def load_splits(data: DataSection) -> tuple["Dataset", "Dataset | None"]:
     splits = load_studies(data.source, **data.options)
     if not len(splits.get("train", ())):
         raise RecipeError(f"{data.source} has no training studies; it has {', '.join(splits) or 'nothing'}")
-    return _first(splits["train"], data.max_train), _first(splits.get("validation"), data.max_validation)
-
-
-def _first(studies: "Dataset | None", count: int | None) -> "Dataset | None":
-    if studies is None or count is None:
-        return studies
-    return studies.select(range(min(count, len(studies))))
+    validation = splits.get("validation")
+    if validation is not None:
+        validation = first_studies(validation, data.max_validation)
+    return first_studies(splits["train"], data.max_train), validation
 
 
 def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[PreTrainedModel, ProcessorMixin]:

@@ -17,9 +17,10 @@ import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
+from ..data.whole_file import write_whole
 from .checkpoints import CheckpointSeal, last_complete_checkpoint
 from .recipe import Recipe
-from .run_folder import RESULT_FILE, open_run_folder, write_text
+from .run_folder import RESULT_FILE, open_run_folder
 
 _STAGES = {"pretrain": "pretrain", "contrast": "contrast", "finetune": "finetune"}
 """In which module of this package each stage lies."""
@@ -117,7 +118,7 @@ def _train(recipe: Recipe, arguments: TrainingArguments, output: Path) -> RunRes
         total_parameters=sum(p.numel() for p in parameters),
     )
     if trainer.is_world_process_zero():
-        write_text(output / RESULT_FILE, json.dumps(asdict(result) | {"model_dir": "model"}, indent=1))
+        write_whole(output / RESULT_FILE, json.dumps(asdict(result) | {"model_dir": "model"}, indent=1))
     trainer.accelerator.wait_for_everyone()
     return result
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..data.whole_file import write_whole
 from .recipe import Recipe, RecipeError, load_recipe
 
 RECIPE_FILE, ENVIRONMENT_FILE, RESULT_FILE = "recipe.yaml", "environment.json", "result.json"
@@ -30,15 +31,8 @@ def open_run_folder(folder: Path, recipe: Recipe) -> None:
             raise RecipeError(f"{folder} holds a run of another recipe ({file}); choose another output folder")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / ENVIRONMENT_FILE, json.dumps(describe_run(recipe.seed), indent=2))
-    write_text(file, recipe.to_yaml())
-
-
-def write_text(file: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    unfinished = file.with_name(f"{file.name}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(file)
+    write_whole(folder / ENVIRONMENT_FILE, json.dumps(describe_run(recipe.seed), indent=2))
+    write_whole(file, recipe.to_yaml())
 
 
 def describe_run(seed: int) -> dict[str, Any]:
