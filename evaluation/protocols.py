@@ -52,6 +52,7 @@ def signature(
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     max_tokens: int | None = None,
     intervals: str | None = None,
+    radeval: str | None = None,
 ) -> str:
     """All that a reader needs to compare scores, in one line of `key:value` parted by `|`, as sacrebleu has it."""
     name = protocol
@@ -66,6 +67,7 @@ def signature(
         "bleu/rouge/cider": "coco",
         "meteor": "1.5-en-norm",
         "labels": "CheXpertStyleLabeler",
+        **({"radeval": radeval} if radeval else {}),
         "ci": intervals or "no",
         "version": f"mambaxray-{version('mambaxray')}",
     }

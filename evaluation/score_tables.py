@@ -17,6 +17,8 @@ CAPTION_METRICS: dict[str, tuple[str, ...]] = {
 }
 """Families of caption metrics and the names of their scores."""
 
+CAPTION_NAMES = frozenset(name for names in CAPTION_METRICS.values() for name in names)
+
 CLINICAL = "clinical"
 """The family of all scores of `clinical.label_scores`, with each treatment of uncertain labels."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +18,18 @@ from .baselines import (
 from .clinical import Labels
 from .honesty import honesty_checks
 from .labeler import CheXpertStyleLabeler
-from .metric_table import MetricTable, check_pairs
+from .metric_table import MetricTable, MetricUnavailableError, check_pairs
 from .protocols import Protocol, apply_protocol, check_protocol, signature
-from .score_tables import CLINICAL_NAMES, caption_tables, clinical_tables, collected, in_order, wanted_scores
+from .radeval_metrics import RADEVAL_METRICS, radeval_scores
+from .score_tables import (
+    CAPTION_NAMES,
+    CLINICAL_NAMES,
+    caption_tables,
+    clinical_tables,
+    collected,
+    in_order,
+    wanted_scores,
+)
 from .statistics import bootstrap_intervals
 from .tokenization import Tokenize, one_line, tokenize_reports
 
@@ -63,6 +73,7 @@ def evaluate_reports(
     training_reports: Sequence[str] | None = None,
     features: np.ndarray | None = None,
     training_features: np.ndarray | None = None,
+    external_python: str | PathLike | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -72,7 +83,8 @@ def evaluate_reports(
     Args:
         references, hypotheses: the reports, both as sequences in one order or both as mappings from study id.
         metrics: families (`BLEU`, `ROUGE_L`, `METEOR`, `CIDEr`, `clinical`) or single scores (`Bleu_4`,
-            `F1_micro_14_uncertain-negative` …); None means all of these.
+            `F1_micro_14_uncertain-negative` …); None means all of these. `RadGraph`, `RadCliQ`, `CheXbert`,
+            `BERTScore` and `GREEN` are computed by the package radeval when asked for, without baselines.
         tokenize: for the caption metrics, "none" or "ptb", see `tokenization.tokenize_reports`.
         protocol: "full-reference" or "r2gen-compat", see `protocols.apply_protocol`.
         ci: whether to compute bootstrap intervals.
@@ -83,6 +95,7 @@ def evaluate_reports(
         training_reports: reports from which the baselines take theirs. Default: the references of other patients.
         features: image features `(studies, features)` in the order of the studies, for the nearest neighbour.
         training_features: the same of `training_reports`, `(reports, features)`; needed with both others.
+        external_python: Python of an environment with radeval, see `radeval_metrics.radeval_scores`.
         resamples, confidence, seed: of the bootstrap; the seed also draws the random reports.
 
     Returns:
@@ -105,7 +118,7 @@ def evaluate_reports(
         TypeError: a report that is no string.
         MetricUnavailableError: "ptb" without Java or pycocoevalcap.
     """
-    wanted = wanted_scores(metrics)
+    wanted = wanted_scores(metrics, RADEVAL_METRICS)
     check_protocol(protocol, tokenizer, max_tokens)
     studies = prepare_studies(references, hypotheses, patients, protocol, tokenizer, max_tokens)
     pool = None if training_reports is None else apply_protocol(training_reports, protocol, tokenizer, max_tokens)
@@ -125,12 +138,23 @@ def evaluate_reports(
         labels=labels,
         unavailable=unavailable,
     )
+    radeval_version, fixed = None, {}
+    for name in [name for name in wanted if name in RADEVAL_METRICS]:
+        try:
+            family = radeval_scores(name, studies.references, studies.hypotheses, external_python=external_python)
+        except MetricUnavailableError as error:
+            unavailable[name] = str(error)
+            continue
+        radeval_version = family.version
+        fixed |= family.corpus
+        tables += [family.table] if family.table else []
+        wanted += [*(family.table.names if family.table else ()), *family.corpus]
     intervals = {}
-    if ci:
+    if ci and tables:
         intervals = bootstrap_intervals(tables, studies.patients, resamples=resamples, confidence=confidence, seed=seed)
     per_sample = {name: values.tolist() for table in tables for name, values in table.per_sample.items()}
     return {
-        "scores": collected(tables, wanted),
+        "scores": collected(tables, wanted) | fixed,
         "per_sample": in_order(per_sample, wanted),
         "intervals": in_order(
             {name: value for name, value in intervals.items() if not name.startswith("support_")}, wanted
@@ -149,11 +173,34 @@ def evaluate_reports(
             protocol=protocol,
             tokenizer=tokenizer,
             max_tokens=max_tokens,
+            radeval=radeval_version,
             intervals=f"bs{resamples},{confidence:g},seed{seed},{studies.patients.max() + 1}patients" if ci else None,
         ),
         "unavailable": unavailable,
         "ids": studies.ids,
     }
+
+
+def score_reports(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    *,
+    metrics: Iterable[str] | None = None,
+    tokenize: Tokenize = "none",
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The `scores` and the `unavailable` of `evaluate_reports`, without all that stands beside them."""
+    wanted = wanted_scores(metrics)
+    studies = prepare_studies(references, hypotheses, None, "full-reference", None, None)
+    unavailable: dict[str, str] = {}
+    (tables,) = score_systems(
+        studies.references,
+        [[studies.hypotheses, studies.hypotheses]],
+        wanted,
+        tokenize=tokenize,
+        labels=LabelCache(),
+        unavailable=unavailable,
+    )
+    return collected(tables, wanted), unavailable
 
 
 class LabelCache:
@@ -187,7 +234,7 @@ def score_systems(
         unavailable: takes the metrics that can't be computed here and why.
     """
     tables: list[list[MetricTable]] = [[] for _ in systems]
-    if not set(wanted) <= set(CLINICAL_NAMES):
+    if not CAPTION_NAMES.isdisjoint(wanted):
         texts = [references, *(captions for captions, _ in systems)]
         tokenized = tokenize_reports([text for part in texts for text in part], tokenize)
         size = len(references)

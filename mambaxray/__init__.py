@@ -52,6 +52,7 @@ _PUBLIC = {
     "write_evaluation_page": "evaluation.evaluation_page",
     "evaluate_reports": "evaluation.scoring",
     "compare_reports": "evaluation.comparison",
+    "report_metrics": "evaluation.trainer_metrics",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -52,7 +52,7 @@ def evaluate(
             "--metric",
             metavar="NAME",
             help="Only this one; may be given several times: BLEU, ROUGE_L, METEOR, CIDEr, clinical, or a single "
-            "score such as Bleu_4.",
+            "score such as Bleu_4; with radeval also RadGraph, RadCliQ, CheXbert, BERTScore, GREEN.",
             show_default=False,
         ),
     ] = None,
@@ -83,6 +83,14 @@ def evaluate(
     section: Annotated[
         str, typer.Option(metavar="NAME", help="What the reports are (findings, ...); it is noted in the signature.")
     ] = "report",
+    external_python: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The Python of another environment, in which the package radeval is installed; it computes RadGraph, "
+            "RadCliQ, CheXbert, BERTScore and GREEN.",
+        ),
+    ] = None,
     ci: Annotated[bool, typer.Option("--ci/--no-ci", help="Confidence intervals by bootstrap, by patient.")] = True,
     output: Annotated[
         Path | None,
@@ -128,6 +136,7 @@ def evaluate(
                 tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
                 max_tokens=max_tokens,
                 section=section,
+                external_python=external_python,
                 training_reports=_training_reports(training_reports, references),
             )
         _print_result(result)
