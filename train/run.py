@@ -4,6 +4,7 @@ A stage is a module with a function `make_trainer(recipe, arguments, output)`; e
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ from ..data.whole_file import write_whole
 from .checkpoints import CheckpointSeal, last_complete_checkpoint
 from .recipe import Recipe
 from .run_folder import RESULT_FILE, open_run_folder
+
+logger = logging.getLogger(__name__)
 
 _STAGES = {"pretrain": "pretrain", "contrast": "contrast", "finetune": "finetune"}
 """In which module of this package each stage lies."""
@@ -129,7 +132,11 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     Raises:
         ValueError: transformers finds that they contradict each other.
     """
-    values: dict[str, Any] = {"report_to": ["tensorboard"] if find_spec("tensorboard") else []}
+    values: dict[str, Any] = {"report_to": ["tensorboard"]}
+    if find_spec("tensorboard") is None:
+        values = {"report_to": []}
+        if "report_to" not in recipe.training:
+            logger.warning("No curves are written: TensorBoard is not installed (pip install tensorboard)")
     if not torch.cuda.is_available():
         # Without both of these, several processes on the CPU silently train apart (accelerate 1.15).
         values |= {"use_cpu": True, "dataloader_pin_memory": False}
