@@ -26,6 +26,7 @@ _PUBLIC = {
     "MambaXrayForConditionalGeneration": "modeling_mambaxray.modeling_mambaxray",
     "MambaXrayForPreTraining": "modeling_mambaxray.modeling_mambaxray_pretraining",
     "MambaXrayDualEncoder": "modeling_mambaxray.modeling_mambaxray_dual_encoder",
+    "use_scan_backend": "modeling_mambaxray.ops.selective_scan",
     "load_vision_encoder": "modeling_mambaxray.vision_encoder",
     "encoder_from_pretraining": "modeling_mambaxray.modeling_mambaxray_pretraining",
     "MambaXrayImageProcessor": "processing.image_processing_mambaxray",

@@ -93,7 +93,7 @@ def describe_environment() -> Sections:
     """What `mambaxray info` shows: versions, device and scan backends."""
     import torch
 
-    from .modeling_mambaxray.ops.selective_scan import BACKENDS, scan_backend
+    from .modeling_mambaxray.ops.selective_scan import scan_backend, scan_problems
 
     has_cuda = torch.cuda.is_available()
     return {
@@ -107,8 +107,8 @@ def describe_environment() -> Sections:
             "CPU threads": str(torch.get_num_threads()),
         },
         "Selective scan": {
-            "backends": ", ".join(BACKENDS),
-            "in use": scan_backend(),
+            "in use": scan_backend("cuda" if has_cuda else "cpu"),
+            **{name: f"off: {problem}" if problem else "available" for name, problem in scan_problems().items()},
         },
     }
 

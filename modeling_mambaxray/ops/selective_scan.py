@@ -1,44 +1,108 @@
 """The selective scan behind one function, with its backends."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .scan_operator import state_dtype
 from .selective_scan_native import native_problem, selective_scan_native
 from .selective_scan_reference import selective_scan_reference
 from .selective_scan_torch import selective_scan_torch
 
-BACKENDS: dict[str, Callable[..., Tensor]] = {
-    "native": selective_scan_native,
-    "torch": selective_scan_torch,
-    "reference": selective_scan_reference,
+
+def _no_problem() -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class ScanBackend:
+    """One implementation of the selective scan.
+
+    Args:
+        scan: takes and gives what `selective_scan` does, all tensors in the type of the state.
+        problem: says why it can't be used on this machine and how to mend that; empty when it can.
+        device_type: the kind of device it scans on; any when empty.
+        dtypes: the types it scans in; any when empty.
+    """
+
+    scan: Callable[..., Tensor]
+    problem: Callable[[], str] = _no_problem
+    device_type: str = ""
+    dtypes: tuple[torch.dtype, ...] = ()
+
+    def takes(self, device_type: str, dtype: torch.dtype) -> bool:
+        """Whether it scans tensors of such a device and type, where it can be used at all."""
+        return self.device_type in ("", device_type) and (not self.dtypes or dtype in self.dtypes)
+
+
+BACKENDS = {
+    "native": ScanBackend(selective_scan_native, native_problem, "cpu", (torch.float32,)),
+    "torch": ScanBackend(selective_scan_torch),
+    "reference": ScanBackend(selective_scan_reference),
 }
-"""Implementations by name, the preferred one first."""
+"""Implementations by name, the preferred one first. `torch` takes whatever there is."""
+
+_override: ContextVar[str | None] = ContextVar("scan backend", default=None)
 
 
-def scan_backend(device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+@contextmanager
+def use_scan_backend(name: str) -> Iterator[None]:
+    """Scans with one backend inside a `with` block, whatever `MAMBAXRAY_SCAN` says.
+
+    Holds for the current thread. A compiled model keeps the backend that it was compiled with.
+
+    Raises:
+        ValueError: there is no such backend, or it can't be used here.
+    """
+    _check_backend(name, "use_scan_backend")
+    token = _override.set(name)
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def scan_problems() -> dict[str, str]:
+    """Why each backend can't be used on this machine, by name; empty for those that can. `mambaxray info` shows it."""
+    return {name: backend.problem() for name, backend in BACKENDS.items()}
+
+
+@torch.compiler.assume_constant_result
+def _wanted_backend() -> str | None:
+    """The backend that the caller or the environment asks for."""
+    name = _override.get()
+    if name is None and (name := os.environ.get("MAMBAXRAY_SCAN") or None):
+        _check_backend(name, "MAMBAXRAY_SCAN")
+    return name
+
+
+def _check_backend(name: str, source: str) -> None:
+    if name not in BACKENDS:
+        raise ValueError(f"{source}={name!r} is not a scan backend; choose from {', '.join(BACKENDS)}")
+    if problem := BACKENDS[name].problem():
+        raise ValueError(f"{source}={name!r} can't be used: {problem}")
+
+
+def scan_backend(device_type: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
     """Name of the backend that scans tensors of such a device and type.
 
-    It is `$MAMBAXRAY_SCAN` when set, else the preferred one that can be used here. `native` scans float32 on the CPU;
-    whatever else there is, `torch` scans in its place.
+    It is the one of `use_scan_backend`, else of `MAMBAXRAY_SCAN`, else the preferred one that can be used here. Tensors
+    that the wanted backend does not take (`native` takes float32 on the CPU) are scanned by `torch`.
 
     Raises:
         ValueError: the variable names no backend, or one that can't be used here.
     """
-    name = os.environ.get("MAMBAXRAY_SCAN")
-    if name and name not in BACKENDS:
-        raise ValueError(f"MAMBAXRAY_SCAN={name!r} is not a scan backend; choose from {', '.join(BACKENDS)}")
-    if name == "native" and native_problem():
-        raise ValueError(
-            f"MAMBAXRAY_SCAN={name!r} can't be used: {native_problem()}. Install it with "
-            "`pip install 'mambaxray[native]'`, or unset the variable"
-        )
-    if name and name != "native":
-        return name
-    fits = device == "cpu" and dtype == torch.float32
-    return "native" if fits and not native_problem() else "torch"
+    wanted = _wanted_backend()
+    for name in [wanted] if wanted else BACKENDS:
+        backend = BACKENDS[name]
+        if backend.takes(device_type, dtype) and not backend.problem():
+            return name
+    return "torch"
 
 
 def selective_scan(
@@ -69,15 +133,15 @@ def selective_scan(
         `y`, shaped and typed as `u`. The state is float32, or float64 for float64 input.
 
     Raises:
-        ValueError: a shape does not fit the others.
+        ValueError: a shape does not fit the others, or a backend is asked for that can't be used.
 
     Source: Mamba (Gu & Dao, 2023), equation 2 and algorithm 2.
     """
     _check_shapes(u, delta, A, B, C, D, delta_bias)
-    dtype = torch.promote_types(u.dtype, torch.float32)
+    dtype = state_dtype(u)
     tensors = [x if x is None else x.to(dtype) for x in (u, delta, A, B, C, D, delta_bias)]
     with torch.autocast(u.device.type, enabled=False):
-        return BACKENDS[scan_backend(u.device.type, dtype)](*tensors).to(u.dtype)
+        return BACKENDS[scan_backend(u.device.type, dtype)].scan(*tensors).to(u.dtype)
 
 
 def _check_shapes(
@@ -100,4 +164,4 @@ def _check_shapes(
             raise ValueError(f"{name} must have shape {shape} to fit u {tuple(u.shape)}, got {tuple(tensor.shape)}")
 
 
-__all__ = ["BACKENDS", "scan_backend", "selective_scan"]
+__all__ = ["BACKENDS", "ScanBackend", "scan_backend", "scan_problems", "selective_scan", "use_scan_backend"]

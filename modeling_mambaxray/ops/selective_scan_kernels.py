@@ -81,15 +81,16 @@ _int = types.intp
 _f2, _f3, _f4, _f5 = (types.Array(types.float32, ndim, "C") for ndim in (2, 3, 4, 5))
 
 
-@_compile(types.void(_int, _int, _int, _int, _f4, _f4, _f3, _f4, _f4, _f2, _f4, _f5))
-def forward(first, last, group_size, chunk, u, delta, decay_rate, B, C, D, y, starts):
-    """Fills `y (K, B, L, D)` and the states before each chunk, `starts (chunks, K, B, N, D)`.
+@_compile(types.void(_int, _int, _int, _int, _f4, _f4, _f3, _f4, _f4, _f2, _f2, _f4, _f5))
+def forward(first, last, group_size, chunk, u, delta, decay_rate, B, C, D, bias, y, starts):
+    """Fills `y (K, B, L, D)` and the states before each chunk, `starts (chunks, K, B, N, D)`, when it has any.
 
-    `decay_rate = A log2(e)` is `(K, N, D)`; the other inputs are shaped as in `selective_scan`. A chunk has `chunk`
-    time steps, a group `group_size` channels.
+    `decay_rate = A log2(e)` is `(K, N, D)`; the other inputs are shaped as in `selective_scan`, where `bias` is
+    called `delta_bias`. A chunk has `chunk` time steps, a group `group_size` channels.
     """
     _, batch, length, channels = u.shape
     size = B.shape[3]
+    keep_states = starts.shape[0] > 0
     groups = (channels + group_size - 1) // group_size
     state = np.empty((size, BLOCK), np.float32)
     step = np.empty(BLOCK, np.float32)
@@ -103,12 +104,12 @@ def forward(first, last, group_size, chunk, u, delta, decay_rate, B, C, D, y, st
             width = min(BLOCK, end - c0)
             state[:] = _ZERO
             for t in range(length):
-                if t % chunk == 0:
+                if keep_states and t % chunk == 0:
                     for n in range(size):
                         for c in range(width):
                             starts[t // chunk, k, b, n, c0 + c] = state[n, c]
                 for c in range(width):
-                    step[c] = _softplus(delta[k, b, t, c0 + c])
+                    step[c] = _softplus(delta[k, b, t, c0 + c] + bias[k, c0 + c])
                 for c in range(width):
                     v[c] = step[c] * u[k, b, t, c0 + c]
                     out[c] = D[k, c0 + c] * u[k, b, t, c0 + c]
@@ -125,12 +126,12 @@ def forward(first, last, group_size, chunk, u, delta, decay_rate, B, C, D, y, st
 
 @_compile(
     types.void(
-        _int, _int, _int, _int, _f4, _f5, _f4, _f4, _f3, _f3, _f4, _f4, _f2,  # inputs
+        _int, _int, _int, _int, _f4, _f5, _f4, _f4, _f3, _f3, _f4, _f4, _f2, _f2,  # inputs
         _f4, _f4, _f4, _f5, _f5, _f3,  # gradients
     )
 )  # fmt: skip
 def backward(
-    first, last, group_size, chunk, grad_y, starts, u, delta, rate, decay_rate, B, C, D,
+    first, last, group_size, chunk, grad_y, starts, u, delta, rate, decay_rate, B, C, D, bias,
     grad_u, grad_delta, grad_rate, grad_B, grad_C, grad_D,
 ):  # fmt: skip
     """Fills the gradients of `u` and `delta`, and those of the others in parts that remain to be summed.
@@ -173,7 +174,7 @@ def backward(
                         states[0, n, c] = starts[index, k, b, n, c0 + c]
                 for i in range(count):
                     for c in range(width):
-                        steps[i, c] = _softplus(delta[k, b, t0 + i, c0 + c])
+                        steps[i, c] = _softplus(delta[k, b, t0 + i, c0 + c] + bias[k, c0 + c])
                     for c in range(width):
                         vs[i, c] = steps[i, c] * u[k, b, t0 + i, c0 + c]
                     for n in range(size):
@@ -210,8 +211,9 @@ def backward(
                         skip = D[k, c0 + c] * grad_y[k, b, t0 + i, c0 + c]
                         grad_u[k, b, t0 + i, c0 + c] = grad_v[c] * steps[i, c] + skip
                     for c in range(width):
+                        slope = _sigmoid(delta[k, b, t0 + i, c0 + c] + bias[k, c0 + c])
                         total_step = grad_step[c] + grad_v[c] * u[k, b, t0 + i, c0 + c]
-                        grad_delta[k, b, t0 + i, c0 + c] = total_step * _sigmoid(delta[k, b, t0 + i, c0 + c])
+                        grad_delta[k, b, t0 + i, c0 + c] = total_step * slope
             for n in range(size):
                 for c in range(width):
                     grad_rate[k, b, n, c0 + c] = sum_rate[n, c]

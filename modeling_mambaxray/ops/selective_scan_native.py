@@ -19,6 +19,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from .scan_operator import scan_operator
+
 logger = logging.getLogger(__name__)
 
 _LOG2_E = math.log2(math.e)
@@ -38,7 +40,7 @@ def _load_kernels() -> tuple[ModuleType | None, str]:
     Compiling takes seconds, the first time on a machine; afterwards numba finds its cached result.
     """
     if importlib.util.find_spec("numba") is None:
-        return None, "numba is not installed"
+        return None, "numba is not installed (`pip install 'mambaxray[native]'` brings it)"
     try:
         from numba.core.errors import NumbaError
     except (ImportError, AttributeError, OSError) as error:
@@ -106,70 +108,6 @@ def _groups(directions: int, batch: int, channels: int) -> tuple[int, int]:
     return -(-channels // size), size
 
 
-@torch.library.custom_op("mambaxray::selective_scan_native", mutates_args=(), device_types="cpu")
-def _scan_op(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
-    """Output `(K, B, L, D)` and the states before each chunk `(chunks, K, B, N, D)`."""
-    directions, batch, length, channels = u.shape
-    u, delta, B, C, D = (x.contiguous() for x in (u, delta, B, C, D))
-    decay_rate = (A * _LOG2_E).transpose(1, 2).contiguous()
-    y = torch.empty_like(u)
-    starts = u.new_empty(-(-length // _CHUNK), directions, batch, A.shape[-1], channels)
-    groups, group_size = _groups(directions, batch, channels)
-    tasks = directions * batch * groups
-    _run(_kernels().forward, tasks, group_size, _CHUNK, u, delta, decay_rate, B, C, D, y, starts)
-    return y, starts
-
-
-@_scan_op.register_fake
-def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
-    directions, batch, length, channels = u.shape
-    starts = u.new_empty(-(-length // _CHUNK), directions, batch, A.shape[-1], channels)
-    return torch.empty_like(u, memory_format=torch.contiguous_format), starts
-
-
-@torch.library.custom_op("mambaxray::selective_scan_native_backward", mutates_args=(), device_types="cpu")
-def _scan_backward_op(
-    grad_y: Tensor,
-    starts: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of u, delta, A, B, C, D."""
-    directions, batch, _, channels = u.shape
-    grad_y, u, delta, B, C, D = (x.contiguous() for x in (grad_y, u, delta, B, C, D))
-    rate = A.transpose(1, 2).contiguous()
-    groups, group_size = _groups(directions, batch, channels)
-    grad_u, grad_delta = torch.empty_like(u), torch.empty_like(u)
-    # Summed below: A and D over the samples, B and C over the groups of channels.
-    grad_rate = u.new_empty(directions, batch, *rate.shape[1:])
-    grad_D = u.new_empty(directions, batch, channels)
-    grad_B, grad_C = (u.new_empty(groups, *B.shape) for _ in range(2))
-    inputs = (grad_y, starts, u, delta, rate, rate * _LOG2_E, B, C, D)
-    gradients = (grad_u, grad_delta, grad_rate, grad_B, grad_C, grad_D)
-    _run(_kernels().backward, directions * batch * groups, group_size, _CHUNK, *inputs, *gradients)
-    grad_A = grad_rate.sum(1).transpose(1, 2).contiguous()
-    return grad_u, grad_delta, grad_A, grad_B.sum(0), grad_C.sum(0), grad_D.sum(1)
-
-
-@_scan_backward_op.register_fake
-def _(
-    grad_y: Tensor,
-    starts: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    empty = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta, A, B, C, D))
-    return tuple(empty)  # type: ignore[return-value]
-
-
 def _kernels() -> ModuleType:
     kernels, problem = _load_kernels()
     if kernels is None:
@@ -177,32 +115,63 @@ def _kernels() -> ModuleType:
     return kernels
 
 
-def _keep_for_backward(ctx, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1], *inputs)
+def _count_chunks(directions: int, batch: int, length: int, channels: int, state: int) -> int:
+    return -(-length // _CHUNK)
 
 
-def _backward(ctx, grad_y: Tensor, _grad_starts: Tensor) -> tuple[Tensor, ...]:
-    return _scan_backward_op(grad_y, *ctx.saved_tensors)
-
-
-_scan_op.register_autograd(_backward, setup_context=_keep_for_backward)
-
-
-def selective_scan_native(
+def _forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
     B: Tensor,
     C: Tensor,
     D: Tensor,
-    delta_bias: Tensor | None = None,
-) -> Tensor:
-    """`selective_scan` in compiled loops. Shapes and meaning as there; all tensors float32 and on the CPU.
+    delta_bias: Tensor,
+    keep_states: bool,
+) -> tuple[Tensor, Tensor]:
+    """Output `(K, B, L, D)` and the states before each chunk `(chunks, K, B, N, D)`."""
+    directions, batch, _, channels = u.shape
+    u, delta, B, C, D, bias = (x.contiguous() for x in (u, delta, B, C, D, delta_bias))
+    decay_rate = (A * _LOG2_E).transpose(1, 2).contiguous()
+    y = torch.empty_like(u)
+    chunks = _count_chunks(*u.shape, A.shape[-1]) if keep_states else 0
+    starts = u.new_empty(chunks, directions, batch, A.shape[-1], channels)
+    groups, group_size = _groups(directions, batch, channels)
+    tasks = directions * batch * groups
+    _run(_kernels().forward, tasks, group_size, _CHUNK, u, delta, decay_rate, B, C, D, bias, y, starts)
+    return y, starts
 
-    Raises:
-        RuntimeError: there are no compiled kernels (`native_problem` says why).
-    """
-    if delta_bias is not None:
-        delta = delta + delta_bias[:, None, None]
-    y, _ = _scan_op(u, delta, A, B, C, D)
-    return y
+
+def _backward(
+    grad_y: Tensor,
+    starts: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of u, delta, A, B, C, D."""
+    directions, batch, _, channels = u.shape
+    grad_y, u, delta, B, C, D, bias = (x.contiguous() for x in (grad_y, u, delta, B, C, D, delta_bias))
+    rate = A.transpose(1, 2).contiguous()
+    groups, group_size = _groups(directions, batch, channels)
+    grad_u, grad_delta = torch.empty_like(u), torch.empty_like(u)
+    # Summed below: A and D over the samples, B and C over the groups of channels.
+    grad_rate = u.new_empty(directions, batch, *rate.shape[1:])
+    grad_D = u.new_empty(directions, batch, channels)
+    grad_B, grad_C = (u.new_empty(groups, *B.shape) for _ in range(2))
+    inputs = (grad_y, starts, u, delta, rate, rate * _LOG2_E, B, C, D, bias)
+    gradients = (grad_u, grad_delta, grad_rate, grad_B, grad_C, grad_D)
+    _run(_kernels().backward, directions * batch * groups, group_size, _CHUNK, *inputs, *gradients)
+    grad_A = grad_rate.sum(1).transpose(1, 2).contiguous()
+    return grad_u, grad_delta, grad_A, grad_B.sum(0), grad_C.sum(0), grad_D.sum(1)
+
+
+selective_scan_native = scan_operator("selective_scan_native", _forward, _backward, _count_chunks, device_types="cpu")
+"""`selective_scan` in compiled loops. Shapes and meaning as there; all tensors float32 and on the CPU.
+
+It raises a `RuntimeError` when there are no compiled kernels (`native_problem` says why).
+"""

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .scan_operator import scan_operator
+
 _LOG2_E = math.log2(math.e)
 # Elements of the two work buffers of one chunk (decays and states), small enough for a core's second-level cache.
 _CHUNK_ELEMENTS = 262_144
@@ -73,42 +75,49 @@ def _chunks(length: int, steps: int) -> list[slice]:
     return [slice(start, min(start + steps, length)) for start in range(0, length, steps)]
 
 
-@torch.library.custom_op("mambaxray::selective_scan", mutates_args=())
-def _scan_op(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
+def _count_chunks(directions: int, batch: int, length: int, channels: int, state: int) -> int:
+    _, steps = _tile_sizes(directions, batch, length, channels, state)
+    return -(-length // steps)
+
+
+def _forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    keep_states: bool,
+) -> tuple[Tensor, Tensor]:
     """Output `(K, B, L, D)` and the states before each chunk `(chunks, K, B, N, D)`."""
     directions, batch, length, channels = u.shape
     state_size = A.shape[-1]
     samples, steps = _tile_sizes(directions, batch, length, channels, state_size)
     chunks = _chunks(length, steps)
     decay_rate = (A * _LOG2_E).transpose(1, 2).unsqueeze(1)
+    bias, skip = delta_bias.unsqueeze(1), D.unsqueeze(1)
     y = torch.empty_like(u, memory_format=torch.contiguous_format)
-    starts = u.new_zeros(len(chunks), directions, batch, state_size, channels)
+    starts = u.new_empty(len(chunks) if keep_states else 0, directions, batch, state_size, channels)
     work = [u.new_empty(steps, directions, samples, state_size, channels) for _ in range(2)]
     for first in range(0, batch, samples):
         tile = slice(first, first + samples)
+        state = u.new_zeros(directions, min(samples, batch - first), state_size, channels)
         for index, chunk in enumerate(chunks):
+            if keep_states:
+                starts[index, :, tile] = state
             u_t, delta_t, B_t, C_t = (_time_first(x[:, tile, chunk]) for x in (u, delta, B, C))
-            step = F.softplus(delta_t)
+            step = F.softplus(delta_t + bias)
             decays, states = _fit(work, *u_t.shape[:3:2])
-            _run_chunk(step, step * u_t, B_t, decay_rate, starts[index, :, tile], decays, states)
-            if index + 1 < len(chunks):
-                # A copy: the next chunk overwrites the work buffer.
-                starts[index + 1, :, tile] = states[-1]
-            output = _contract_state(C_t, states).addcmul_(u_t, D.unsqueeze(1))
+            _run_chunk(step, step * u_t, B_t, decay_rate, state, decays, states)
+            # A copy: the next chunk overwrites the work buffer.
+            state.copy_(states[-1])
+            output = _contract_state(C_t, states).addcmul_(u_t, skip)
             y[:, tile, chunk] = output.permute(1, 2, 0, 3)
     return y, starts
 
 
-@_scan_op.register_fake
-def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
-    directions, batch, length, channels = u.shape
-    _, steps = _tile_sizes(directions, batch, length, channels, A.shape[-1])
-    starts = u.new_empty(-(-length // steps), directions, batch, A.shape[-1], channels)
-    return torch.empty_like(u, memory_format=torch.contiguous_format), starts
-
-
-@torch.library.custom_op("mambaxray::selective_scan_backward", mutates_args=())
-def _scan_backward_op(
+def _backward(
     grad_y: Tensor,
     starts: Tensor,
     u: Tensor,
@@ -117,6 +126,7 @@ def _scan_backward_op(
     B: Tensor,
     C: Tensor,
     D: Tensor,
+    delta_bias: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, A, B, C, D."""
     directions, batch, length, channels = u.shape
@@ -124,6 +134,7 @@ def _scan_backward_op(
     samples, steps = _tile_sizes(directions, batch, length, channels, state_size)
     rate = A.transpose(1, 2).unsqueeze(1)
     decay_rate = rate * _LOG2_E
+    bias = delta_bias.unsqueeze(1)
     grad_u, grad_delta, grad_B, grad_C = (
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta, B, C)
     )
@@ -135,7 +146,8 @@ def _scan_backward_op(
         for index, chunk in reversed(list(enumerate(_chunks(length, steps)))):
             u_t, delta_t, B_t, C_t, dy = (_time_first(x[:, tile, chunk]) for x in (u, delta, B, C, grad_y))
             start = starts[index, :, tile]
-            step = F.softplus(delta_t)
+            shifted = delta_t + bias
+            step = F.softplus(shifted)
             v = step * u_t
             decays, states, adjoint = _fit(work, *u_t.shape[:3:2])
             _run_chunk(step, v, B_t, decay_rate, start, decays, states)
@@ -155,51 +167,12 @@ def _scan_backward_op(
             torch.mul(decays, rate, out=adjoint)
             grad_step = adjoint.sum(-2).addcmul_(grad_v, u_t)
             grad_rate += decays.mul_(step.unsqueeze(-2)).sum(0).sum(1)
-            grad_delta[:, tile, chunk] = (grad_step * torch.sigmoid(delta_t)).permute(1, 2, 0, 3)
+            grad_delta[:, tile, chunk] = (grad_step * torch.sigmoid(shifted)).permute(1, 2, 0, 3)
             grad_u[:, tile, chunk] = (grad_v * step).permute(1, 2, 0, 3)
     grad_u.addcmul_(grad_y, D[:, None, None])
     grad_D = torch.linalg.vecdot(grad_y, u, dim=2).sum(1)
     return grad_u, grad_delta, grad_rate.transpose(1, 2).contiguous(), grad_B, grad_C, grad_D
 
 
-@_scan_backward_op.register_fake
-def _(
-    grad_y: Tensor,
-    starts: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    empty = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta, A, B, C, D))
-    return tuple(empty)  # type: ignore[return-value]
-
-
-def _keep_for_backward(ctx, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, starts = output
-    ctx.save_for_backward(starts, *inputs)
-
-
-def _backward(ctx, grad_y: Tensor, _grad_starts: Tensor) -> tuple[Tensor, ...]:
-    return _scan_backward_op(grad_y, *ctx.saved_tensors)
-
-
-_scan_op.register_autograd(_backward, setup_context=_keep_for_backward)
-
-
-def selective_scan_torch(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    delta_bias: Tensor | None = None,
-) -> Tensor:
-    """`selective_scan` in chunks. Shapes and meaning as there; all tensors of one floating dtype."""
-    if delta_bias is not None:
-        delta = delta + delta_bias[:, None, None]
-    y, _ = _scan_op(u, delta, A, B, C, D)
-    return y
+selective_scan_torch = scan_operator("selective_scan", _forward, _backward, _count_chunks)
+"""`selective_scan` in chunks. Shapes and meaning as there; all tensors of one floating dtype."""
