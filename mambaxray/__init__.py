@@ -36,6 +36,7 @@ _PUBLIC = {
     "ImageCollator": "train.collator",
     "ContrastiveCollator": "train.collator",
     "convert_checkpoint": "train.convert_checkpoint",
+    "apply_efficient_tuning": "train.partial_lora",
     "PatchPictureCallback": "train.patch_picture_callback",
     "ReportTrainer": "train.report_trainer",
     "load_recipe": "train.recipe",

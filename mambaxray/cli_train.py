@@ -96,6 +96,7 @@ def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> 
 
 
 def _run(stage: str, recipe: str, output: Path, overrides: list[str] | None) -> None:
+    from .train.parameter_table import parameter_table
     from .train.recipe import RecipeError, load_recipe
     from .train.run import run_recipe
 
@@ -104,7 +105,7 @@ def _run(stage: str, recipe: str, output: Path, overrides: list[str] | None) -> 
         loaded = load_recipe(recipe, overrides or ())
         if loaded.stage != stage:
             raise RecipeError(f"{recipe} is a recipe of {loaded.stage}: mambaxray {loaded.stage} --recipe {recipe}")
-        result = run_recipe(loaded, output)
+        result = run_recipe(loaded, output, on_start=lambda model: console.print(parameter_table(model)))
     except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     share = f"{result.trained_parameters:,} of {result.total_parameters:,} parameters"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -31,6 +31,7 @@ from ..modeling_mambaxray.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE, MambaXrayProcessor
 from .collator import ReportCollator
+from .partial_lora import apply_efficient_tuning
 from .recipe import DataSection, FinetuneRecipe, GeneratorSection, RecipeError
 from .report_trainer import ReportTrainer
 from .tokenizer import train_report_tokenizer
@@ -45,14 +46,14 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
     Args:
         recipe: what to train on what.
         arguments: the Trainer's.
-        output: the run's folder; with LoRA the model below the adapters is saved in its `base`.
+        output: the run's folder; with adapters the model below the adapters is saved in its `base`.
     """
     train, validation = load_splits(recipe.data)
     model, processor = make_generator(recipe.model, train["report"])
     model.generation_config.update(**recipe.generation)
     freeze(model, recipe.model.freeze)
-    if recipe.model.lora is not None:
-        model = _add_lora(model, recipe.model, output / "base")
+    if recipe.model.lora is not None or recipe.model.vision_lora is not None:
+        model = _add_adapters(model, recipe.model, output / "base")
     return ReportTrainer(
         model=model,
         args=arguments,
@@ -167,10 +168,17 @@ def freeze(model: PreTrainedModel, parts: Sequence[str]) -> None:
         model.freeze_language_model()
 
 
-def _add_lora(model: PreTrainedModel, section: GeneratorSection, base: Path) -> Any:
-    """Adapters on the language model; the other parts that are trained go into the adapter's file whole."""
+def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path) -> PeftModel:
+    """Adapters on the language model or the vision encoder; what else is trained goes into their file whole."""
     if PartialState().is_main_process:
         model.save_pretrained(base)
+    # The adapters refer to the model that they belong to.
+    model.name_or_path = model.config.name_or_path = str(base)
+    if section.vision_lora is not None:
+        try:
+            return apply_efficient_tuning(model, **section.vision_lora, lora=section.lora)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"model.vision_lora: {error}") from error
     values = dict(section.lora)
     targets = values.pop("target_modules", ["q_proj", "v_proj"])
     whole = [name for name, _ in model.named_children() if name not in ("language_model", *section.freeze)]
@@ -180,8 +188,6 @@ def _add_lora(model: PreTrainedModel, section: GeneratorSection, base: Path) -> 
         )
     except TypeError as error:
         raise RecipeError(f"model.lora: {error}") from error
-    # The adapter refers to the model that it belongs to.
-    model.name_or_path = model.config.name_or_path = str(base)
     return get_peft_model(model, config)
 
 

@@ -213,6 +213,8 @@ class GeneratorSection:
             refers to where they came from.
         lora: arguments of peft's `LoraConfig`, for adapters on the language model; null for none. `target_modules`
             names modules within the language model.
+        vision_lora: arguments of `apply_efficient_tuning` (`features`, `rank`, `scale`, `dropout`), for adapters on a
+            vision Mamba, which is then not trained itself; null for none.
         vocab_size: size of the tokenizer that is trained on the reports, for a new language model.
         instruction: what the prompt asks for; the papers' words when null.
         prompt_template: the prompt with `{image}` and `{instruction}`; the papers' when null.
@@ -229,6 +231,7 @@ class GeneratorSection:
     freeze: list[str] = field(default_factory=list)
     save_language_model: bool = False
     lora: dict[str, Any] | None = None
+    vision_lora: dict[str, Any] | None = None
     vocab_size: int = 1000
     instruction: str | None = None
     prompt_template: str | None = None

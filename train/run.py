@@ -20,6 +20,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_
 
 from ..data.whole_file import write_whole
 from .checkpoints import CheckpointSeal, last_complete_checkpoint
+from .parameter_table import parameter_groups
 from .recipe import Recipe
 from .run_folder import RESULT_FILE, open_run_folder
 
@@ -53,7 +54,9 @@ class RunResult:
     total_parameters: int
 
 
-def run_recipe(recipe: Recipe, output: str | Path) -> RunResult:
+def run_recipe(
+    recipe: Recipe, output: str | Path, *, on_start: Callable[[torch.nn.Module], None] | None = None
+) -> RunResult:
     """Trains as a recipe says and leaves everything in a folder.
 
     The folder gets `recipe.yaml` (resolved), `environment.json`, `checkpoints/`, `model/` and `result.json`. When the
@@ -65,6 +68,7 @@ def run_recipe(recipe: Recipe, output: str | Path) -> RunResult:
     Args:
         recipe: what `load_recipe` returns.
         output: the run's folder, made when absent.
+        on_start: called in the first process with the model that is about to be trained.
 
     Raises:
         RecipeError: the folder holds another recipe's run, or the recipe's parts do not fit each other.
@@ -79,7 +83,7 @@ def run_recipe(recipe: Recipe, output: str | Path) -> RunResult:
             open_run_folder(output, recipe)
         if (output / RESULT_FILE).is_file():
             return read_result(output)
-        return _train(recipe, arguments, output)
+        return _train(recipe, arguments, output, on_start)
     finally:
         if torch.distributed.is_initialized():
             # A process that leaves early takes the group's connections down with it.
@@ -96,7 +100,12 @@ def read_result(output: str | Path) -> RunResult:
     return RunResult(**values | {"model_dir": Path(output) / "model"})
 
 
-def _train(recipe: Recipe, arguments: TrainingArguments, output: Path) -> RunResult:
+def _train(
+    recipe: Recipe,
+    arguments: TrainingArguments,
+    output: Path,
+    on_start: Callable[[torch.nn.Module], None] | None,
+) -> RunResult:
     set_seed(recipe.seed)
     make_trainer: Callable[[Recipe, TrainingArguments, Path], Trainer]
     make_trainer = import_module(f".{_STAGES[recipe.stage]}", __package__).make_trainer
@@ -104,21 +113,23 @@ def _train(recipe: Recipe, arguments: TrainingArguments, output: Path) -> RunRes
     trainer.add_callback(CheckpointSeal())
     if recipe.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
+    if on_start is not None and trainer.is_world_process_zero():
+        on_start(trainer.model)
     checkpoint = last_complete_checkpoint(Path(arguments.output_dir))
     started = perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = perf_counter() - started
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
     trainer.save_model(str(output / "model"))
-    parameters = list(trainer.model.parameters())
+    groups = parameter_groups(trainer.model)
     result = RunResult(
         model_dir=output / "model",
         metrics=metrics,
         history=trainer.state.log_history,
         steps=trainer.state.global_step,
         seconds=seconds,
-        trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
-        total_parameters=sum(p.numel() for p in parameters),
+        trained_parameters=sum(group.trained for group in groups),
+        total_parameters=sum(group.total for group in groups),
     )
     if trainer.is_world_process_zero():
         write_whole(output / RESULT_FILE, json.dumps(asdict(result) | {"model_dir": "model"}, indent=1))
