@@ -17,23 +17,16 @@ libraries and model, before any stage; libraries that a first call loads count a
 """
 
 import argparse
-import ctypes
-import datetime
-import gc
 import json
-import os
-import platform
 import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-import transformers
+from measure import describe_machine, peak_memory, timed
 from PIL import Image
 from transformers import LlamaConfig
 
@@ -94,35 +87,6 @@ def draw_pictures(folder: Path, count: int, seed: int) -> list[Path]:
     for number, path in enumerate(paths):
         Image.fromarray(draw_phantom([], seed=seed + number, image_size=PICTURE_SIZE)).save(path)
     return paths
-
-
-def timed(work: Callable[[], object], device: str) -> float:
-    """Seconds that a call takes."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def peak_memory(work: Callable[[], object], device: str) -> float | None:
-    """MiB in use at the peak of a call, or None where the system does not say."""
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        work()
-        return torch.cuda.max_memory_allocated() / 2**20
-    if sys.platform != "linux":
-        return None
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc: gives back what earlier calls have freed
-    if trim is not None:
-        trim(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): resets VmHWM
-    work()
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 @torch.inference_mode()
@@ -209,22 +173,6 @@ def spread(values: list[float]) -> str:
         return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
     return f"{digits(statistics.median(values))} ({digits(min(values))} to {digits(max(values))})"
-
-
-def describe_machine(device: str) -> dict[str, str | int | float]:
-    """What the numbers depend on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": processor,
-        "cores": os.cpu_count() or 0,
-        "load": round(os.getloadavg()[0], 1),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
 
 
 def main() -> None:

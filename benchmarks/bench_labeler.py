@@ -15,6 +15,8 @@ import random
 import time
 from pathlib import Path
 
+from measure import processor_name
+
 from mambaxray.data.phantom import make_study
 from mambaxray.data.schema import OBSERVATIONS
 from mambaxray.evaluation.clinical import label_scores
@@ -31,7 +33,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="annotated reports, JSON lines")
     reference = parser.parse_args().reference
 
-    print(f"machine: {_processor()}, {os.cpu_count()} cores; Python {platform.python_version()}")
+    print(f"machine: {processor_name()}, {os.cpu_count()} cores; Python {platform.python_version()}")
     if reference is None:
         texts = [make_study(seed, image_size=32)["report"] for seed in range(PHANTOMS)]
         print(f"reports: phantoms with seeds 0 to {PHANTOMS - 1}")
@@ -81,11 +83,6 @@ def _scores(reports: list[dict]) -> dict[str, float]:
 
 def _text(report: dict) -> str:
     return f"{report['findings']} {report['impression']}"
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

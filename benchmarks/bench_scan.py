@@ -1,55 +1,127 @@
-"""Time of the selective scan per backend, and its ratio to the first backend named.
+"""Time and memory of the selective scan per backend, beside transformers' own path and mambapy.
 
     python benchmarks/bench_scan.py
-    python benchmarks/bench_scan.py --backends torch native --sizes 4x32x65x128x8 --repeats 21
+    python benchmarks/bench_scan.py --scans torch native --sizes 4x32x65x128x8
+    python benchmarks/bench_scan.py --device cuda --dtype bfloat16
 
-A size is directions x batch x length x channels x state. The backends take turns in every round, so that a change in
-the machine's load meets them all. On one thread the processor's time is taken, which other programs hardly change; on
-more, the wall's clock, which is to be trusted on an idle machine only.
+A size is directions x batch x length x channels x state. All scans take turns in every round, and ratios are medians
+over the rounds of the times in one round: so a change in the machine's load meets all of them. On one CPU thread the
+processor's time is taken. transformers' path and mambapy (`pip install mambapy`) are called as transformers' Mamba does
+without CUDA kernels, once per direction, on inputs laid out as it has them.
+
+On a CPU the goals of the package are checked at the end; the exit code is 1 when one is missed.
 """
 
 import argparse
-import os
-import platform
-import statistics
-import time
+import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
+from measure import describe_machine, peak_memory, timed_in_turns, times_faster
 from torch import Tensor
+from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+from transformers.utils.import_utils import is_mambapy_available
 
-from mambaxray.modeling_mambaxray.ops.selective_scan import BACKENDS, selective_scan
+from mambaxray import use_scan_backend
+from mambaxray.modeling_mambaxray.ops.selective_scan import scan_problems, selective_scan
 
-SIZES = ["1x8x145x768x16", "4x32x65x128x8", "4x16x65x96x4", "4x8x145x768x16"]
+Scan = Callable[..., Tensor]
+
+SIZES = ["1x8x145x768x16", "4x8x145x768x16", "1x2x1025x768x16", "1x1x4097x768x16"]
+RIVALS = ("transformers", "mambapy")
+FORWARD, BOTH = "forward", "forward + backward"
+# How many times faster than which rival, on one thread.
+SPEED_GOALS = [
+    ("1x8x145x768x16", FORWARD, "torch", "transformers", 10),
+    ("1x2x1025x768x16", FORWARD, "torch", "transformers", 15),
+    ("1x1x4097x768x16", FORWARD, "torch", "transformers", 15),
+    ("1x8x145x768x16", BOTH, "torch", "mambapy", 25),
+    ("1x1x4097x768x16", BOTH, "torch", "mambapy", 50),
+    ("1x8x145x768x16", FORWARD, "native", "transformers", 30),
+    ("1x8x145x768x16", BOTH, "native", "mambapy", 70),
+]
+# MiB beside the inputs: so many times the output, and so many more.
+MEMORY_GOALS = {FORWARD: (1, 16), BOTH: (5, 24)}
 
 
 def main() -> None:
+    available = [name for name, problem in scan_problems().items() if not problem and name != "reference"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backends", nargs="+", default=["torch", "native"], choices=list(BACKENDS))
+    parser.add_argument("--scans", nargs="+", default=[*available, *RIVALS], choices=[*available, "reference", *RIVALS])
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="directions x batch x length x channels x state")
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--passes", nargs="+", default=[FORWARD, BOTH], choices=[FORWARD, BOTH])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="torch's CPU threads (default 1)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--all-rivals", action="store_true", help="time transformers' backward pass too, which is slow")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if "mambapy" in options.scans and not is_mambapy_available():
+        print("mambapy is not installed and left out")
+        options.scans.remove("mambapy")
 
-    print(f"machine: {_processor()}, {os.cpu_count()} cores")
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, float32, seed {args.seed}")
-    print(f"medians of {args.repeats} interleaved runs in ms (times faster than {args.backends[0]})")
-    print("| threads | size | pass |", " | ".join(args.backends), "|")
-    print("|---" * (3 + len(args.backends)) + "|")
-    for threads in args.threads:
-        torch.set_num_threads(threads)
-        clock = time.process_time if threads == 1 else time.perf_counter
-        for size in args.sizes:
-            inputs = make_inputs(*(int(part) for part in size.split("x")), seed=args.seed)
-            for name, run in (("forward", forward), ("forward + backward", forward_and_backward)):
-                medians = measure(run, inputs, args.backends, args.repeats, clock)
-                row = " | ".join(f"{median:8.2f} ({medians[0] / median:.2f}x)" for median in medians)
-                print(f"| {threads} | {size} | {name} | {row} |", flush=True)
+    print(", ".join(f"{name} {value}" for name, value in describe_machine(options.device).items()))
+    print(f"{options.dtype}, threads {options.threads}, {options.rounds} rounds, seed {options.seed}\n")
+    print(
+        "| size | pass | scan | ms, least | median | times faster than", " | ".join(RIVALS), "| MiB beside the inputs |"
+    )
+    print("|---" * (6 + len(RIVALS)) + "|")
+    goals = []
+    for size in options.sizes:
+        for name in options.passes:
+            goals += measure(size, name, options)
+    if options.device == "cpu" and options.threads == 1 and options.dtype == "float32":
+        print("\n| goal | reached | met |\n|---|---|---|")
+        for text, reached, met in goals:
+            print(f"| {text} | {reached} | {'yes' if met else 'NO'} |")
+        sys.exit(not all(met for *_, met in goals))
 
 
-def make_inputs(directions: int, batch: int, length: int, channels: int, state: int, *, seed: int) -> list[Tensor]:
+def measure(size: str, name: str, options: argparse.Namespace) -> list[tuple[str, str, bool]]:
+    """Prints the rows of one size and pass; gives each goal with what was reached and whether that is enough."""
+    dtype = getattr(torch, options.dtype)
+    inputs = make_inputs(*(int(part) for part in size.split("x")), options.device, dtype, options.seed)
+    run = forward if name == FORWARD else forward_and_backward
+    # transformers' backward pass is quadratic in the length: seconds where the others take milliseconds.
+    left_out = {"transformers"} if name == BOTH and not options.all_rivals else set()
+    works = {scan: partial(run, scan, inputs) for scan in options.scans if scan not in left_out}
+    seconds = timed_in_turns(works, options.rounds, options.device)
+    output_size = inputs[0].nbytes / 2**20
+    goals = []
+    for scan, work in works.items():
+        ratios = {rival: times_faster(seconds[rival], seconds[scan]) for rival in RIVALS if rival in seconds}
+        before, peak = peak_memory(lambda: None, options.device), peak_memory(work, options.device)
+        memory = None if before is None or peak is None else peak - before
+        milliseconds = sorted(1000 * s for s in seconds[scan])
+        cells = [f"{milliseconds[0]:.2f}", f"{milliseconds[len(milliseconds) // 2]:.2f}"]
+        cells += [f"{ratios[rival]:.1f}" if rival in ratios else "-" for rival in RIVALS]
+        cells.append("-" if memory is None else f"{memory:.0f} ({memory / output_size:.1f} outputs)")
+        print(f"| {size} | {name} | {scan} |", " | ".join(cells), "|", flush=True)
+        for goal_size, goal_name, goal_scan, rival, least in SPEED_GOALS:
+            if (goal_size, goal_name, goal_scan) == (size, name, scan) and rival in ratios:
+                text = f"{scan}, {name}, {size}: {least}x {rival}"
+                goals.append((text, f"{ratios[rival]:.1f}x", ratios[rival] >= least))
+        if memory is not None and scan not in RIVALS:
+            outputs, more = MEMORY_GOALS[name]
+            most = outputs * output_size + more
+            text = f"{scan}, {name}, {size}: at most {outputs} x output + {more} MiB = {most:.0f} MiB"
+            goals.append((text, f"{memory:.0f} MiB", memory <= most))
+    return goals
+
+
+def make_inputs(
+    directions: int,
+    batch: int,
+    length: int,
+    channels: int,
+    state: int,
+    device: str,
+    dtype: torch.dtype,
+    seed: int,
+) -> list[Tensor]:
     """Inputs of `selective_scan` with steps and decays as at the start of a training."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -57,53 +129,49 @@ def make_inputs(directions: int, batch: int, length: int, channels: int, state: 
         return torch.randn(*shape, generator=generator)
 
     decay = -torch.arange(1.0, state + 1).expand(directions, channels, state).clone()
-    inputs = [
-        normal(directions, batch, length, channels),
-        normal(directions, batch, length, channels),
-        decay,
-        normal(directions, batch, length, state),
-        normal(directions, batch, length, state),
-        torch.ones(directions, channels),
-        normal(directions, channels) - 4,
+    u, delta = (normal(directions, batch, length, channels).to(dtype) for _ in range(2))
+    B, C = (normal(directions, batch, length, state).to(dtype) for _ in range(2))
+    inputs = [u, delta, decay, B, C, torch.ones(directions, channels), normal(directions, channels) - 4]
+    return [x.to(device).requires_grad_() for x in inputs]
+
+
+def scan_like_transformers(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor, *, use_mambapy: bool
+) -> Tensor:
+    """The scan in transformers' Mamba, for each direction."""
+    outputs = [
+        mamba_selective_scan(
+            u_k.transpose(1, 2),
+            delta_k.transpose(1, 2),
+            A_k,
+            B_k.transpose(1, 2),
+            C_k.transpose(1, 2),
+            D=D_k,
+            delta_bias=bias_k,
+            delta_softplus=True,
+            use_mambapy=use_mambapy,
+        ).transpose(1, 2)
+        for u_k, delta_k, A_k, B_k, C_k, D_k, bias_k in zip(u, delta, A, B, C, D, delta_bias, strict=True)
     ]
-    return [x.requires_grad_() for x in inputs]
+    return torch.stack(outputs)
 
 
-def forward(inputs: list[Tensor]) -> None:
+def scan(name: str, inputs: list[Tensor]) -> Tensor:
+    """The output of one scan by name."""
+    if name in RIVALS:
+        return scan_like_transformers(*inputs, use_mambapy=name == "mambapy")
+    with use_scan_backend(name):
+        return selective_scan(*inputs)
+
+
+def forward(name: str, inputs: list[Tensor]) -> None:
     with torch.no_grad():
-        selective_scan(*inputs)
+        scan(name, inputs)
 
 
-def forward_and_backward(inputs: list[Tensor]) -> None:
-    y = selective_scan(*inputs)
+def forward_and_backward(name: str, inputs: list[Tensor]) -> None:
+    y = scan(name, inputs)
     torch.autograd.grad(y, inputs, torch.ones_like(y))
-
-
-def measure(
-    run: Callable[[list[Tensor]], None],
-    inputs: list[Tensor],
-    backends: list[str],
-    repeats: int,
-    clock: Callable[[], float],
-) -> list[float]:
-    """Median milliseconds of each backend, after one round that is not counted."""
-    times: list[list[float]] = [[] for _ in backends]
-    for _ in range(repeats + 1):
-        for backend, taken in zip(backends, times, strict=True):
-            os.environ["MAMBAXRAY_SCAN"] = backend
-            start = clock()
-            run(inputs)
-            taken.append(1000 * (clock() - start))
-    return [statistics.median(taken[1:]) for taken in times]
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""What the benchmarks share: time, memory, and what the numbers depend on."""
+
+import ctypes
+import datetime
+import gc
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+
+
+def timed(work: Callable[[], object], device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds that a call takes."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    start = clock()
+    work()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def timed_in_turns(
+    works: dict[str, Callable[[], object]], rounds: int, device: str = "cpu", seconds_each: float = 0.2
+) -> dict[str, list[float]]:
+    """Seconds per call of each work in each round, after one call of each that does not count.
+
+    In every round each has its turn, so that a change in the machine's load meets them all; within its turn, a short
+    one is called again and again for `seconds_each`. On one CPU thread the processor's time is taken, which other
+    programs change less; else the wall's clock.
+    """
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    calls = {}
+    for name, work in works.items():
+        timed(work, device)
+        calls[name] = 1
+        if (first := timed(work, device, clock)) < seconds_each:
+            calls[name] = min(1000, max(1, round(seconds_each / max(first, 1e-6))))
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            total = timed(lambda work=work, count=calls[name]: [work() for _ in range(count)], device, clock)
+            seconds[name].append(total / calls[name])
+    return seconds
+
+
+def times_faster(slow: list[float], fast: list[float]) -> float:
+    """Median over the rounds of how many times longer `slow` took than `fast` in the same round."""
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def peak_memory(work: Callable[[], object], device: str = "cpu") -> float | None:
+    """MiB in use at the peak of a call, or None where the system does not say.
+
+    On the CPU it is the process's resident memory, which needs Linux; on CUDA what torch has allocated.
+    """
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform != "linux":
+        return None
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc: gives back what earlier calls have freed
+    if trim is not None:
+        trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): resets VmHWM
+    work()
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def processor_name() -> str:
+    """The processor as the system calls it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def describe_machine(device: str = "cpu") -> dict[str, str | int | float]:
+    """What the numbers depend on."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor_name(),
+        "cores": os.cpu_count() or 0,
+        "load": round(os.getloadavg()[0], 1),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
