@@ -21,6 +21,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
+from .ops.directional_convolution import directional_convolution
 from .ops.selective_scan import selective_scan
 
 
@@ -121,7 +122,10 @@ class VisionMambaEmbeddings(nn.Module):
 
 
 class VisionMambaDirection(nn.Module):
-    """What each scan direction has of its own: convolution, input-dependent projections, decay and skip."""
+    """What each scan direction has of its own: convolution, input-dependent projections, decay and skip.
+
+    The mixer runs the convolutions of all directions at once.
+    """
 
     def __init__(self, config: VisionMambaConfig):
         super().__init__()
@@ -133,14 +137,13 @@ class VisionMambaDirection(nn.Module):
         self.D = nn.Parameter(torch.ones(width))
         self.splits = (rank, state, state)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """From tokens in this direction's order `(B, L, D)` to the scan's `u`, `delta` (both `(B, L, D)`), `B` and
-        `C` (both `(B, L, N)`); Mamba, algorithm 2."""
-        u = F.silu(self.conv1d(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
+    def forward(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From the scan's input `u (B, L, D)` to its `delta (B, L, D)`, `B` and `C` (both `(B, L, N)`); Mamba,
+        algorithm 2."""
         low_rank_step, B, C = self.x_proj(u).split(self.splits, dim=-1)
         # dt_proj stays in float32 when the model is loaded in half precision: the step sizes are small differences.
         delta = self.dt_proj(low_rank_step.to(self.dt_proj.weight.dtype))
-        return u, delta, B, C
+        return delta, B, C
 
 
 class VisionMambaMixer(nn.Module):
@@ -155,8 +158,11 @@ class VisionMambaMixer(nn.Module):
     def forward(self, hidden_states: Tensor, orders: Tensor, inverse_orders: Tensor) -> Tensor:
         """`(B, L, D)` to `(B, L, D)`; `orders` and their inverses are `(K, L)`."""
         x, gate = self.in_proj(hidden_states).chunk(2, dim=-1)
-        inputs = [direction(x.index_select(1, order)) for direction, order in zip(self.directions, orders, strict=True)]
-        u, delta, B, C = (torch.stack(tensors) for tensors in zip(*inputs, strict=True))
+        weight = torch.stack([direction.conv1d.weight.squeeze(1) for direction in self.directions])
+        bias = torch.stack([direction.conv1d.bias for direction in self.directions])
+        u = directional_convolution(x, orders, weight, bias)
+        inputs = [direction(tokens) for direction, tokens in zip(self.directions, u, strict=True)]
+        delta, B, C = (torch.stack(tensors) for tensors in zip(*inputs, strict=True))
         A = -torch.exp(torch.stack([direction.A_log for direction in self.directions]).float())
         D = torch.stack([direction.D for direction in self.directions])
         scanned = selective_scan(u, delta, A, B, C, D)

@@ -2,7 +2,8 @@
 
 Each kernel works on a range of tasks; a task is one direction, one sample and one group of channels. Within it, time is
 the outer loop, the state the middle one and up to `BLOCK` neighbouring channels the inner one, which the compiler turns
-into SIMD instructions. The states of a block of channels stay in a core's cache.
+into SIMD instructions. The states of a block of channels stay in a core's cache. The inner loops go over rows cut out
+before, as numba takes an index like `c0 + c` for one that may be negative, and such a loop stays scalar.
 
 The kernels hold no lock and Python's own lock is released while they run, so any number of threads may run them.
 
@@ -10,6 +11,8 @@ Shapes: K directions, B batch, L length, D channels, N state, G groups of channe
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit, types
@@ -35,7 +38,7 @@ _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 _OPTIONS = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
 
 
-def _compile(signature):
+def compile_kernel(signature: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Compiles for one signature and keeps the result on disk, where there is a place for it."""
 
     def decorate(function):
@@ -72,7 +75,8 @@ def _softplus(x):
 
 
 @_inline
-def _sigmoid(x):
+def sigmoid(x: float) -> float:
+    """1 / (1 + e^-x), for the loops of the kernels."""
     z = _exp2(-abs(x) * _LOG2_E)
     return (_ONE if x > _ZERO else z) / (_ONE + z)
 
@@ -81,7 +85,7 @@ _int = types.intp
 _f2, _f3, _f4, _f5 = (types.Array(types.float32, ndim, "C") for ndim in (2, 3, 4, 5))
 
 
-@_compile(types.void(_int, _int, _int, _int, _f4, _f4, _f3, _f4, _f4, _f2, _f2, _f4, _f5))
+@compile_kernel(types.void(_int, _int, _int, _int, _f4, _f4, _f3, _f4, _f4, _f2, _f2, _f4, _f5))
 def forward(first, last, group_size, chunk, u, delta, decay_rate, B, C, D, bias, y, starts):
     """Fills `y (K, B, L, D)` and the states before each chunk, `starts (chunks, K, B, N, D)`, when it has any.
 
@@ -93,6 +97,7 @@ def forward(first, last, group_size, chunk, u, delta, decay_rate, B, C, D, bias,
     keep_states = starts.shape[0] > 0
     groups = (channels + group_size - 1) // group_size
     state = np.empty((size, BLOCK), np.float32)
+    block_rate = np.empty((size, BLOCK), np.float32)
     step = np.empty(BLOCK, np.float32)
     v = np.empty(BLOCK, np.float32)
     out = np.empty(BLOCK, np.float32)
@@ -101,30 +106,34 @@ def forward(first, last, group_size, chunk, u, delta, decay_rate, B, C, D, bias,
         b = task // groups % batch
         end = min(channels, (task % groups + 1) * group_size)
         for c0 in range(task % groups * group_size, end, BLOCK):
-            width = min(BLOCK, end - c0)
+            c1 = min(c0 + BLOCK, end)
+            width = c1 - c0
             state[:] = _ZERO
+            D_block, bias_block = D[k][c0:c1], bias[k][c0:c1]
+            for n in range(size):
+                block_rate[n, :width] = decay_rate[k, n][c0:c1]
             for t in range(length):
                 if keep_states and t % chunk == 0:
                     for n in range(size):
-                        for c in range(width):
-                            starts[t // chunk, k, b, n, c0 + c] = state[n, c]
+                        starts[t // chunk, k, b, n][c0:c1] = state[n, :width]
+                delta_t, u_t, y_t = delta[k, b, t][c0:c1], u[k, b, t][c0:c1], y[k, b, t][c0:c1]
                 for c in range(width):
-                    step[c] = _softplus(delta[k, b, t, c0 + c] + bias[k, c0 + c])
+                    step[c] = _softplus(delta_t[c] + bias_block[c])
                 for c in range(width):
-                    v[c] = step[c] * u[k, b, t, c0 + c]
-                    out[c] = D[k, c0 + c] * u[k, b, t, c0 + c]
+                    v[c] = step[c] * u_t[c]
+                    out[c] = D_block[c] * u_t[c]
                 for n in range(size):
                     B_n = B[k, b, t, n]
                     C_n = C[k, b, t, n]
                     for c in range(width):
-                        h = _exp2(step[c] * decay_rate[k, n, c0 + c]) * state[n, c] + v[c] * B_n
+                        h = _exp2(step[c] * block_rate[n, c]) * state[n, c] + v[c] * B_n
                         state[n, c] = h
                         out[c] += h * C_n
                 for c in range(width):
-                    y[k, b, t, c0 + c] = out[c]
+                    y_t[c] = out[c]
 
 
-@_compile(
+@compile_kernel(
     types.void(
         _int, _int, _int, _int, _f4, _f5, _f4, _f4, _f3, _f3, _f4, _f4, _f2, _f2,  # inputs
         _f4, _f4, _f4, _f5, _f5, _f3,  # gradients
@@ -148,6 +157,8 @@ def backward(
     steps = np.empty((chunk, BLOCK), np.float32)
     vs = np.empty((chunk, BLOCK), np.float32)
     carry = np.empty((size, BLOCK), np.float32)
+    block_rate = np.empty((size, BLOCK), np.float32)
+    block_decay_rate = np.empty((size, BLOCK), np.float32)
     sum_rate = np.empty((size, BLOCK), np.float32)
     sum_D = np.empty(BLOCK, np.float32)
     grad_v = np.empty(BLOCK, np.float32)
@@ -162,60 +173,65 @@ def backward(
                 grad_B[g, k, b, t, n] = _ZERO
                 grad_C[g, k, b, t, n] = _ZERO
         for c0 in range(g * group_size, end, BLOCK):
-            width = min(BLOCK, end - c0)
+            c1 = min(c0 + BLOCK, end)
+            width = c1 - c0
             carry[:] = _ZERO
             sum_rate[:] = _ZERO
             sum_D[:] = _ZERO
+            D_block, bias_block = D[k][c0:c1], bias[k][c0:c1]
+            for n in range(size):
+                block_rate[n, :width] = rate[k, n][c0:c1]
+                block_decay_rate[n, :width] = decay_rate[k, n][c0:c1]
             for index in range((length + chunk - 1) // chunk - 1, -1, -1):
                 t0 = index * chunk
                 count = min(chunk, length - t0)
                 for n in range(size):
-                    for c in range(width):
-                        states[0, n, c] = starts[index, k, b, n, c0 + c]
+                    states[0, n, :width] = starts[index, k, b, n][c0:c1]
                 for i in range(count):
+                    t = t0 + i
+                    delta_t, u_t, grad_y_t = delta[k, b, t][c0:c1], u[k, b, t][c0:c1], grad_y[k, b, t][c0:c1]
                     for c in range(width):
-                        steps[i, c] = _softplus(delta[k, b, t0 + i, c0 + c] + bias[k, c0 + c])
+                        steps[i, c] = _softplus(delta_t[c] + bias_block[c])
                     for c in range(width):
-                        vs[i, c] = steps[i, c] * u[k, b, t0 + i, c0 + c]
+                        vs[i, c] = steps[i, c] * u_t[c]
                     for n in range(size):
-                        B_n = B[k, b, t0 + i, n]
+                        B_n = B[k, b, t, n]
                         total = _ZERO
                         for c in range(width):
-                            decay = _exp2(steps[i, c] * decay_rate[k, n, c0 + c])
+                            decay = _exp2(steps[i, c] * block_decay_rate[n, c])
                             h = decay * states[i, n, c] + vs[i, c] * B_n
                             decays[i, n, c] = decay
                             states[i + 1, n, c] = h
-                            total += h * grad_y[k, b, t0 + i, c0 + c]
-                        grad_C[g, k, b, t0 + i, n] += total
+                            total += h * grad_y_t[c]
+                        grad_C[g, k, b, t, n] += total
                 for i in range(count - 1, -1, -1):
+                    t = t0 + i
+                    delta_t, u_t, grad_y_t = delta[k, b, t][c0:c1], u[k, b, t][c0:c1], grad_y[k, b, t][c0:c1]
+                    grad_u_t, grad_delta_t = grad_u[k, b, t][c0:c1], grad_delta[k, b, t][c0:c1]
                     for c in range(width):
                         grad_v[c] = _ZERO
                         grad_step[c] = _ZERO
-                        sum_D[c] += grad_y[k, b, t0 + i, c0 + c] * u[k, b, t0 + i, c0 + c]
+                        sum_D[c] += grad_y_t[c] * u_t[c]
                     for n in range(size):
-                        B_n = B[k, b, t0 + i, n]
-                        C_n = C[k, b, t0 + i, n]
+                        B_n = B[k, b, t, n]
+                        C_n = C[k, b, t, n]
                         total = _ZERO
                         for c in range(width):
                             # The adjoint of the recurrence, and the gradient of the exponent step * A.
-                            adjoint = C_n * grad_y[k, b, t0 + i, c0 + c] + carry[n, c]
+                            adjoint = C_n * grad_y_t[c] + carry[n, c]
                             previous = decays[i, n, c] * adjoint
                             exponent = previous * states[i, n, c]
                             carry[n, c] = previous
                             total += adjoint * vs[i, c]
                             grad_v[c] += adjoint * B_n
-                            grad_step[c] += exponent * rate[k, n, c0 + c]
+                            grad_step[c] += exponent * block_rate[n, c]
                             sum_rate[n, c] += exponent * steps[i, c]
-                        grad_B[g, k, b, t0 + i, n] += total
+                        grad_B[g, k, b, t, n] += total
                     for c in range(width):
-                        skip = D[k, c0 + c] * grad_y[k, b, t0 + i, c0 + c]
-                        grad_u[k, b, t0 + i, c0 + c] = grad_v[c] * steps[i, c] + skip
+                        grad_u_t[c] = grad_v[c] * steps[i, c] + D_block[c] * grad_y_t[c]
                     for c in range(width):
-                        slope = _sigmoid(delta[k, b, t0 + i, c0 + c] + bias[k, c0 + c])
-                        total_step = grad_step[c] + grad_v[c] * u[k, b, t0 + i, c0 + c]
-                        grad_delta[k, b, t0 + i, c0 + c] = total_step * slope
+                        total_step = grad_step[c] + grad_v[c] * u_t[c]
+                        grad_delta_t[c] = total_step * sigmoid(delta_t[c] + bias_block[c])
             for n in range(size):
-                for c in range(width):
-                    grad_rate[k, b, n, c0 + c] = sum_rate[n, c]
-            for c in range(width):
-                grad_D[k, b, c0 + c] = sum_D[c]
+                grad_rate[k, b, n][c0:c1] = sum_rate[n, :width]
+            grad_D[k, b][c0:c1] = sum_D[:width]

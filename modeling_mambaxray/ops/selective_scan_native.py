@@ -75,7 +75,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_helpers.cache_clear)
 
 
-def _run(kernel: Callable[..., None], tasks: int, *arguments: Tensor | int) -> None:
+def run_kernel(kernel: Callable[..., None], tasks: int, *arguments: Tensor | int) -> None:
     """Runs `kernel(first, last, *arguments)` over all tasks, on as many threads as PyTorch may use."""
     arrays = [x.detach().numpy() if isinstance(x, Tensor) else x for x in arguments]
     threads = min(torch.get_num_threads(), tasks)
@@ -138,7 +138,7 @@ def _forward(
     starts = u.new_empty(chunks, directions, batch, A.shape[-1], channels)
     groups, group_size = _groups(directions, batch, channels)
     tasks = directions * batch * groups
-    _run(_kernels().forward, tasks, group_size, _CHUNK, u, delta, decay_rate, B, C, D, bias, y, starts)
+    run_kernel(_kernels().forward, tasks, group_size, _CHUNK, u, delta, decay_rate, B, C, D, bias, y, starts)
     return y, starts
 
 
@@ -165,7 +165,7 @@ def _backward(
     grad_B, grad_C = (u.new_empty(groups, *B.shape) for _ in range(2))
     inputs = (grad_y, starts, u, delta, rate, rate * _LOG2_E, B, C, D, bias)
     gradients = (grad_u, grad_delta, grad_rate, grad_B, grad_C, grad_D)
-    _run(_kernels().backward, directions * batch * groups, group_size, _CHUNK, *inputs, *gradients)
+    run_kernel(_kernels().backward, directions * batch * groups, group_size, _CHUNK, *inputs, *gradients)
     grad_A = grad_rate.sum(1).transpose(1, 2).contiguous()
     return grad_u, grad_delta, grad_A, grad_B.sum(0), grad_C.sum(0), grad_D.sum(1)
 
