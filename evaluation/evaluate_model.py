@@ -1,26 +1,23 @@
 """Run a model over a data set, in one process or several, so that every study gets exactly one report, and score it.
 
-The reports are written by `ImageToTextPipeline`, as everywhere in the package; here are the division of the studies
-among processes, the file that grows while they are written, and the way back into it after an interruption.
+The reports come from `write_reports`; here are the file that grows while they are written, and the way back into it
+after an interruption.
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, extract_model_from_parallel, gather_object
-from torch.utils.data import Dataset
+from accelerate.utils import extract_model_from_parallel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
 from .predictions import Prediction, append_predictions, drop_half_line, read_predictions
+from .report_writing import in_main_process, process_state, write_reports
 from .scoring import evaluate_reports
 
 
@@ -60,7 +57,7 @@ def evaluate_model(
         ValueError, FileExistsError, ImageReadError: see `generate_predictions` and `evaluate_reports`.
     """
     predictions = generate_predictions(model, processor, dataset, **options)
-    return ModelEvaluation(predictions, _in_main_process(lambda: score_predictions(predictions, **(scoring or {}))))
+    return ModelEvaluation(predictions, in_main_process(lambda: score_predictions(predictions, **(scoring or {}))))
 
 
 def score_predictions(predictions: Sequence[Prediction], **scoring: Any) -> dict[str, Any]:
@@ -88,8 +85,8 @@ def generate_predictions(
     """Writes a report for every study of a data set.
 
     Under `accelerate launch` or `torchrun` each process calls this with the same arguments and its own copy of the
-    model, or its part of a sharded one, on its own device. All of them do the same number of steps, as a sharded model
-    needs it; where the studies run out, a process repeats one, and its second report is dropped.
+    model, or its part of a sharded one, on its own device. Of a sharded model all processes write equally many reports;
+    where the studies run out, a process repeats one, and its second report is dropped.
 
     Args:
         model: the report generator, where it is to run (`model.to(PartialState().device)`); what `accelerate` wrapped
@@ -100,7 +97,7 @@ def generate_predictions(
         output: JSON lines file that receives the predictions of every step, in the order of the data set. Only the
             main process writes, so the others need not see the folder.
         resume: go on with an `output` that exists, and make one that doesn't.
-        batch_size: studies per process and step.
+        batch_size: studies in work at a time, per process.
         num_workers: processes (per process) that read images ahead.
         prompt: instruction for all studies, in place of the processor's own.
         progress: called in the main process with the numbers of finished and of all studies.
@@ -114,8 +111,8 @@ def generate_predictions(
             processes that accelerate does not know.
         FileExistsError: `output` exists and `resume` is not set.
         ImageReadError: an image that can't be read.
+        LostProcessError: another process has ended; `output` is complete up to there.
     """
-    state = _state()
     model = extract_model_from_parallel(model)
     studies = _texts(dataset)
     settings = json.dumps(
@@ -124,46 +121,36 @@ def generate_predictions(
     output = None if output is None else Path(output)
     done = {prediction.study_id: prediction for prediction in _start(output, resume, studies, settings)}
     todo = [index for index, study in enumerate(studies) if study["study_id"] not in done]
-    per_step = batch_size * state.num_processes
-    steps = [todo[start : start + per_step] for start in range(0, len(todo), per_step)]
-    own = [_share(step, state) for step in steps]
+    is_main = process_state().is_main_process
+    # A model that is spread over devices stays as it is.
+    device = None if getattr(model, "hf_device_map", None) else model.device
+    pipeline = ImageToTextPipeline(model, processor, device=device)
+    options = {"batch_size": batch_size, "num_workers": num_workers, "prompt": prompt, **generate_kwargs}
 
     was_training = model.training
     model.eval()
     try:
-        reports = _write(model, processor, dataset, own, batch_size, num_workers, prompt, generate_kwargs)
-        if progress is not None and state.is_main_process:
+        if progress is not None and is_main:
             progress(len(done), len(studies))
-        for step, share in zip(steps, own, strict=True):
-            started = perf_counter()
-            # Each process's share lies behind the one before it, so the repeated studies come last.
-            gathered = gather_object([next(reports) for _ in share])[: len(step)]
-            seconds = (perf_counter() - started) / len(step)
-            predictions = [
-                Prediction(**studies[index], report=report, seconds=seconds, settings=settings)
-                for index, report in zip(step, gathered, strict=True)
-            ]
+        started = perf_counter()
+        for written in write_reports(pipeline, _Views(dataset, todo), **options):
+            seconds = (perf_counter() - started) / len(written)
+            predictions = []
+            for report in written:
+                if report.error is not None:
+                    raise report.error
+                study = studies[todo[report.index]]
+                predictions.append(Prediction(**study, report=report.report, seconds=seconds, settings=settings))
             done |= {prediction.study_id: prediction for prediction in predictions}
-            if state.is_main_process:
+            if is_main:
                 if output is not None:
                     append_predictions(output, predictions)
                 if progress is not None:
                     progress(len(done), len(studies))
+            started = perf_counter()
     finally:
         model.train(was_training)
     return [done[study["study_id"]] for study in studies]
-
-
-def _state() -> PartialState:
-    # Without an accelerator, accelerate (1.15) joins the processes only when it is told to use the CPU.
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if state.num_processes != started:
-        raise ValueError(
-            f"{started} processes were started, but accelerate knows {state.num_processes}: every process would write "
-            "all reports. Make accelerate's state at the start of the program, on the CPU by PartialState(cpu=True)"
-        )
-    return state
 
 
 def _texts(dataset: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -192,22 +179,7 @@ def _start(output: Path | None, resume: bool, studies: Sequence[Mapping[str, str
     """The predictions that are there already, read by the main process and known to all."""
     if output is None:
         return []
-    return _in_main_process(lambda: _resume(output, resume, studies, settings))
-
-
-def _in_main_process(function: Callable[[], Any]) -> Any:
-    """What the function returns or raises in the main process, in all processes."""
-    outcome: list[Any] = [None]
-    if PartialState().is_main_process:
-        try:
-            outcome[0] = function()
-        # Whatever it is: the other processes wait for it, and end with it.
-        except Exception as error:  # noqa: BLE001
-            outcome[0] = error
-    broadcast_object_list(outcome)
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]
+    return in_main_process(lambda: _resume(output, resume, studies, settings))
 
 
 def _resume(output: Path, resume: bool, studies: Sequence[Mapping[str, str]], settings: str) -> list[Prediction]:
@@ -232,34 +204,7 @@ def _resume(output: Path, resume: bool, studies: Sequence[Mapping[str, str]], se
     return predictions
 
 
-def _share(step: Sequence[int], state: PartialState) -> list[int]:
-    """This process's part of a step; all parts are equally long."""
-    length = -(-len(step) // state.num_processes)
-    padded = [*step, *step[-1:] * (length * state.num_processes - len(step))]
-    return padded[state.process_index * length :][:length]
-
-
-def _write(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    dataset: Sequence[Mapping[str, Any]],
-    shares: Sequence[Sequence[int]],
-    batch_size: int,
-    num_workers: int,
-    prompt: str | None,
-    generate_kwargs: Mapping[str, Any],
-) -> Iterator[str]:
-    """The reports of all shares one after another, each batch written when its first report is asked for."""
-    # A model that is spread over devices stays as it is.
-    device = None if getattr(model, "hf_device_map", None) else model.device
-    pipeline = ImageToTextPipeline(model, processor, device=device)
-    views = _Views(dataset, [index for share in shares for index in share])
-    options = dict(generate_kwargs) if prompt is None else {**generate_kwargs, "prompt": prompt}
-    for outputs in pipeline(views, batch_size=batch_size, num_workers=num_workers, **options):
-        yield outputs[0]["generated_text"]
-
-
-class _Views(Dataset):
+class _Views(Sequence):
     """The images of some studies, decoded when they are asked for."""
 
     def __init__(self, dataset: Sequence[Mapping[str, Any]], indices: Sequence[int]):

@@ -16,7 +16,7 @@ class Prediction:
         patient_id: groups the studies that are not independent of each other.
         reference: the report that a radiologist wrote.
         report: the report that the model wrote.
-        seconds: the study's share of the time that its batch took, reading of images included.
+        seconds: the study's share of the time since the reports before it, reading of images included.
         settings: the model and the generation settings, as JSON: what made this report.
     """
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
+    from rich.progress import Progress
 
     from .generate import Record
 
@@ -123,6 +124,14 @@ def generate(
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Studies at a time. Smaller needs less memory, larger is faster.")
     ] = 8,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Programs that read images ahead. Default: with a GPU one per processor core, up to 8; else none.",
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
@@ -154,6 +163,9 @@ def generate(
     skipped; the exit code is then 1. Reports are printed, or written to the file of --output while the work goes on;
     messages and progress go to the standard error.
 
+    With several GPUs: torchrun --nproc-per-node N -m mambaxray.cli generate ...; each of the N processes then writes
+    a part of the reports, and the first one puts them together.
+
     Examples:
 
     - mambaxray generate chest.dcm --model demo/model
@@ -162,9 +174,10 @@ def generate(
 
     - mambaxray generate studies.csv --model demo/model --output reports.jsonl --resume
     """
-    from .generate import ReportFile, check_output, collect_studies, load_pipeline
+    from .generate import ReportFile, agree, check_output, collect_studies, default_workers, is_main, load_pipeline
 
     console = error_console()
+    console.quiet = not is_main()
     try:
         with console.status("Looking for images and loading the model"):
             if output is not None:
@@ -174,8 +187,9 @@ def generate(
             studies = collect_studies(images)
             total = len(studies)
             file = None if output is None else ReportFile(output, resume=resume)
-            if file is not None and file.finished:
-                studies = [study for study in studies if study.study_id not in file.finished]
+            finished = agree(set() if file is None else file.finished)
+            if finished:
+                studies = [study for study in studies if study.study_id not in finished]
                 console.print(f"{total - len(studies)} of {total} studies have a report in {output} already")
                 if not studies:
                     return
@@ -186,6 +200,7 @@ def generate(
     console.print(SAFETY)
     options = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "prompt": prompt}
     options = {name: value for name, value in options.items() if value is not None}
+    options["num_workers"] = default_workers(pipeline.device) if workers is None else workers
     failed = _run_batches(studies, pipeline, batch_size, options, file, console)
     where = "" if output is None else f" in {output}"
     failures = f", {failed} failed" if failed else ""
@@ -236,7 +251,8 @@ def _run_batches(
     console: "Console",
 ) -> int:
     """Generates, writes or prints, and tells the number of studies that failed."""
-    from .generate import generate_reports
+    from .evaluation.report_writing import LostProcessError
+    from .generate import generate_reports, is_main
 
     failed = written = 0
     # Standard output is left alone: else reports would end up in the standard error while the bar is shown.
@@ -245,12 +261,8 @@ def _run_batches(
         with progress:
             task = progress.add_task("Studies", total=len(studies))
             for records in generate_reports(studies, pipeline, batch_size=batch_size, **options):
-                if file is not None:
-                    file.write(records)
-                else:
-                    progress.stop()
-                    _print_reports(records)
-                    progress.start()
+                if is_main():
+                    _hand_out(records, file, progress)
                 for record in records:
                     if record.error is not None:
                         console.print(f"skipped: {record.error}")
@@ -261,7 +273,20 @@ def _run_batches(
         kept = "" if file is None else "; they are in the output file, --resume goes on from there"
         console.print(f"interrupted after {written} of {len(studies)} studies{kept}")
         raise typer.Exit(130)
+    except LostProcessError as error:
+        console.quiet = False
+        console.print(f"error: after {written} of {len(studies)} studies: {error}")
+        raise typer.Exit(3) from error
     return failed
+
+
+def _hand_out(records: "Sequence[Record]", file: Any, progress: "Progress") -> None:
+    if file is not None:
+        file.write(records)
+        return
+    progress.stop()
+    _print_reports(records)
+    progress.start()
 
 
 def _print_reports(records: "Sequence[Record]") -> None:

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
     from .modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
 
+_T = TypeVar("_T")
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
 _IMAGE_COLUMNS = ("image", "path", "image_path")
 _STUDY_COLUMN = "study_id"
@@ -155,8 +156,27 @@ def _is_url(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
+def is_main() -> bool:
+    """Whether this process is the only one, or the first of those that `torchrun` started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def agree(value: _T) -> _T:
+    """The value of the main process in all processes that `torchrun` started."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return value
+    from .evaluation.report_writing import in_main_process
+
+    return in_main_process(lambda: value)
+
+
+def default_workers(device: "torch.device") -> int:
+    """How many processes read images ahead: without a GPU they would take the cores that generate."""
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+
+
 def resolve_device(name: str) -> "torch.device":
-    """The device of that name; `auto` is the first CUDA device when there is one, else the CPU.
+    """The device of that name; `auto` is the CUDA device of this process when there is one, else the CPU.
 
     Raises:
         ValueError: the name is unknown, or there is no such device here.
@@ -164,7 +184,8 @@ def resolve_device(name: str) -> "torch.device":
     import torch
 
     if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        # `torchrun` starts one process per device.
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -201,39 +222,37 @@ def generate_reports(
     pipeline: "ImageToTextPipeline",
     *,
     batch_size: int = 8,
-    **generate_kwargs: Any,
+    num_workers: int = 0,
+    **options: Any,
 ) -> Iterator[list[Record]]:
-    """Writes reports batch by batch. Studies with an image that can't be read are told, not raised.
+    """Writes reports, some at a time. Studies with an image that can't be read are told, not raised.
 
     Args:
         studies: what to report on.
         pipeline: from `load_pipeline`.
-        batch_size: studies per batch.
-        generate_kwargs: arguments of the pipeline's call (`prompt`, `max_new_tokens`, `num_beams`, …).
+        batch_size: studies in work at a time; under `torchrun`, of each process.
+        num_workers: processes that read and prepare images ahead.
+        options: `prompt`, and arguments of `model.generate` (`max_new_tokens`, `num_beams`, …).
 
     Yields:
-        The records of one batch, in the order of its studies.
+        The next records, in the order of the studies; under `torchrun` the same in every process.
+
+    Raises:
+        LostProcessError: another process has ended.
     """
-    for start in range(0, len(studies), batch_size):
-        batch = studies[start : start + batch_size]
-        pictures = [_read(study) for study in batch]
-        readable = [views for views in pictures if not isinstance(views, Exception)]
-        outputs = iter(pipeline(readable, batch_size=batch_size, **generate_kwargs) if readable else [])
+    from .evaluation.report_writing import write_reports
+
+    views = [study.images for study in studies]
+    for written in write_reports(pipeline, views, batch_size=batch_size, num_workers=num_workers, **options):
         yield [
-            Record(study.study_id, study.images, None, str(views))
-            if isinstance(views, Exception)
-            else Record(study.study_id, study.images, next(outputs)[0]["generated_text"], None)
-            for study, views in zip(batch, pictures, strict=True)
+            Record(
+                studies[report.index].study_id,
+                studies[report.index].images,
+                report.report,
+                None if report.error is None else str(report.error),
+            )
+            for report in written
         ]
-
-
-def _read(study: Study) -> list[Any] | Exception:
-    from .processing.image_reading import load_xray
-
-    try:
-        return [load_xray(image) for image in study.images]
-    except (OSError, ValueError) as error:
-        return error
 
 
 def check_output(path: Path, *, overwrite: bool = False, resume: bool = False) -> None:

@@ -82,8 +82,14 @@ class MambaXrayForConditionalGeneration(SeparateLanguageModelMixin, MambaXrayPre
     A pre-trained language model that is frozen is not saved with the model, which then refers to where it came from
     (`separate_language_model.py`).
 
+    Attributes:
+        supports_continuous_generation: whether the decoder's cache alone carries a study from one token to the next,
+            so that studies may come and go (`continuous_generation.py`). A system that keeps more says False.
+
     Source: CXPMRG-Bench (MambaXray-VL), stage 3.
     """
+
+    supports_continuous_generation = True
 
     def __init__(self, config: MambaXrayConfig):
         super().__init__(config)

@@ -11,6 +11,8 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.processing_utils import ProcessorMixin
 
+from .study_batch import stack_studies
+
 # Keys of a dictionary that stands for one study, the preferred one first.
 _IMAGE_KEYS = ("images", "image")
 
@@ -136,20 +138,12 @@ class ImageToTextPipeline(Pipeline):
         return PipelineIterator(outputs, self.postprocess, postprocess_params)
 
     def _collate(self, studies: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Stacks prepared studies: prompts padded on the left, missing views at the end."""
-        pad_token_id = self.tokenizer.pad_token_id
-        return {
-            "input_ids": _stack([study["input_ids"] for study in studies], 0 if pad_token_id is None else pad_token_id),
-            "attention_mask": _stack([study["attention_mask"] for study in studies], 0),
-            "pixel_values": _stack([study["pixel_values"] for study in studies], 0, at_end=True),
-            "view_mask": _stack([study["view_mask"] for study in studies], False, at_end=True),
-        }
+        return stack_studies(studies, self.tokenizer.pad_token_id)
 
     def _forward(
         self, model_inputs: dict[str, Tensor], generate_kwargs: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        generate_kwargs = self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=False)
-        sequences = self.model.generate(**model_inputs, **generate_kwargs)
+        sequences = self.model.generate(**model_inputs, **self.generation_arguments(**(generate_kwargs or {})))
         studies, prompt_length = model_inputs["input_ids"].shape
         # One row per study, or unbatching would hand one study's second sequence to the next study.
         return {"sequences": sequences[:, prompt_length:].unflatten(0, (studies, -1))}
@@ -157,6 +151,10 @@ class ImageToTextPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, Tensor]) -> list[dict[str, str]]:
         reports = self.processor.post_process_image_text_to_text(model_outputs["sequences"].flatten(0, 1))
         return [{"generated_text": report} for report in reports]
+
+    def generation_arguments(self, **generate_kwargs: Any) -> dict[str, Any]:
+        """What `model.generate` is given for arguments of the call: they, and the pipeline's own and its defaults."""
+        return self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """Saves the model with its processor, so that the folder makes this pipeline again."""
@@ -229,16 +227,6 @@ def _views_and_text(study: Any) -> tuple[list[Any], str | None]:
         study = study[key]
     is_several = isinstance(study, (list, tuple)) or getattr(study, "ndim", 0) > 3
     return (list(study) if is_several else [study]), text
-
-
-def _stack(tensors: list[Tensor], padding: float, at_end: bool = False) -> Tensor:
-    """Stacks `(1, length, ...)` tensors along the first axis, padded along the second to the longest."""
-    longest = max(tensor.shape[1] for tensor in tensors)
-    stacked = tensors[0].new_full((len(tensors), longest, *tensors[0].shape[2:]), padding)
-    for row, tensor in zip(stacked, tensors, strict=True):
-        length = tensor.shape[1]
-        row[slice(0, length) if at_end else slice(longest - length, longest)] = tensor[0]
-    return stacked
 
 
 __all__ = ["ImageToTextPipeline"]

@@ -1,0 +1,203 @@
+"""Reports for many studies, by one process or several: what `mambaxray generate` and `generate_predictions` share.
+
+Images are decoded ahead by worker processes, reports are generated continuously
+(`modeling_mambaxray/continuous_generation.py`), and the processes that `torchrun` started each write a part of the
+studies. Everybody gets all reports in the order of the studies, some at a time, so that they can be put into a file
+while the work goes on.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import ProcessorMixin
+
+from ..modeling_mambaxray.continuous_generation import generate_continuously, is_sharded
+from ..modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
+from ..processing.pixel_rules import ImageReadError
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """What became of a study.
+
+    Attributes:
+        index: of the study.
+        report: what the model wrote, or None.
+        error: why there is no report: an image that can't be read, or None.
+    """
+
+    index: int
+    report: str | None
+    error: Exception | None = None
+
+
+class LostProcessError(RuntimeError):
+    """One of several processes has ended early; what was handed out before is complete."""
+
+
+def write_reports(
+    pipeline: ImageToTextPipeline,
+    studies: Sequence[Any],
+    *,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    prompt: str | None = None,
+    **generate_kwargs: Any,
+) -> Iterator[list[WrittenReport]]:
+    """Writes a report for every study, each in one process.
+
+    With several processes all of them call this with the same arguments.
+
+    Args:
+        pipeline: of the model, on this process's device.
+        studies: the views of each study, in any form that the processor reads. They are looked up (and decoded) in
+            order, in a worker process when there are any.
+        batch_size: studies in work at a time, per process.
+        num_workers: processes, per process, that read and prepare images ahead.
+        prompt: instruction for all studies, in place of the processor's own.
+        generate_kwargs: arguments of `model.generate`.
+
+    Yields:
+        The next reports in the order of the studies, the same in every process; `batch_size` times the number of
+        processes, and fewer at the end.
+
+    Raises:
+        ValueError: `batch_size` is not positive, or accelerate does not know the processes.
+        LostProcessError: another process has ended.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive, got {batch_size}")
+    state = process_state()
+    # All processes must call a sharded model equally often, so they get equally many studies.
+    is_even = is_sharded(pipeline.model)
+    per_step = batch_size * state.num_processes
+    steps = [range(start, min(start + per_step, len(studies))) for start in range(0, len(studies), per_step)]
+    shares = [_share(step, state, is_even) for step in steps]
+    own = [index for share in shares for index in share]
+    prepared = _PreparedStudies(pipeline.processor, studies, own, prompt)
+    arguments = pipeline.generation_arguments(**generate_kwargs)
+    written = _in_order(pipeline, prepared, own, batch_size, num_workers, arguments)
+    for step, share in zip(steps, shares, strict=True):
+        # Each process's share lies behind the one before it, so repeated studies come last.
+        yield _gathered([next(written) for _ in share])[: len(step)]
+
+
+def process_state() -> PartialState:
+    """The processes that work together.
+
+    Raises:
+        ValueError: several were started, but accelerate does not know them.
+    """
+    # Without an accelerator, accelerate (1.15) joins the processes only when it is told to use the CPU.
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != started:
+        raise ValueError(
+            f"{started} processes were started, but accelerate knows {state.num_processes}: every process would write "
+            "all reports. Make accelerate's state at the start of the program, on the CPU by PartialState(cpu=True)"
+        )
+    return state
+
+
+def in_main_process(function: Callable[[], _T]) -> _T:
+    """What the function returns or raises in the main process, in all processes."""
+    outcome: list[Any] = [None]
+    if process_state().is_main_process:
+        try:
+            outcome[0] = function()
+        # Whatever it is: the other processes wait for it, and end with it.
+        except Exception as error:  # noqa: BLE001
+            outcome[0] = error
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _share(step: range, state: PartialState, is_even: bool) -> list[int]:
+    """This process's part of a step. When all parts must be equally long, the last study is repeated."""
+    length = -(-len(step) // state.num_processes)
+    studies = [*step]
+    if is_even:
+        studies += [step[-1]] * (length * state.num_processes - len(step))
+    return studies[state.process_index * length :][:length]
+
+
+def _gathered(own: list[WrittenReport]) -> list[WrittenReport]:
+    try:
+        return gather_object(own)
+    except RuntimeError as error:
+        raise LostProcessError(
+            "another process has ended before its reports were written; those that are in the output are complete, "
+            "and resuming writes the missing ones"
+        ) from error
+
+
+class _PreparedStudies(Dataset):
+    """What the model takes of each study, or the error of an image that can't be read."""
+
+    def __init__(self, processor: ProcessorMixin, studies: Sequence[Any], indices: Sequence[int], prompt: str | None):
+        # Not the pipeline, so that no model is sent to worker processes.
+        self._processor = processor
+        self._studies = studies
+        self._indices = indices
+        self._prompt = prompt
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, position: int) -> dict[str, Tensor] | Exception:
+        try:
+            views = list(self._studies[self._indices[position]])
+            return dict(self._processor(images=[views], text=self._prompt, return_tensors="pt"))
+        except (ImageReadError, OSError) as error:
+            return error
+
+
+def _in_order(
+    pipeline: ImageToTextPipeline,
+    prepared: _PreparedStudies,
+    indices: Sequence[int],
+    batch_size: int,
+    num_workers: int,
+    arguments: Mapping[str, Any],
+) -> Iterator[WrittenReport]:
+    """This process's reports, put back into order: short ones are finished before longer ones that began earlier."""
+    readable: list[int] = []
+    done: dict[int, WrittenReport] = {}
+
+    def inputs() -> Iterator[dict[str, Tensor]]:
+        # One study at a time: they are put together where it is known how many there is room for.
+        loader = DataLoader(prepared, batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
+        for position, study in enumerate(loader):
+            if isinstance(study, Exception):
+                done[position] = WrittenReport(indices[position], None, study)
+            else:
+                readable.append(position)
+                yield study
+
+    generated = generate_continuously(pipeline.model, inputs(), batch_size=batch_size, **arguments)
+    for position in range(len(indices)):
+        while position not in done:
+            # When none is left, reading the images to their end has found that this one is missing.
+            number, tokens = next(generated, (None, None))
+            if number is not None:
+                (text,) = pipeline.processor.post_process_image_text_to_text([tokens])
+                done[readable[number]] = WrittenReport(indices[readable[number]], text)
+        yield done.pop(position)
+
+
+def _unchanged(study: _T) -> _T:
+    return study
+
+
+__all__ = ["LostProcessError", "WrittenReport", "in_main_process", "process_state", "write_reports"]
