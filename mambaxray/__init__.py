@@ -20,10 +20,12 @@ if not (_here / "configuration").is_dir() and (_here.parent / "setup.cfg").is_fi
 _PUBLIC = {
     "VisionMambaConfig": "configuration.configuration_vision_mamba",
     "MambaXrayConfig": "configuration.configuration_mambaxray",
+    "EMRRGConfig": "configuration.configuration_emrrg",
     "MambaXrayDualEncoderConfig": "configuration.configuration_mambaxray_dual_encoder",
     "MambaXrayPreTrainingConfig": "configuration.configuration_mambaxray_pretraining",
     "VisionMambaModel": "modeling_mambaxray.modeling_vision_mamba",
     "MambaXrayForConditionalGeneration": "modeling_mambaxray.modeling_mambaxray",
+    "EMRRGForConditionalGeneration": "modeling_mambaxray.modeling_emrrg",
     "MambaXrayForPreTraining": "modeling_mambaxray.modeling_mambaxray_pretraining",
     "MambaXrayDualEncoder": "modeling_mambaxray.modeling_mambaxray_dual_encoder",
     "use_scan_backend": "modeling_mambaxray.ops.selective_scan",

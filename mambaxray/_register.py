@@ -35,10 +35,12 @@ def register_auto_classes() -> None:
         VisionTextDualEncoderProcessor,
     )
 
+    from .configuration.configuration_emrrg import EMRRGConfig
     from .configuration.configuration_mambaxray import MambaXrayConfig
     from .configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
     from .configuration.configuration_mambaxray_pretraining import MambaXrayPreTrainingConfig
     from .configuration.configuration_vision_mamba import VisionMambaConfig
+    from .modeling_mambaxray.modeling_emrrg import EMRRGForConditionalGeneration
     from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
     from .modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
     from .modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
@@ -48,19 +50,23 @@ def register_auto_classes() -> None:
 
     AutoConfig.register("vision_mamba", VisionMambaConfig, exist_ok=True)
     AutoConfig.register("mambaxray", MambaXrayConfig, exist_ok=True)
+    AutoConfig.register("emrrg", EMRRGConfig, exist_ok=True)
     AutoConfig.register("mambaxray_pretraining", MambaXrayPreTrainingConfig, exist_ok=True)
     AutoConfig.register("mambaxray_dual_encoder", MambaXrayDualEncoderConfig, exist_ok=True)
     AutoModel.register(VisionMambaConfig, VisionMambaModel, exist_ok=True)
-    AutoModel.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
-    AutoModelForImageTextToText.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
+    for auto_class in (AutoModel, AutoModelForImageTextToText):
+        auto_class.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
+        auto_class.register(EMRRGConfig, EMRRGForConditionalGeneration, exist_ok=True)
     AutoModel.register(MambaXrayDualEncoderConfig, MambaXrayDualEncoder, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForPreTraining):
         auto_class.register(MambaXrayPreTrainingConfig, MambaXrayForPreTraining, exist_ok=True)
-    for config_class in (VisionMambaConfig, MambaXrayConfig, MambaXrayPreTrainingConfig, MambaXrayDualEncoderConfig):
+    generators = (MambaXrayConfig, EMRRGConfig)
+    for config_class in (VisionMambaConfig, *generators, MambaXrayPreTrainingConfig, MambaXrayDualEncoderConfig):
         AutoImageProcessor.register(
             config_class, image_processor_classes={"pil": MambaXrayImageProcessor}, exist_ok=True
         )
-    AutoProcessor.register(MambaXrayConfig, MambaXrayProcessor, exist_ok=True)
+    for config_class in generators:
+        AutoProcessor.register(config_class, MambaXrayProcessor, exist_ok=True)
     AutoProcessor.register(MambaXrayDualEncoderConfig, VisionTextDualEncoderProcessor, exist_ok=True)
 
 

@@ -133,13 +133,12 @@ def _count_parameters(config: "MambaXrayConfig") -> dict[str, str]:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     total = model.num_parameters()
-    encoder, decoder = (
-        sum(weight.numel() for weight in part.parameters()) for part in (model.vision_encoder, model.language_model)
-    )
+    sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
     counts = {
-        "vision encoder": encoder,
-        "projection": total - encoder - decoder,
-        "language model": decoder,
+        "vision encoder": sizes.pop("vision_encoder"),
+        "projection": sizes.pop("projector") + sizes.pop("layer_norm"),
+        "language model": sizes.pop("language_model"),
+        **{name.replace("_", " "): size for name, size in sizes.items()},
         "total": total,
     }
     return {part: f"{count:,}" for part, count in counts.items()}

@@ -1,7 +1,7 @@
 """The report generator: views, vision encoder, projection, image embeddings in a prompt, causal language model.
 
 The base class of the package's systems. What a system may override: `get_image_features` (it adds image tokens, and
-says so in its configuration's `num_image_tokens`), and the decoder's layers.
+says so in its configuration's `num_image_tokens`), and `decoder_arguments` (its decoder's layers are changed).
 """
 
 import inspect
@@ -140,9 +140,10 @@ class MambaXrayForConditionalGeneration(SeparateLanguageModelMixin, MambaXrayPre
         with torch.device("meta"):
             model = cls(config)
         model.vision_encoder, model.language_model = encoder, decoder
-        for module in (model.projector, model.layer_norm):
-            module.to_empty(device=decoder.device)
-            model._init_weights(module)
+        for part in model.children():
+            if part not in (encoder, decoder):
+                part.to_empty(device=decoder.device)
+                part.apply(model._init_weights)
         model.generation_config = GenerationConfig.from_dict(decoder.generation_config.to_dict())
         if isinstance(language_model, str | os.PathLike):
             model.language_model_reference = LanguageModelReference.of(
@@ -228,6 +229,17 @@ class MambaXrayForConditionalGeneration(SeparateLanguageModelMixin, MambaXrayPre
             self._check_placeholders(is_image, image_embeds)
         return embeds.masked_scatter(is_image.unsqueeze(-1), image_embeds.to(embeds))
 
+    def decoder_arguments(
+        self, input_ids: Tensor | None, image_features: BaseModelOutputWithPooling | None
+    ) -> dict[str, Any]:
+        """What the decoder is called with beside the usual; nothing, but for systems that have changed its layers.
+
+        Args:
+            input_ids: `(batch, sequence)`; None when embeddings were given in their place.
+            image_features: what `get_image_features` returns, None without an image.
+        """
+        return {}
+
     def _check_placeholders(self, is_image: Tensor, image_embeds: Tensor) -> None:
         counts = is_image.sum(dim=1).tolist()
         if len(counts) != len(image_embeds):
@@ -299,6 +311,7 @@ class MambaXrayForConditionalGeneration(SeparateLanguageModelMixin, MambaXrayPre
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             return_dict=True,
+            **self.decoder_arguments(input_ids, image_features),
             **kwargs,
         )
         loss = None

@@ -1,5 +1,6 @@
 """Stage 3: supervised fine-tuning of a report generator, with a frozen, adapted or fully trained language model."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,10 +23,12 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalPrediction
 
+from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..data.studies import first_studies, load_studies
 from ..evaluation.clinical import label_scores
 from ..evaluation.honesty import unique_ratio
 from ..evaluation.labeler import CheXpertStyleLabeler
+from ..modeling_mambaxray.modeling_emrrg import EMRRGForConditionalGeneration
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from ..modeling_mambaxray.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
@@ -38,6 +41,12 @@ from .tokenizer import train_report_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+SYSTEMS: dict[str, type[MambaXrayForConditionalGeneration]] = {
+    "mambaxray": MambaXrayForConditionalGeneration,
+    "emrrg": EMRRGForConditionalGeneration,
+}
+"""What a recipe's `model.system` can be."""
 
 
 def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: Path) -> ReportTrainer:
@@ -108,16 +117,29 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
         instruction=instruction,
         prompt_template=section.prompt_template or DEFAULT_PROMPT_TEMPLATE,
     )
-    model = MambaXrayForConditionalGeneration.from_encoder_decoder_pretrained(
+    model = _system(section).from_encoder_decoder_pretrained(
         encoder,
         language_model,
         image_token_id=processor.image_token_id,
         text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
+        **section.options,
     )
     processor.num_image_tokens = model.config.num_image_tokens
     if section.save_language_model:
         model.language_model_reference = None
     return model, processor
+
+
+def _system(section: GeneratorSection) -> type[MambaXrayForConditionalGeneration]:
+    if section.system not in SYSTEMS:
+        raise RecipeError(f"model.system must be one of {', '.join(SYSTEMS)}, got {section.system!r}")
+    system = SYSTEMS[section.system]
+    # A configuration keeps whatever it is given, so a misspelt field would have no effect.
+    families = [base for base in system.config_class.__mro__ if issubclass(base, MambaXrayConfig)]
+    known = {name for family in families for name in inspect.signature(family.__init__).parameters}
+    if unknown := sorted(section.options.keys() - known):
+        raise RecipeError(f"model.options: {section.system} has no field {', '.join(unknown)}")
+    return system
 
 
 def _vision_encoder(source: str | dict[str, Any], image_size: int | None) -> PreTrainedModel:

@@ -201,6 +201,8 @@ class GeneratorSection:
     Attributes:
         checkpoint: folder or Hub name of a whole report generator to go on from; excludes the encoder and the
             language model.
+        system: which report generator is put together: `mambaxray` or `emrrg`.
+        options: fields of its configuration, such as `hybrid_layers` of `emrrg`.
         vision_encoder: folder or Hub name of a pre-trained vision encoder (a model that has one, such as that of
             stage 2, counts too), or the configuration of a new one, with its `model_type`.
         language_model: folder or Hub name of a causal language model, or the configuration of a new one, with its
@@ -223,6 +225,8 @@ class GeneratorSection:
     """
 
     checkpoint: str | None = None
+    system: str = "mambaxray"
+    options: dict[str, Any] = field(default_factory=dict)
     vision_encoder: str | dict[str, Any] | None = None
     language_model: str | dict[str, Any] | None = None
     language_model_revision: str | None = None

@@ -6,14 +6,23 @@ from transformers import (
     Gemma2Config,
     GPT2Config,
     LlamaConfig,
+    MistralConfig,
     OPTConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
     SwinConfig,
     ViTMAEConfig,
 )
 
-from mambaxray import MambaXrayConfig, MambaXrayForConditionalGeneration, VisionMambaConfig
+from mambaxray import (
+    EMRRGConfig,
+    EMRRGForConditionalGeneration,
+    MambaXrayConfig,
+    MambaXrayForConditionalGeneration,
+    VisionMambaConfig,
+)
 
 VOCABULARY = 48
 IMAGE_TOKEN_ID = VOCABULARY  # outside the vocabulary, as for a decoder whose embeddings were not resized
@@ -38,6 +47,13 @@ TEXT_CONFIGS = {
     ),
 }
 
+HYBRID_TEXT_CONFIGS = {
+    **{name: TEXT_CONFIGS[name] for name in ("llama", "qwen2", "gemma2")},
+    "mistral": lambda: MistralConfig(**_SIZES, **_TOKENS, num_key_value_heads=2, head_dim=8),
+    "phi3": lambda: Phi3Config(**_SIZES, **_TOKENS, num_key_value_heads=2),
+    "qwen3": lambda: Qwen3Config(**_SIZES, **_TOKENS, num_key_value_heads=2, head_dim=8),
+}
+
 
 def tiny_config(vision: str = "vision_mamba", text: str = "llama") -> MambaXrayConfig:
     return MambaXrayConfig(VISION_CONFIGS[vision](), TEXT_CONFIGS[text](), image_token_id=IMAGE_TOKEN_ID)
@@ -46,7 +62,30 @@ def tiny_config(vision: str = "vision_mamba", text: str = "llama") -> MambaXrayC
 def tiny_model(vision: str = "vision_mamba", text: str = "llama", seed: int = 0) -> MambaXrayForConditionalGeneration:
     """Random weights, large enough that the image changes what is generated."""
     torch.manual_seed(seed)
-    model = MambaXrayForConditionalGeneration(tiny_config(vision, text)).eval()
+    return _with_large_weights(MambaXrayForConditionalGeneration(tiny_config(vision, text)).eval())
+
+
+def tiny_emrrg(
+    text: str = "llama", *, warm_up: float = 1.0, seed: int = 0, **options: object
+) -> EMRRGForConditionalGeneration:
+    """As `tiny_model`; the hybrid layers, all of them, add as much as `warm_up` lets them, nothing at 0."""
+    config = EMRRGConfig(
+        VISION_CONFIGS["vision_mamba"](),
+        HYBRID_TEXT_CONFIGS[text](),
+        image_token_id=IMAGE_TOKEN_ID,
+        **{"hybrid_layers": [0, 1]} | options,
+    )
+    torch.manual_seed(seed)
+    model = _with_large_weights(EMRRGForConditionalGeneration(config).eval())
+    with torch.no_grad():
+        for layer in model.cross_attention.layers.values():
+            layer.gate.bias.fill_(1.0)
+            if layer.gate.warm_up is not None:
+                layer.gate.warm_up.fill_(warm_up)
+    return model
+
+
+def _with_large_weights(model):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "A_log" not in name:

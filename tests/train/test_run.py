@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -160,3 +161,18 @@ def test_the_command_names_a_mistake_in_one_line(tmp_path):
 def test_recipes_are_listed():
     done = command_line("recipes")
     assert "finetune_phantoms" in done.stdout
+
+
+def test_a_recipe_chooses_the_system_and_its_options(tmp_path):
+    overrides = ["training.max_steps=2", "model.system=emrrg", "model.options={gate_warm_up: none}"]
+    result = run_recipe(tiny_recipe(*overrides, "model.freeze=[language_model]"), tmp_path / "emrrg")
+    model = AutoModelForImageTextToText.from_pretrained(result.model_dir)
+    assert model.config.model_type == "emrrg"
+    assert model.config.gate_warm_up == "none"
+    assert torch.count_nonzero(model.cross_attention.layers["0"].gate.weight)
+    for override, message in [
+        ("model.system=r2gen", "model.system must be one of mambaxray, emrrg"),
+        ("model.options={gates: none}", "emrrg has no field gates"),
+    ]:
+        with pytest.raises(RecipeError, match=re.escape(message)):
+            run_recipe(tiny_recipe(*overrides, override), tmp_path / message.split()[-1])
