@@ -175,4 +175,4 @@ def test_a_recipe_chooses_the_system_and_its_options(tmp_path):
         ("model.options={gates: none}", "emrrg has no field gates"),
     ]:
         with pytest.raises(RecipeError, match=re.escape(message)):
-            run_recipe(tiny_recipe(*overrides, override), tmp_path / message.split()[-1])
+            run_recipe(tiny_recipe(*overrides, override), tmp_path / override)
