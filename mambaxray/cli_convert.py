@@ -18,8 +18,8 @@ def convert(
             "--stage",
             "-s",
             metavar="STAGE",
-            help="What the checkpoint is of: pretrain (images alone), contrastive (images and reports) or downstream "
-            "(report generation).",
+            help="What the checkpoint is of: pretrain (images alone), contrastive (images and reports), downstream "
+            "(report generation) or emrrg (report generation with hybrid layers).",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the model.")],
@@ -27,16 +27,16 @@ def convert(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Folder, or name on the Hugging Face Hub, of the language model (downstream; needed) or text encoder "
-            "(contrastive) that it was trained with: the checkpoint does not hold it whole.",
+            help="Folder, or name on the Hugging Face Hub, of the language model (downstream, emrrg; needed) or text "
+            "encoder (contrastive) that it was trained with: the checkpoint does not hold it whole.",
         ),
     ] = None,
     vision_encoder: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Folder or Hub name of the vision encoder, for a downstream checkpoint that was trained with a frozen "
-            "one: the converted contrastive checkpoint, for example.",
+            help="Folder or Hub name of the vision encoder, for a downstream or emrrg checkpoint that was trained with "
+            "a frozen one: the converted contrastive checkpoint, for example.",
         ),
     ] = None,
 ) -> None:

@@ -1,7 +1,7 @@
 """The authors' released checkpoints in our parameter names.
 
 The key lists come from the released code's state_dict (MambaXray-VL, `models_mamba.py` and
-`MambaXrayVL_DownStream.py`).
+`MambaXrayVL_DownStream.py`; EMRRG, `hybrid_decoder_layer.py`).
 """
 
 import re
@@ -62,6 +62,14 @@ _DOWNSTREAM_PREFIXES = {
     "layer_norm.": "layer_norm.",
     "llama_model.": "language_model.",
 }
+_CROSS_ATTENTION_RENAMES = tuple(
+    (rf"^llama_model\.model\.layers\.(\d+)\.self_attn\.cross_attn_{theirs}$", rf"cross_attention.layers.\1.{ours}")
+    for theirs, ours in (
+        (r"kv_proj\.(weight|bias)", r"kv_proj.\2"),
+        (r"gate_proj\.0\.(weight|bias)", r"gate.\2"),
+        (r"warm_up_gate", "gate.warm_up"),
+    )
+)
 
 
 def vision_mamba_key(official: str) -> str | None:
@@ -83,6 +91,11 @@ def contrastive_key(official: str) -> str | None:
 def downstream_key(official: str) -> str | None:
     """Our name of a report generator's parameter (stage 3), or None when the official name is unknown."""
     return _key_of_parts(official, _DOWNSTREAM_PREFIXES)
+
+
+def emrrg_key(official: str) -> str | None:
+    """Our name of a parameter of EMRRG, or None when the official name is unknown."""
+    return _rename(official, _CROSS_ATTENTION_RENAMES) or downstream_key(official)
 
 
 def _key_of_parts(official: str, prefixes: Mapping[str, str]) -> str | None:
@@ -108,11 +121,14 @@ _KEY_MAPS = {
     "pretrain": pretraining_key,
     "contrastive": contrastive_key,
     "downstream": downstream_key,
+    "emrrg": emrrg_key,
 }
-# What the checkpoints hold without need: the mask follows from the sizes, and the text's pooler is never used.
+# What the checkpoints hold without need: the mask follows from the sizes, and the text's pooler is never used. And what
+# is of no use elsewhere: the released adapters of EMRRG change the output of the last block's mixer.
 _LEFT_OUT = {
     "pretrain": re.compile(r"^mask$"),
     "contrastive": re.compile(r"^text_encoder\.(pooler\.|embeddings\.position_ids$)"),
+    "emrrg": re.compile(r"^visual_encoder\.layers\.\d+\.mixer\.lora_X\."),
 }
 
 
@@ -121,8 +137,8 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
 
     Args:
         state_dict: parameters under their official names.
-        stage: `"encoder"` (the vision Mamba alone), `"pretrain"` (stage 1), `"contrastive"` (stage 2) or
-            `"downstream"` (stage 3: encoder, projection, decoder).
+        stage: `"encoder"` (the vision Mamba alone), `"pretrain"` (stage 1), `"contrastive"` (stage 2), `"downstream"`
+            (stage 3: encoder, projection, decoder) or `"emrrg"` (stage 3 with hybrid layers).
 
     Raises:
         ValueError: the stage or some keys are unknown; the message lists them.
@@ -145,4 +161,11 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
     return converted
 
 
-__all__ = ["contrastive_key", "convert_state_dict", "downstream_key", "pretraining_key", "vision_mamba_key"]
+__all__ = [
+    "contrastive_key",
+    "convert_state_dict",
+    "downstream_key",
+    "emrrg_key",
+    "pretraining_key",
+    "vision_mamba_key",
+]

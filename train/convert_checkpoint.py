@@ -5,6 +5,7 @@ model) comes from the model that the stage was trained with.
 """
 
 import argparse
+import logging
 import math
 import pathlib
 import re
@@ -26,6 +27,7 @@ from transformers import (
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
 from ..configuration.configuration_mambaxray_pretraining import MambaXrayPreTrainingConfig
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
+from ..modeling_mambaxray.modeling_emrrg import EMRRGForConditionalGeneration
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
 from ..modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
@@ -35,9 +37,10 @@ from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from ..processing.processing_mambaxray import MambaXrayProcessor
 from .convert import convert_state_dict
 
-STAGES = ("pretrain", "contrastive", "downstream")
+STAGES = ("pretrain", "contrastive", "downstream", "emrrg")
 """What `convert_checkpoint` knows."""
-
+_GENERATORS = ("downstream", "emrrg")
+_logger = logging.getLogger(__name__)
 
 # What the authors' files hold besides tensors and plain data: the settings of the run. A plain dict stands in for
 # Lightning's, whose package is not needed to read it.
@@ -103,15 +106,17 @@ def convert_checkpoint(
 
     Args:
         checkpoint: the authors' file.
-        stage: `"pretrain"`, `"contrastive"` or `"downstream"`.
+        stage: `"pretrain"`, `"contrastive"`, `"downstream"`, or `"emrrg"`, of which the hybrid layers are taken. Its
+            adapters are not, nor biases that its language model's family does not have, and a warning says so: the
+            released code computes with them what no other code does, so the result is a model to go on from.
         output: folder for the model.
-        text_model: folder or Hub id of the text encoder (contrastive) or language model (downstream) that the stage
-            was trained with. Needed for downstream, whose files hold neither the language model nor its tokenizer; the
-            saved model refers to it and does not copy it;
+        text_model: folder or Hub id of the text encoder (contrastive) or language model (downstream, emrrg) that the
+            stage was trained with. Needed for these two, whose files hold neither the language model nor its
+            tokenizer; the saved model refers to it and does not copy it;
             without it the contrastive stage's text encoder is taken for a BERT with 64 channels per head, and no
             tokenizer is written.
-        vision_encoder: for a downstream checkpoint whose vision encoder was frozen, and so is not in the file: the
-            folder or Hub id of that encoder, such as a converted contrastive checkpoint.
+        vision_encoder: for a downstream or emrrg checkpoint whose vision encoder was frozen, and so is not in the
+            file: the folder or Hub id of that encoder, such as a converted contrastive checkpoint.
 
     Returns:
         The model, in evaluation mode.
@@ -123,13 +128,13 @@ def convert_checkpoint(
     """
     if stage not in STAGES:
         raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(STAGES)}")
-    if vision_encoder is not None and stage != "downstream":
+    if vision_encoder is not None and stage not in _GENERATORS:
         raise ValueError(f"a checkpoint of stage {stage!r} holds its own vision encoder; leave vision_encoder out")
     if text_model is not None and stage == "pretrain":
         raise ValueError("pre-training knows no text; leave text_model out")
-    if text_model is None and stage == "downstream":
+    if text_model is None and stage in _GENERATORS:
         raise ValueError(
-            "a downstream checkpoint does not hold its language model: give the folder or Hub id as text_model"
+            f"a checkpoint of stage {stage!r} does not hold its language model: give the folder or Hub id as text_model"
         )
     official = read_checkpoint(checkpoint)
     try:
@@ -151,10 +156,12 @@ def convert_checkpoint(
         _load(model, weights, checkpoint)
         image_size = vision_config.image_size
     else:
+        if stage == "emrrg":
+            _tell_what_is_lost(official, checkpoint)
         model = _report_generator(weights, checkpoint, text_model, vision_encoder)
         image_size = model.config.vision_config.image_size
     image_processor = MambaXrayImageProcessor(size={"height": image_size, "width": image_size})
-    if stage == "downstream":
+    if stage in _GENERATORS:
         tokenizer = AutoTokenizer.from_pretrained(text_model)
         processor = MambaXrayProcessor(image_processor, tokenizer, num_image_tokens=model.config.num_image_tokens)
         model.config.image_token_id = processor.image_token_id
@@ -184,15 +191,38 @@ def _report_generator(
         if vision_encoder is None
         else load_vision_encoder(vision_encoder)
     )
-    model = MambaXrayForConditionalGeneration.from_encoder_decoder_pretrained(encoder, text_model)
+    hybrid = sorted({int(name.split(".")[2]) for name in weights if name.startswith("cross_attention.")})
+    if hybrid:
+        model = EMRRGForConditionalGeneration.from_encoder_decoder_pretrained(encoder, text_model, hybrid_layers=hybrid)
+        weights = {name: w for name, w in weights.items() if not _is_foreign_bias(name, model)}
+    else:
+        model = MambaXrayForConditionalGeneration.from_encoder_decoder_pretrained(encoder, text_model)
     frozen = [] if has_encoder else ["vision_encoder."]
-    if not any(name.startswith("language_model.") for name in weights):
+    # With hybrid layers these layers of the language model were trained, and are in the file; the others were not.
+    if hybrid or not any(name.startswith("language_model.") for name in weights):
         frozen.append("language_model.")
     _load(model, weights, checkpoint, tuple(frozen))
     if "language_model." in frozen:
         # It is nobody's to hand on: the saved model refers to where it came from.
         model.freeze_language_model()
     return model
+
+
+def _tell_what_is_lost(official: Mapping[str, Tensor], checkpoint: str | Path) -> None:
+    if any(".mixer.lora_X." in name for name in official):
+        _logger.warning(
+            "%s holds adapters that the released code adds to the output of the last block's mixer, in every block; "
+            "they are left out, so reports will not be the authors'",
+            checkpoint,
+        )
+
+
+def _is_foreign_bias(name: str, model: PreTrainedModel) -> bool:
+    """Whether this is a bias that the released hybrid layers have and the language model's family has not."""
+    is_foreign = re.search(r"\.self_attn\.[qkv]_proj\.bias$", name) is not None and name not in model.state_dict()
+    if is_foreign:
+        _logger.warning("%s is left out: a %s model has no such bias", name, model.config.text_config.model_type)
+    return is_foreign
 
 
 def _load(

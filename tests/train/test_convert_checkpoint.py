@@ -3,13 +3,14 @@
 import argparse
 import os
 import pickle
+import re
 import sys
 
 import pytest
 import torch
 from golden_cases import load_case
 from safetensors.torch import load_file
-from tiny import tiny_tokenizer
+from tiny import tiny_emrrg, tiny_tokenizer
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
@@ -138,6 +139,54 @@ def test_a_frozen_vision_encoder_comes_from_the_stage_before(downstream, tmp_pat
         convert_checkpoint(tmp_path / "whole.pth", "downstream", tmp_path / "again", **options)
 
 
+def save_emrrg(model, file):
+    """As the released code would save this model's trained parts, with the adapters and biases that it makes."""
+    layer = re.compile(r"^cross_attention\.layers\.(\d+)\.(.*)$")
+    names = {"gate.weight": "gate_proj.0.weight", "gate.bias": "gate_proj.0.bias", "gate.warm_up": "warm_up_gate"}
+    hybrid = tuple(f"language_model.model.layers.{index}." for index in model.config.hybrid_layers)
+    official = {}
+    for name, weight in model.state_dict().items():
+        if match := layer.match(name):
+            part = names.get(match[2], match[2])
+            official[f"llama_model.model.layers.{match[1]}.self_attn.cross_attn_{part}"] = weight
+        elif name.startswith(hybrid):
+            official[name.replace("language_model.", "llama_model.")] = weight
+        elif name.startswith(("projector.", "layer_norm.")):
+            official[name.replace("projector.", "llama_proj.")] = weight
+    adapter = "visual_encoder.layers.0.mixer.lora_X.adapter"
+    official |= {f"{adapter}_down.weight": torch.ones(4, 24), f"{adapter}_up.weight": torch.ones(12, 4)}
+    if model.config.text_config.model_type == "llama":
+        official[f"llama_model.model.layers.{model.config.hybrid_layers[0]}.self_attn.q_proj.bias"] = torch.ones(32)
+    torch.save({"model": official, "config": {}, "epoch": 1}, file)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_the_hybrid_layers_of_an_emrrg_checkpoint_arrive_and_what_does_not_is_told(family, tmp_path, caplog):
+    model = tiny_emrrg(family, hybrid_layers=[1])
+    model.vision_encoder.save_pretrained(tmp_path / "encoder")
+    model.language_model.save_pretrained(tmp_path / "llm")
+    tiny_tokenizer("a b c").save_pretrained(tmp_path / "llm")
+    with torch.no_grad():  # as training leaves the layer
+        for parameter in model.language_model.model.layers[1].parameters():
+            parameter.mul_(1.1)
+    save_emrrg(model, tmp_path / "official.pth")
+    options = {"text_model": str(tmp_path / "llm"), "vision_encoder": str(tmp_path / "encoder")}
+    convert_checkpoint(tmp_path / "official.pth", "emrrg", tmp_path / "model", **options)
+    assert "adapters that the released code adds" in caplog.text
+    assert ("a llama model has no such bias" in caplog.text) == (family == "llama")
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
+    assert loaded.config.hybrid_layers == [1]
+    image = torch.full((1, 5), loaded.config.image_token_id)
+    ids = torch.cat([torch.tensor([[1, 5]]), image, torch.tensor([[6, 9]])], dim=1)
+    pixels = torch.rand(1, 3, 32, 32)
+    model.config.image_token_id = loaded.config.image_token_id
+    with torch.no_grad():
+        logits = [m(input_ids=ids, pixel_values=pixels).logits for m in (loaded, model)]
+    torch.testing.assert_close(*logits)
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    assert {name.split(".")[3] for name in saved if name.startswith("language_model.")} == {"1"}
+
+
 def test_settings_of_lightning_are_read_without_lightning(pretrain, tmp_path):
     settings = type("AttributeDict", (dict,), {"__module__": "pytorch_lightning.utilities.parsing"})
     module = type(os)("pytorch_lightning.utilities.parsing")
@@ -213,7 +262,8 @@ def test_a_text_encoder_whose_heads_cannot_be_told_is_asked_for(contrastive, tmp
 @pytest.mark.parametrize(
     ("stage", "options", "message"),
     [
-        ("contrast", {}, "choose from pretrain, contrastive, downstream"),
+        ("contrast", {}, "choose from pretrain, contrastive, downstream, emrrg"),
+        ("emrrg", {}, "give the folder or Hub id as text_model"),
         ("downstream", {}, "give the folder or Hub id as text_model"),
         ("pretrain", {"text_model": "x"}, "leave text_model out"),
         ("contrastive", {"vision_encoder": "x"}, "leave vision_encoder out"),
