@@ -43,6 +43,8 @@ class EMRRGForConditionalGeneration(MambaXrayForConditionalGeneration):
     """
 
     config_class = EMRRGConfig
+    # Every step needs the study's visual keys and values, which are not in the decoder's cache.
+    supports_continuous_generation = False
 
     def __init__(self, config: EMRRGConfig):
         super().__init__(config)
