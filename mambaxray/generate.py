@@ -205,9 +205,9 @@ def load_pipeline(model: str, device: str = "auto") -> "ImageToTextPipeline":
         ModelLoadError: there is no such model, it is not one of ours, or it lacks a part.
         ValueError: see `resolve_device`.
     """
-    from .info import ModelLoadError, first_line, read_config
+    from .info import ModelLoadError, first_line, read_generator_config
 
-    read_config(model)
+    read_generator_config(model)
     where = resolve_device(device)
     from transformers import pipeline
 

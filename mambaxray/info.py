@@ -23,8 +23,22 @@ class ModelLoadError(ValueError):
     """A model that can't be used. The message names it and the reason on one line."""
 
 
-def read_config(model: str) -> "MambaXrayConfig":
+def read_generator_config(model: str) -> "MambaXrayConfig":
     """Configuration of a report generator in a folder or on the Hub.
+
+    Raises:
+        ModelLoadError: there is no such model, or it is no report generator of ours.
+    """
+    from .configuration.configuration_mambaxray import MambaXrayConfig
+
+    config = read_config(model)
+    if not isinstance(config, MambaXrayConfig):
+        raise ModelLoadError(f"{model}: a model of type {config.model_type!r}, not a report generator of mambaxray")
+    return config
+
+
+def read_config(model: str) -> "PreTrainedConfig":
+    """Configuration of a model of any of our families, in a folder or on the Hub.
 
     Raises:
         ModelLoadError: there is no such model, or it is not one of ours.
@@ -40,8 +54,6 @@ def read_config(model: str) -> "MambaXrayConfig":
 
     from transformers import AutoConfig
 
-    from .configuration.configuration_mambaxray import MambaXrayConfig
-
     try:
         config = AutoConfig.from_pretrained(model)
     except (OSError, TypeError, ValueError) as error:
@@ -51,8 +63,8 @@ def read_config(model: str) -> "MambaXrayConfig":
             f"{model}: no such folder, and no such model could be had from the Hugging Face Hub "
             "(is the name right, are you online, is the model public or are you logged in?)"
         ) from error
-    if not isinstance(config, MambaXrayConfig):
-        raise ModelLoadError(f"{model}: a model of type {config.model_type!r}, not a report generator of mambaxray")
+    if not type(config).__module__.startswith(f"{__package__}."):
+        raise ModelLoadError(f"{model}: a model of type {config.model_type!r}, which is none of mambaxray's")
     return config
 
 
@@ -62,29 +74,35 @@ def describe_model(model: str) -> Sections:
     Raises:
         ModelLoadError: there is no such model, or it is not one of ours.
     """
+    from .configuration.configuration_mambaxray import MambaXrayConfig
+
     config = read_config(model)
-    encoder, decoder = config.vision_config, config.text_config
-    return {
-        "Model": {
-            "name": model,
-            "family": config.model_type,
-            "image tokens per study": str(config.num_image_tokens),
-            "saved as": str(config.dtype or "unknown").removeprefix("torch."),
-        },
+    is_generator = isinstance(config, MambaXrayConfig)
+    encoder, text = getattr(config, "vision_config", config), getattr(config, "text_config", None)
+    sections = {
+        "Model": {"name": model, "family": config.model_type},
         "Vision encoder": {
             "type": encoder.model_type,
             "image size": _image_size(encoder),
             "layers": _value(encoder, "num_hidden_layers", "depths"),
             "width": _value(encoder, "hidden_size"),
         },
-        "Language model": {
-            "type": decoder.model_type,
-            "layers": _value(decoder, "num_hidden_layers"),
-            "width": _value(decoder, "hidden_size"),
-            "vocabulary": f"{decoder.vocab_size:,}",
-        },
+    }
+    if is_generator:
+        sections["Model"]["image tokens per study"] = str(config.num_image_tokens)
+    sections["Model"]["saved as"] = str(config.dtype or "unknown").removeprefix("torch.")
+    if text is not None:
+        sections["Language model" if is_generator else "Text encoder"] = {
+            "type": text.model_type,
+            "layers": _value(text, "num_hidden_layers"),
+            "width": _value(text, "hidden_size"),
+            "vocabulary": f"{text.vocab_size:,}",
+        }
+    processor = _describe_processor(model, config) if is_generator else _describe_inputs(model, text is not None)
+    return {
+        **sections,
         "Parameters": _count_parameters(config),
-        "Processor": _describe_processor(model, config),
+        "Processor": processor,
         "Files": _file_sizes(model),
     }
 
@@ -125,23 +143,36 @@ def _image_size(config: "PreTrainedConfig") -> str:
     return f"{height} x {width} px"
 
 
-def _count_parameters(config: "MambaXrayConfig") -> dict[str, str]:
+def _count_parameters(config: "PreTrainedConfig") -> dict[str, str]:
     """Counts on torch's meta device, where weights have shapes but no memory."""
     import torch
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModel
 
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    total = model.num_parameters()
+        model = AutoModel.from_config(config)
+    counts = {"total": model.num_parameters()}
     sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
-    counts = {
-        "vision encoder": sizes.pop("vision_encoder"),
-        "projection": sizes.pop("projector") + sizes.pop("layer_norm"),
-        "language model": sizes.pop("language_model"),
-        **{name.replace("_", " "): size for name, size in sizes.items()},
-        "total": total,
-    }
+    if "vision_encoder" in sizes:
+        projections = [name for name in sizes if name.endswith(("projector", "projection", "layer_norm"))]
+        parts = {name.replace("_", " "): size for name, size in sizes.items() if name not in projections}
+        # With them count the few weights that are no module's, such as a scale.
+        counts = parts | {"projection": counts["total"] - sum(parts.values())} | counts
     return {part: f"{count:,}" for part, count in counts.items()}
+
+
+def _describe_inputs(model: str, has_text: bool) -> dict[str, str]:
+    """What prepares the inputs of a model that writes no reports."""
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    try:
+        size = AutoImageProcessor.from_pretrained(model).size
+        rows = {"pictures resized to": f"{size['height']} x {size['width']} px"}
+        if has_text:
+            tokenizer = AutoTokenizer.from_pretrained(model)
+            rows["tokenizer"] = f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens"
+    except (OSError, TypeError, ValueError) as error:
+        return {"missing": first_line(error)}
+    return rows
 
 
 def _describe_processor(model: str, config: "MambaXrayConfig") -> dict[str, str]:

@@ -11,9 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import AutoModel, BertConfig
 
+from mambaxray import (
+    MambaXrayDualEncoderConfig,
+    MambaXrayImageProcessor,
+    MambaXrayPreTrainingConfig,
+    VisionMambaConfig,
+)
 from mambaxray.generate import Record, ReportFile, Study, check_output, collect_studies, resolve_device
-from mambaxray.info import ModelLoadError, describe_environment, describe_model, read_config
+from mambaxray.info import ModelLoadError, describe_environment, describe_model, read_generator_config
 
 COMMAND = [sys.executable, "-m", "mambaxray.cli"]
 ENVIRONMENT = {**os.environ, "COLUMNS": "80", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -186,13 +193,35 @@ def test_a_model_without_its_processor_is_described_as_such(model_folder: Path, 
     assert "missing" in describe_model(str(tmp_path))["Processor"]
 
 
+def test_models_of_the_stages_before_are_described_but_write_no_reports(tmp_path: Path) -> None:
+    encoder = VisionMambaConfig(hidden_size=16, num_hidden_layers=4, image_size=32, patch_size=4)
+    pretraining = MambaXrayPreTrainingConfig(
+        hidden_size=16, num_hidden_layers=4, image_size=32, patch_size=4, decoder_hidden_size=16
+    )
+    text = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    for config in (encoder, pretraining, MambaXrayDualEncoderConfig(encoder, text, projection_dim=8)):
+        model = AutoModel.from_config(config)
+        folder = tmp_path / config.model_type
+        model.save_pretrained(folder)
+        MambaXrayImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+        sections = describe_model(str(folder))
+        assert sections["Model"]["family"] == config.model_type
+        assert sections["Vision encoder"]["image size"] == "32 x 32 px"
+        assert sections["Parameters"]["total"] == f"{model.num_parameters():,}"
+        with pytest.raises(ModelLoadError, match="not a report generator"):
+            read_generator_config(str(folder))
+    assert sections["Text encoder"]["type"] == "bert"
+    assert "missing" in sections["Processor"]  # there is no tokenizer
+    assert describe_model(str(tmp_path / "vision_mamba"))["Processor"] == {"pictures resized to": "32 x 32 px"}
+
+
 def test_models_of_others_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ModelLoadError, match="of type 'llama', not a report generator"):
-        read_config(str(tmp_path))
+    with pytest.raises(ModelLoadError, match="of type 'llama', which is none of mambaxray's"):
+        read_generator_config(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelLoadError, match=r"config\.json can't be used"):
-        read_config(str(tmp_path))
+        read_generator_config(str(tmp_path))
 
 
 def test_the_environment_names_versions_device_and_scan_backend() -> None:
