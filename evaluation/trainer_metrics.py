@@ -1,5 +1,6 @@
 """`compute_metrics` for a Trainer that generates reports at evaluation."""
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from .tokenization import Tokenize
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 TRAINING_SCORES = (
     "BLEU",
@@ -41,7 +44,9 @@ def report_metrics(
 
     def compute(prediction: "EvalPrediction") -> dict[str, float]:
         hypotheses, references = (_texts(part, tokenizer) for part in (prediction.predictions, prediction.label_ids))
-        scores, _ = score_reports(references, hypotheses, metrics=chosen, tokenize=tokenize)
+        scores, unavailable = score_reports(references, hypotheses, metrics=chosen, tokenize=tokenize)
+        for name, reason in unavailable.items():
+            logger.warning("%s is not computed: %s", name, reason)
         return scores | {"unique_ratio": unique_ratio(hypotheses)}
 
     return compute

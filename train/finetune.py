@@ -1,7 +1,7 @@
 """Stage 3: supervised fine-tuning of a report generator, with a frozen, adapted or fully trained language model."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,10 @@ from transformers import (
     ProcessorMixin,
     TrainingArguments,
 )
-from transformers.trainer_utils import EvalPrediction
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..data.studies import first_studies, load_studies
-from ..evaluation.clinical import label_scores
-from ..evaluation.honesty import unique_ratio
-from ..evaluation.labeler import CheXpertStyleLabeler
+from ..evaluation.trainer_metrics import report_metrics
 from ..modeling_mambaxray.modeling_emrrg import EMRRGForConditionalGeneration
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from ..modeling_mambaxray.vision_encoder import load_vision_encoder
@@ -70,7 +67,7 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
         eval_dataset=validation,
         data_collator=ReportCollator(processor, recipe.model.max_report_length, for_generation=True),
         processor=processor,
-        compute_metrics=_metrics(recipe.metrics),
+        compute_metrics=None if recipe.metrics is None else report_metrics(recipe.metrics),
     )
 
 
@@ -211,22 +208,6 @@ def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path)
     except TypeError as error:
         raise RecipeError(f"model.lora: {error}") from error
     return get_peft_model(model, config)
-
-
-def _metrics(name: str | None) -> Callable[[EvalPrediction], dict[str, float]] | None:
-    if name is None:
-        return None
-    if name != "labels":
-        raise RecipeError(f"metrics must be labels or null, got {name!r}")
-    labeler = CheXpertStyleLabeler()
-
-    def score(prediction: EvalPrediction) -> dict[str, float]:
-        scores = label_scores(labeler.batch(prediction.label_ids), labeler.batch(prediction.predictions))
-        # Single observations are for the evaluation afterwards; a log of training has room for the averages.
-        averages = {key: value for key, value in scores.items() if "_14_" in key or "_5_" in key}
-        return averages | {"unique_ratio": unique_ratio(prediction.predictions)}
-
-    return score
 
 
 __all__ = ["freeze", "load_splits", "make_generator", "make_trainer"]

@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 import yaml
 from transformers import GenerationConfig, TrainingArguments
 
+from ..evaluation.score_tables import wanted_scores
+
 
 class RecipeError(ValueError):
     """A recipe that can't be read, or that says something impossible."""
@@ -257,17 +259,21 @@ class FinetuneRecipe(Recipe):
     Attributes:
         model: what is trained.
         generation: arguments of transformers' `GenerationConfig`, used at evaluation and kept in the saved model.
-        metrics: how reports written at evaluation are scored: `labels` (F1 of the findings that they state) or null to
-            look at the loss only.
+        metrics: scores of the reports written at evaluation, by the names of `evaluation.scoring.evaluate_reports`
+            (`BLEU`, `CIDEr`, `F1_micro_14_uncertain-negative` …); null to look at the loss only.
     """
 
     model: GeneratorSection
     generation: dict[str, Any] = field(default_factory=dict)
-    metrics: str | None = None
+    metrics: list[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _refuse_unknown(self.generation, list(GenerationConfig().to_dict()), "generation")
+        try:
+            wanted_scores(self.metrics)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"metrics: {error}") from error
 
 
 RECIPE_CLASSES: dict[str, type[Recipe]] = {

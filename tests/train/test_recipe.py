@@ -40,6 +40,7 @@ def test_a_resolved_recipe_reads_back_as_it_is(tmp_path, name):
         ({"model": {"checkpoint": "a", "vision_encoder": "b"}}, "whole model"),
         ({"model": {"vision_encoder": {"hidden_size": 3}, "language_model": "b"}}, "without model_type"),
         ({"model": {"vision_encoder": "a", "language_model": "b", "quantization": "3bit"}}, "4bit, 8bit or null"),
+        ({"metrics": ["BLUE"]}, "metrics: unknown metric 'BLUE'"),
         ({"early_stopping_patience": 2}, "needs training.metric_for_best_model"),
     ],
 )
