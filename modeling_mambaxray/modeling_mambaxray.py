@@ -25,7 +25,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
 from .separate_language_model import LanguageModelReference, SeparateLanguageModelMixin
-from .vision_encoder import encode_views, load_vision_encoder
+from .vision_encoder import FrozenVisionEncoderMixin, encode_views, load_vision_encoder
 
 
 @dataclass
@@ -73,7 +73,9 @@ class MambaXrayPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
 
 
-class MambaXrayForConditionalGeneration(SeparateLanguageModelMixin, MambaXrayPreTrainedModel, GenerationMixin):
+class MambaXrayForConditionalGeneration(
+    FrozenVisionEncoderMixin, SeparateLanguageModelMixin, MambaXrayPreTrainedModel, GenerationMixin
+):
     """Writes a report for a study of one or several chest X-ray views.
 
     Any `AutoModel` vision encoder and any attention-based `AutoModelForCausalLM` decoder fit, so MambaXray-VL
@@ -150,14 +152,6 @@ class MambaXrayForConditionalGeneration(SeparateLanguageModelMixin, MambaXrayPre
                 decoder, str(language_model), (text_kwargs or {}).get("revision")
             )
         return model.eval()
-
-    def train(self, mode: bool = True) -> "MambaXrayForConditionalGeneration":
-        """As usual, but a vision encoder without any parameter to train stays as it is used: no dropout, and no new
-        running statistics of batch norms."""
-        super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.vision_encoder.parameters()):
-            self.vision_encoder.eval()
-        return self
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

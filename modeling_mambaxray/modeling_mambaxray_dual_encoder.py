@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
 from .contrastive import contrastive_loss
-from .vision_encoder import encode_views, load_vision_encoder
+from .vision_encoder import FrozenVisionEncoderMixin, encode_views, load_vision_encoder
 
 
 @dataclass
@@ -54,7 +54,7 @@ def _without_pooler(text_config: Any) -> dict[str, bool]:
     return {"add_pooling_layer": False} if takes_option else {}
 
 
-class MambaXrayDualEncoder(PreTrainedModel):
+class MambaXrayDualEncoder(FrozenVisionEncoderMixin, PreTrainedModel):
     """Puts studies and reports into one space, where a study lies close to its own report.
 
     Any `AutoModel` vision encoder and any text encoder fit; of a causal language model the body is taken. A study is

@@ -1,6 +1,6 @@
-"""What every system does with its vision encoder: load it, and encode the views of a study."""
+"""What every system does with its vision encoder: load it, freeze it, and encode the views of a study."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -45,6 +45,18 @@ def load_vision_encoder(name_or_path: str, *, image_size: int | None = None, **k
             f"px; to use {image_size} px, save that encoder alone and load it with image_size={image_size}"
         )
     return resize_encoder(encoder, image_size)
+
+
+class FrozenVisionEncoderMixin:
+    """For models with a `vision_encoder`: while it is frozen, it stays as it is used."""
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual, but a vision encoder without any parameter to train stays as it is used: no dropout, and no new
+        running statistics of batch norms."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.vision_encoder.parameters()):
+            self.vision_encoder.eval()
+        return self
 
 
 def encode_views(vision_encoder: PreTrainedModel, pixel_values: Tensor, view_mask: Tensor | None = None) -> Tensor:
@@ -101,4 +113,4 @@ def _encode_images(vision_encoder: PreTrainedModel, images: Tensor) -> Tensor:
     return vision_encoder(pixel_values=images, **extra).last_hidden_state
 
 
-__all__ = ["encode_views", "load_vision_encoder"]
+__all__ = ["FrozenVisionEncoderMixin", "encode_views", "load_vision_encoder"]

@@ -88,7 +88,8 @@ def test_the_wheel_holds_the_package_and_its_metadata_only(installed: Distributi
     expected = {name.replace(".", "/") for name in tracked_modules()}
     assert {name.removesuffix(".py").removesuffix("/__init__") for name in ours if name.endswith(".py")} == expected
     assert {Path(name).suffix for name in ours} <= {".py", ".typed", ".yaml", ".md", ".html"}
-    assert {"mambaxray/py.typed", "mambaxray/evaluation/published/emrrg.yaml"} <= set(ours)
+    data = ("py.typed", "evaluation/published/emrrg.yaml", "train/accelerate/fsdp2.yaml", "train/benches/phantoms.yaml")
+    assert {f"mambaxray/{name}" for name in data} <= set(ours)
 
 
 def test_the_sdist_holds_tracked_files_only(installed: Distribution) -> None:

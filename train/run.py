@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..data.whole_file import write_whole
 from .checkpoints import CheckpointSeal, last_complete_checkpoint
@@ -121,6 +122,9 @@ def _train(
     seconds = perf_counter() - started
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
     trainer.save_model(str(output / "model"))
+    if trainer.is_world_process_zero():
+        # A pickle with this machine's paths is no part of a model that is handed on; the recipe lies beside it.
+        (output / "model" / TRAINING_ARGS_NAME).unlink(missing_ok=True)
     groups = parameter_groups(trainer.model)
     result = RunResult(
         model_dir=output / "model",

@@ -213,6 +213,14 @@ def test_an_encoder_within_a_model_that_cannot_be_resized_says_so(tmp_path):
         load_vision_encoder(str(tmp_path), image_size=64)
 
 
+def test_a_frozen_vision_encoder_stays_as_it_is_used_while_the_rest_trains():
+    model = tiny_dual(vision="swin")
+    assert model.train().vision_encoder.training
+    model.vision_encoder.requires_grad_(False)
+    assert not model.train().vision_encoder.training
+    assert model.text_encoder.training
+
+
 @pytest.mark.parametrize("value", [0, 1.5])
 def test_impossible_widths_are_refused(value):
     with pytest.raises(ValueError, match="projection_dim must be a positive integer"):

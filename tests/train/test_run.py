@@ -42,6 +42,7 @@ def test_a_run_leaves_a_model_that_writes_reports(finished):
     inputs = AutoProcessor.from_pretrained(result.model_dir)(images=make_study(0)["images"])
     # The recipe's way to generate is the saved model's.
     assert model.generate(**inputs).shape[1] <= inputs["input_ids"].shape[1] + 5
+    assert not list(result.model_dir.glob("*.bin"))  # no pickle with this machine's paths
 
 
 def test_the_folder_tells_recipe_environment_revision_and_seed(finished):
