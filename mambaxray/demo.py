@@ -8,7 +8,7 @@ then tried on studies it has not seen.
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -18,10 +18,10 @@ import torch
 from datasets import load_from_disk
 from rich.console import Console
 from rich.progress import Progress
+from torch import nn
 from transformers import (
     AutoProcessor,
     LlamaConfig,
-    PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -46,12 +46,14 @@ from .processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .processing.processing_mambaxray import MambaXrayProcessor
 from .train.collator import ReportCollator
 from .train.finding_maps import FindingMapCollator, FindingMapModel
+from .train.frozen_encoder import EncodedStudies, EncodedStudyCollator, EncodedStudyModel, encode_studies
 from .train.processes import run_in_processes
 from .train.tokenizer import train_report_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+_SPLITS = ("train", "validation")
 _F1 = "F1_micro_14_uncertain-negative"
 _SHOWN_STUDIES = 12
 _MAX_PROCESSES = 4
@@ -146,9 +148,8 @@ def run_demo(
 
     # Training happens in processes of its own, which read from here.
     work = output / "training"
-    validation = first_studies(studies["validation"], settings.num_validation)
-    for name, split in (("train", train), ("validation", validation)):
-        _with_lengths(split, processor.tokenizer).save_to_disk(work / name)
+    train.save_to_disk(work / "train")
+    first_studies(studies["validation"], settings.num_validation).save_to_disk(work / "validation")
     _mapped_phantoms(settings, seed).save_to_disk(work / "mapped")
     model.save_pretrained(output / "model")
     processor.save_pretrained(output / "model")
@@ -156,8 +157,12 @@ def run_demo(
     console.rule("[bold]2 of 4: the vision encoder learns to see findings")
     run_in_processes(_learn_to_see, (output, settings, seed), processes)
     console.rule("[bold]3 of 4: the model learns to write reports for images")
-    # On phantoms the encoder knows its task by now; other images are new to it.
-    run_in_processes(_learn_to_report, (output, settings, seed, data is None), processes)
+    if data is None:
+        # The encoder knows its task by now, so it looks at every study once.
+        run_in_processes(_look_once, (output, settings, seed), processes)
+        run_in_processes(_learn_to_report_from_tokens, (output, settings, seed, processes), processes)
+    else:
+        run_in_processes(_learn_to_report, (output, settings, seed), processes)
     model = MambaXrayForConditionalGeneration.from_pretrained(output / "model")
     curves = _read_curves(work / "history.json")
     shutil.rmtree(work)
@@ -207,11 +212,6 @@ def _mapped_phantoms(settings: DemoSettings, seed: int) -> "Dataset":
         grid_size=settings.image_size // settings.patch_size,
         num_proc=_processes(),
     )
-
-
-def _with_lengths(studies: "Dataset", tokenizer: PreTrainedTokenizerBase) -> "Dataset":
-    """The studies with the `length` of their reports in tokens, by which the Trainer puts equal ones in a batch."""
-    return studies.add_column("length", [len(ids) for ids in tokenizer(list(studies["report"]))["input_ids"]])
 
 
 def _processes() -> int:
@@ -323,24 +323,56 @@ def _learn_to_see(output: Path, settings: DemoSettings, seed: int) -> None:
         model.save_pretrained(output / "model")
 
 
-def _learn_to_report(output: Path, settings: DemoSettings, seed: int, freeze_encoder: bool) -> None:
-    """Trains the model in `output` to write reports, and writes model and loss history back."""
+def _look_once(output: Path, settings: DemoSettings, seed: int) -> None:
+    """Writes down what the encoder sees in the studies of this process's share."""
     model, processor = _load(output, seed)
-    model.vision_encoder.requires_grad_(not freeze_encoder)
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    for split in _SPLITS:
+        studies = load_from_disk(output / "training" / split).shard(processes, rank, contiguous=True)
+        encode_studies(model, processor, studies, _tokens_file(output, split, rank), batch_size=settings.batch_size)
+
+
+def _tokens_file(output: Path, split: str, part: int) -> Path:
+    return output / "training" / f"{split}-tokens-{part}.npy"
+
+
+def _learn_to_report_from_tokens(output: Path, settings: DemoSettings, seed: int, parts: int) -> None:
+    """Trains all but the encoder of the model in `output` to write reports for what the encoder has seen."""
+    model, processor = _load(output, seed)
+    model.vision_encoder.requires_grad_(False)
+    studies = []
+    for split in _SPLITS:
+        reports = load_from_disk(output / "training" / split)["report"]
+        studies.append(EncodedStudies(reports, [_tokens_file(output, split, part) for part in range(parts)]))
+    collator = EncodedStudyCollator(processor, settings.max_report_length)
+    _train_reports(EncodedStudyModel(model), model, collator, studies, output, settings, seed)
+
+
+def _learn_to_report(output: Path, settings: DemoSettings, seed: int) -> None:
+    """Trains the whole model in `output` to write reports for images."""
+    model, processor = _load(output, seed)
+    studies = [load_from_disk(output / "training" / split) for split in _SPLITS]
+    _train_reports(model, model, ReportCollator(processor, settings.max_report_length), studies, output, settings, seed)
+
+
+def _train_reports(
+    trained: nn.Module,
+    model: MambaXrayForConditionalGeneration,
+    collator: Callable[..., Any],
+    studies: Sequence[Any],
+    output: Path,
+    settings: DemoSettings,
+    seed: int,
+) -> None:
+    """Trains `trained`, which holds `model`, on training and validation studies; writes model and history back."""
+    train, validation = studies
+    every = max(1, settings.training_steps // 8)
     trainer = Trainer(
-        model=model,
-        args=_arguments(
-            output,
-            settings.training_steps,
-            settings,
-            seed,
-            eval_strategy="steps",
-            eval_steps=max(1, settings.training_steps // 8),
-            train_sampling_strategy="group_by_length",
-        ),
-        train_dataset=load_from_disk(output / "training" / "train"),
-        eval_dataset=load_from_disk(output / "training" / "validation"),
-        data_collator=ReportCollator(processor, settings.max_report_length),
+        model=trained,
+        args=_arguments(output, settings.training_steps, settings, seed, eval_strategy="steps", eval_steps=every),
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=collator,
     )
     trainer.train()
     if trainer.is_world_process_zero():
