@@ -75,11 +75,11 @@ def measure(stage: str, size: str, batch: int, steps: int, answer: Any) -> None:
     optimizer = torch.optim.AdamW(trained)
     times = []
     for _ in range(steps + 1):
-        start = time.perf_counter()
+        start = time.process_time()
         model(**inputs).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _GB
     answer.put((sum(p.numel() for p in trained), sum(p.numel() for p in model.parameters()), peak, min(times[1:])))
 
@@ -121,7 +121,7 @@ def main() -> None:
         f"{platform.platform()}, {os.cpu_count()} cores, one thread, load {os.getloadavg()[0]:.1f}, "
         f"torch {torch.__version__}, float32, batch {options.batch}\n"
     )
-    print("| stage | encoder | trained / all parameters (M) | peak memory (GiB) | s per step |\n|---|---|---|---|---|")
+    print("| stage | encoder | trained / all parameters (M) | peak memory (GiB) | processor s per step |\n|---|---|---|---|---|")
     context = multiprocessing.get_context("spawn")
     for stage in options.stages:
         for size in options.sizes:
