@@ -121,7 +121,8 @@ def main() -> None:
         f"{platform.platform()}, {os.cpu_count()} cores, one thread, load {os.getloadavg()[0]:.1f}, "
         f"torch {torch.__version__}, float32, batch {options.batch}\n"
     )
-    print("| stage | encoder | trained / all parameters (M) | peak memory (GiB) | processor s per step |\n|---|---|---|---|---|")
+    print("| stage | encoder | trained / all parameters (M) | peak memory (GiB) | processor s per step |")
+    print("|---|---|---|---|---|")
     context = multiprocessing.get_context("spawn")
     for stage in options.stages:
         for size in options.sizes:
