@@ -121,6 +121,7 @@ def train_and_save(folder):
         torch.save(result, folder / "result.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_of_8_pairs_equal_one_of_16(tmp_path):
     results = []
     for processes in (1, 2):
@@ -145,6 +146,7 @@ def gather_unequal():
     gather_batch(torch.zeros(1 + int(os.environ["RANK"]), 2))
 
 
+@pytest.mark.slow
 def test_batches_of_different_sizes_are_refused_and_named():
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match=r"\[\(1, 2\), \(2, 2\)\]"):
         run_in_processes(gather_unequal, (), 2)

@@ -54,6 +54,7 @@ def fail(message):
     raise ValueError(message)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     results = []
     for processes in (1, 2):
@@ -67,6 +68,7 @@ def test_two_processes_train_as_one(tmp_path):
     assert [float(x) for x in two["losses"]] == pytest.approx([float(x) for x in one["losses"]], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_failing_process_ends_the_group_with_its_message():
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="no such data"):
         run_in_processes(fail, ("no such data",), 2)
