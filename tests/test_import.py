@@ -86,8 +86,9 @@ def public_definitions(path: Path) -> Iterator[Definition]:
 
 def hints_missing(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     """Names of a function's arguments without a type hint, and "return"."""
-    if any("types.void(" in ast.unparse(decorator) for decorator in function.decorator_list):
-        return []  # numba's signature says more than hints could
+    decorators = [ast.unparse(decorator) for decorator in function.decorator_list]
+    if any("types.void(" in decorator or decorator == "triton.jit" for decorator in decorators):
+        return []  # numba's signature says more than hints could; Triton's pointers have no type in Python
     spec = function.args
     given = [*spec.posonlyargs, *spec.args, spec.vararg, *spec.kwonlyargs, spec.kwarg]
     missing = [a.arg for a in given if a is not None and a.annotation is None and a.arg not in ("self", "cls")]

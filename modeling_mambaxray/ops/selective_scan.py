@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from .scan_operator import state_dtype
+from .selective_scan_mamba_ssm import mamba_ssm_problem, selective_scan_mamba_ssm
 from .selective_scan_native import native_problem, selective_scan_native
 from .selective_scan_reference import selective_scan_reference
 from .selective_scan_torch import selective_scan_torch
+from .selective_scan_triton import is_interpreting, selective_scan_triton, triton_problem
 
 
 def _no_problem() -> str:
@@ -26,22 +28,34 @@ class ScanBackend:
     Args:
         scan: takes and gives what `selective_scan` does, all tensors in the type of the state.
         problem: says why it can't be used on this machine and how to mend that; empty when it can.
-        device_type: the kind of device it scans on; any when empty.
-        dtypes: the types it scans in; any when empty.
+        device_type: the kind of device it scans on; any when empty. Then it scans in float32 and float64, else in
+            float32 only.
+        reads_half: whether `u`, `delta`, `B` and `C` may be in half precision, with a state in float32.
+        automatic: whether it is used without being asked for by name.
     """
 
     scan: Callable[..., Tensor]
     problem: Callable[[], str] = _no_problem
     device_type: str = ""
-    dtypes: tuple[torch.dtype, ...] = ()
+    reads_half: bool = False
+    automatic: bool = True
 
     def takes(self, device_type: str, dtype: torch.dtype) -> bool:
-        """Whether it scans tensors of such a device and type, where it can be used at all."""
-        return self.device_type in ("", device_type) and (not self.dtypes or dtype in self.dtypes)
+        """Whether it scans on such a device with a state of such a type, where it can be used at all."""
+        return not self.device_type or (self.device_type == device_type and dtype == torch.float32)
 
 
 BACKENDS = {
-    "native": ScanBackend(selective_scan_native, native_problem, "cpu", (torch.float32,)),
+    "native": ScanBackend(selective_scan_native, native_problem, "cpu"),
+    # Before our own kernel on GPUs, which no GPU has measured yet: who installs the package expects it in use.
+    "mamba_ssm": ScanBackend(selective_scan_mamba_ssm, mamba_ssm_problem, "cuda"),
+    "triton": ScanBackend(
+        selective_scan_triton,
+        triton_problem,
+        "cpu" if is_interpreting() else "cuda",
+        reads_half=True,
+        automatic=not is_interpreting(),
+    ),
     "torch": ScanBackend(selective_scan_torch),
     "reference": ScanBackend(selective_scan_reference),
 }
@@ -91,16 +105,17 @@ def _check_backend(name: str, source: str) -> None:
 def scan_backend(device_type: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
     """Name of the backend that scans tensors of such a device and type.
 
-    It is the one of `use_scan_backend`, else of `MAMBAXRAY_SCAN`, else the preferred one that can be used here. Tensors
-    that the wanted backend does not take (`native` takes float32 on the CPU) are scanned by `torch`.
+    It is the one of `use_scan_backend`, else of `MAMBAXRAY_SCAN`, else the preferred one that can be used here. What
+    the wanted backend does not take is scanned by `torch`: all but `torch` and `reference` are for one kind of device
+    and keep the state in float32.
 
     Raises:
         ValueError: the variable names no backend, or one that can't be used here.
     """
     wanted = _wanted_backend()
-    for name in [wanted] if wanted else BACKENDS:
-        backend = BACKENDS[name]
-        if backend.takes(device_type, dtype) and not backend.problem():
+    for name, backend in BACKENDS.items():
+        chosen = name == wanted if wanted else backend.automatic
+        if chosen and backend.takes(device_type, dtype) and not backend.problem():
             return name
     return "torch"
 
@@ -139,9 +154,14 @@ def selective_scan(
     """
     _check_shapes(u, delta, A, B, C, D, delta_bias)
     dtype = state_dtype(u)
-    tensors = [x if x is None else x.to(dtype) for x in (u, delta, A, B, C, D, delta_bias)]
+    backend = BACKENDS[scan_backend(u.device.type, dtype)]
+    A, D, delta_bias = (x if x is None else x.to(dtype) for x in (A, D, delta_bias))
+    sequences = (u, delta, B, C)
+    if not backend.reads_half:
+        sequences = (x.to(dtype) for x in sequences)
+    u_in, delta, B, C = sequences
     with torch.autocast(u.device.type, enabled=False):
-        return BACKENDS[scan_backend(u.device.type, dtype)].scan(*tensors).to(u.dtype)
+        return backend.scan(u_in, delta, A, B, C, D, delta_bias).to(u.dtype)
 
 
 def _check_shapes(

@@ -17,11 +17,11 @@ from mambaxray.modeling_mambaxray.ops.selective_scan_torch import _chunks, _tile
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 
 
-def make_inputs(directions, batch, length, channels, state, dtype=torch.float64, seed=0):
+def make_inputs(directions, batch, length, channels, state, dtype=torch.float64, seed=0, device="cpu"):
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device, dtype)
 
     return {
         "u": normal(directions, batch, length, channels),
@@ -48,18 +48,19 @@ def loop_in_float64(u, delta, A, B, C, D, delta_bias):
 
 
 def choose(name, monkeypatch):
-    if name == "native" and native_problem():
-        pytest.skip(f"the native scan can't be used: {native_problem()}")
+    """Scans with a backend, and says where it does."""
+    if problem := BACKENDS[name].problem():
+        pytest.skip(f"{name}: {problem}")
     monkeypatch.setenv("MAMBAXRAY_SCAN", name)
-    return name
+    return BACKENDS[name].device_type or "cpu"
 
 
 @pytest.fixture(params=list(BACKENDS))
-def backend(request, monkeypatch):
+def device(request, monkeypatch):
     return choose(request.param, monkeypatch)
 
 
-@pytest.fixture(params=[name for name in BACKENDS if name != "native"])
+@pytest.fixture(params=[name for name, backend in BACKENDS.items() if backend.takes("cpu", torch.float64)])
 def float64_backend(request, monkeypatch):
     return choose(request.param, monkeypatch)
 
@@ -102,10 +103,10 @@ SIZES = [
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_float32_output_and_gradients_are_close_to_the_float64_reference(backend, size):
-    exact = {name: x.requires_grad_() for name, x in make_inputs(*size).items()}
+def test_float32_output_and_gradients_are_close_to_the_float64_reference(device, size):
+    exact = {name: x.requires_grad_() for name, x in make_inputs(*size, device=device).items()}
     rounded = {name: x.detach().float().requires_grad_() for name, x in exact.items()}
-    weights = torch.randn(exact["u"].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights = torch.randn(exact["u"].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(device)
     expected = selective_scan_reference(**exact)
     actual = selective_scan(**rounded)
     expected_gradients = torch.autograd.grad((expected * weights).sum(), list(exact.values()))
@@ -127,8 +128,8 @@ def test_gradients_pass_gradcheck_in_float64(float64_backend):
     assert torch.autograd.gradcheck(selective_scan, inputs)
 
 
-def test_strided_inputs_give_the_result_of_contiguous_ones(backend):
-    inputs = make_inputs(2, 3, 10, 4, 3)
+def test_strided_inputs_give_the_result_of_contiguous_ones(device):
+    inputs = make_inputs(2, 3, 10, 4, 3, dtype=torch.float32, device=device)
     strided = dict(inputs)
     for name in ("u", "delta", "B", "C"):
         strided[name] = inputs[name].transpose(1, 2).contiguous().transpose(1, 2)
@@ -136,9 +137,11 @@ def test_strided_inputs_give_the_result_of_contiguous_ones(backend):
     torch.testing.assert_close(selective_scan(**strided), selective_scan(**inputs), rtol=0, atol=1e-12)
 
 
-def test_an_empty_batch_and_an_empty_sequence_stay_empty(backend):
+def test_an_empty_batch_and_an_empty_sequence_stay_empty(device):
     for size in ((4, 0, 5, 3, 2), (4, 2, 0, 3, 2)):
-        inputs = {name: x.requires_grad_() for name, x in make_inputs(*size).items()}
+        inputs = {
+            name: x.requires_grad_() for name, x in make_inputs(*size, dtype=torch.float32, device=device).items()
+        }
         y = selective_scan(**inputs)
         assert y.shape == inputs["u"].shape
         y.sum().backward()
@@ -146,8 +149,8 @@ def test_an_empty_batch_and_an_empty_sequence_stay_empty(backend):
 
 
 @pytest.mark.parametrize("delta", [-1e4, 1e4])
-def test_extreme_step_sizes_give_finite_values_and_gradients(backend, delta):
-    inputs = make_inputs(1, 2, 12, 3, 4, dtype=torch.float32)
+def test_extreme_step_sizes_give_finite_values_and_gradients(device, delta):
+    inputs = make_inputs(1, 2, 12, 3, 4, dtype=torch.float32, device=device)
     inputs["delta"] = torch.full_like(inputs["delta"], delta)
     inputs = {name: x.requires_grad_() for name, x in inputs.items()}
     y = selective_scan(**inputs)
@@ -156,8 +159,8 @@ def test_extreme_step_sizes_give_finite_values_and_gradients(backend, delta):
     assert all(x.grad.isfinite().all() for x in inputs.values())
 
 
-def test_bfloat16_differs_from_float32_by_rounding_only(backend):
-    inputs = make_inputs(4, 2, 50, 6, 16, dtype=torch.float32)
+def test_bfloat16_differs_from_float32_by_rounding_only(device):
+    inputs = make_inputs(4, 2, 50, 6, 16, dtype=torch.float32, device=device)
     low = {name: inputs[name].bfloat16() if name in ("u", "delta", "B", "C") else inputs[name] for name in inputs}
     y = selective_scan(**low)
     assert y.dtype == torch.bfloat16
@@ -165,9 +168,9 @@ def test_bfloat16_differs_from_float32_by_rounding_only(backend):
     assert (y.float() - exact).abs().max() <= 2**-8 * exact.abs().max()
 
 
-def test_autocast_leaves_the_scan_in_float32(backend):
-    inputs = make_inputs(2, 2, 20, 4, 8, dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_autocast_leaves_the_scan_in_float32(device):
+    inputs = make_inputs(2, 2, 20, 4, 8, dtype=torch.float32, device=device)
+    with torch.autocast(device, dtype=torch.bfloat16):
         inside = selective_scan(**inputs)
     assert inside.dtype == torch.float32
     torch.testing.assert_close(inside, selective_scan(**inputs), rtol=0, atol=0)
@@ -183,14 +186,15 @@ def test_the_custom_operators_follow_torch_library_rules(name, dtype, monkeypatc
     torch.library.opcheck(op, (*(x.requires_grad_() for x in inputs.values()), True))
 
 
-def test_the_compiled_graph_is_whole_and_gives_the_same(backend):
-    inputs = make_inputs(2, 2, 9, 3, 2, dtype=torch.float32)
-    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")
+def test_the_compiled_graph_is_whole_with_our_backends_and_gives_the_same(device):
+    inputs = make_inputs(2, 2, 9, 3, 2, dtype=torch.float32, device=device)
+    whole = scan_backend(device) != "mamba_ssm"  # its operator is none that the compiler knows
+    compiled = torch.compile(selective_scan, fullgraph=whole, backend="aot_eager")
     torch.testing.assert_close(compiled(**inputs), selective_scan(**inputs), rtol=1e-6, atol=1e-6)
 
 
-def test_not_a_number_is_not_hidden(backend):
-    inputs = make_inputs(1, 1, 40, 20, 4, dtype=torch.float32)
+def test_not_a_number_is_not_hidden(device):
+    inputs = make_inputs(1, 1, 40, 20, 4, dtype=torch.float32, device=device)
     inputs["u"][0, 0, 5, 3] = torch.nan
     inputs["delta"][0, 0, 7, 17] = torch.nan
     y = selective_scan(**inputs)[0, 0]
@@ -324,11 +328,13 @@ def test_a_wrong_shape_is_named():
 
 def test_an_unknown_backend_is_refused_with_the_choices(monkeypatch):
     monkeypatch.setenv("MAMBAXRAY_SCAN", "abacus")
-    with pytest.raises(ValueError, match=r"abacus.*native, torch, reference"):
+    with pytest.raises(ValueError, match=r"abacus.*native, mamba_ssm, triton, torch, reference"):
         scan_backend()
     monkeypatch.delenv("MAMBAXRAY_SCAN")
     assert scan_backend() == ("torch" if native_problem() else "native")
-    assert scan_backend("cuda") == "torch"
+    on_gpu = [name for name in ("mamba_ssm", "triton") if not BACKENDS[name].problem()]
+    assert scan_backend("cuda") == [*on_gpu, "torch"][0]
+    assert scan_backend("cuda", torch.float64) == "torch"
     assert scan_backend(dtype=torch.float64) == "torch"
 
 
@@ -345,7 +351,10 @@ def test_inside_a_with_block_its_backend_scans_whatever_the_environment_says(mon
 
 
 def test_a_with_block_refuses_an_unknown_backend_and_ends_with_an_error_inside():
-    with pytest.raises(ValueError, match=r"abacus.*native, torch, reference"), use_scan_backend("abacus"):
+    with (
+        pytest.raises(ValueError, match=r"abacus.*native, mamba_ssm, triton, torch, reference"),
+        use_scan_backend("abacus"),
+    ):
         pass
     before = scan_backend()
     with pytest.raises(KeyError), use_scan_backend("reference"):
