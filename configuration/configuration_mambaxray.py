@@ -3,6 +3,7 @@
 from typing import Any
 
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .configuration_vision_mamba import VisionMambaConfig
 
@@ -112,6 +113,9 @@ class MambaXrayConfig(PreTrainedConfig):
             raise ValueError(f"image_token_id must be a non-negative integer, got {image_token_id!r}")
         if self.num_image_tokens < 1:
             raise ValueError(f"the vision encoder must make at least one token, got {self.num_image_tokens}")
+        if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
+            # The pipeline in the repository is for those who lack this package, which has its own.
+            kwargs.pop("custom_pipelines", None)
         # Weights are tied inside the language model, as its own configuration says.
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)

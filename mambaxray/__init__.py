@@ -57,6 +57,7 @@ _PUBLIC = {
     "evaluate_reports": "evaluation.scoring",
     "compare_reports": "evaluation.comparison",
     "report_metrics": "evaluation.trainer_metrics",
+    "make_tiny_models": "tiny_models",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -24,6 +24,8 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
+from .pipeline_image_to_text import ImageToTextPipeline
+from .repository_code import ModelCodeMixin
 from .separate_language_model import LanguageModelReference, SeparateLanguageModelMixin
 from .vision_encoder import FrozenVisionEncoderMixin, encode_views, load_vision_encoder
 
@@ -49,7 +51,7 @@ class MambaXrayOutput(ModelOutput):
     image_hidden_states: Tensor | None = None
 
 
-class MambaXrayPreTrainedModel(PreTrainedModel):
+class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
     """Weight initialisation and the flags that transformers asks for."""
 
     config_class = MambaXrayConfig
@@ -92,6 +94,7 @@ class MambaXrayForConditionalGeneration(
     """
 
     supports_continuous_generation = True
+    repository_pipelines = {"image-to-text": (ImageToTextPipeline, "AutoModelForImageTextToText")}
 
     def __init__(self, config: MambaXrayConfig):
         super().__init__(config)

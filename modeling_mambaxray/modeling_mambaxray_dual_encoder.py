@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
 from .contrastive import contrastive_loss
+from .repository_code import ModelCodeMixin
 from .vision_encoder import FrozenVisionEncoderMixin, encode_views, load_vision_encoder
 
 
@@ -54,7 +55,7 @@ def _without_pooler(text_config: Any) -> dict[str, bool]:
     return {"add_pooling_layer": False} if takes_option else {}
 
 
-class MambaXrayDualEncoder(FrozenVisionEncoderMixin, PreTrainedModel):
+class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedModel):
     """Puts studies and reports into one space, where a study lies close to its own report.
 
     Any `AutoModel` vision encoder and any text encoder fit; of a causal language model the body is taken. A study is

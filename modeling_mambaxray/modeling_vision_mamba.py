@@ -23,6 +23,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
 from .ops.directional_convolution import directional_convolution
 from .ops.selective_scan import selective_scan
+from .repository_code import ModelCodeMixin
 
 
 def scan_orders(grid_size: int, use_cls_token: bool, device: torch.device | None = None) -> Tensor:
@@ -199,7 +200,7 @@ class VisionMambaLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
-class VisionMambaPreTrainedModel(PreTrainedModel):
+class VisionMambaPreTrainedModel(ModelCodeMixin, PreTrainedModel):
     """Weight initialisation, loading and the flags that transformers asks for."""
 
     config_class = VisionMambaConfig

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -261,7 +261,7 @@ def _own_tensors(path: Any, hub: Mapping[str, Any]) -> dict[str, Tensor]:
         names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
     tensors: dict[str, Tensor] = {}
     for name in names:
-        tensors |= load_file(cached_file(path, name, **hub))
+        tensors |= load_state_dict(cached_file(path, name, **hub))
     return tensors
 
 

@@ -1,4 +1,4 @@
-"""Reading a radiograph from DICOM as a radiologist's screen would show it.
+"""Reading a radiograph from DICOM as a radiologist's screen would show it. Only then pydicom is imported.
 
 No header field leaves this module unless it is asked for by name, and fields that neither the picture nor the
 caller needs are not even parsed, so they can't reach a log or an error message either.
@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydicom import dcmread
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels import apply_color_lut, apply_windowing, get_decoder, pixel_array
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from .pixel_rules import DECODE_ERRORS, ImageReadError, check_size, one_line, stretch, to_8bit
+
+_Dataset = Any  # pydicom's, which is not known before a DICOM is opened
 
 _DICOM_MAGIC = b"DICM"
 _PREAMBLE_LENGTH = 128
@@ -68,9 +65,6 @@ _PLUGINS = {
     "1.2.840.10008.1.2.4.20": "pylibjpeg pylibjpeg-openjpeg",  # high-throughput JPEG 2000
 }
 
-# pydicom's own exceptions have no better base class than Exception.
-_DICOM_ERRORS = (*DECODE_ERRORS, BytesLengthException, InvalidDicomError)
-
 
 @dataclass(frozen=True)
 class DicomXray:
@@ -88,6 +82,23 @@ class DicomXray:
 def is_dicom(head: bytes) -> bool:
     """Whether a file that starts with `head` (at least 132 bytes) has DICOM's preamble and magic word."""
     return head[_PREAMBLE_LENGTH : _PREAMBLE_LENGTH + len(_DICOM_MAGIC)] == _DICOM_MAGIC
+
+
+def _load_pydicom() -> ModuleType:
+    """The library, with those of its parts that are used here."""
+    try:
+        import pydicom.datadict
+        import pydicom.errors
+        import pydicom.pixels
+    except ModuleNotFoundError as error:  # a model's repository can be used without it
+        raise ModuleNotFoundError("reading DICOM needs pydicom: pip install pydicom") from error
+    return pydicom
+
+
+def _dicom_errors() -> tuple[type[Exception], ...]:
+    # pydicom's own exceptions have no better base class than Exception.
+    errors = _load_pydicom().errors
+    return (*DECODE_ERRORS, errors.BytesLengthException, errors.InvalidDicomError)
 
 
 def read_dicom(source: str | Path | bytes, *, fields: Sequence[str] = (), name: str | None = None) -> DicomXray:
@@ -110,10 +121,12 @@ def read_dicom(source: str | Path | bytes, *, fields: Sequence[str] = (), name: 
             small or too large.
         ValueError: a keyword in `fields` that DICOM's dictionary does not know.
         FileNotFoundError: no such file.
+        ModuleNotFoundError: pydicom is not installed.
 
     Source: DICOM PS3.3 C.7.6.3 (pixels), C.11.1 (modality LUT), C.11.2 (VOI LUT), C.7.5.1.1.2 (padding).
     """
-    unknown = [keyword for keyword in fields if tag_for_keyword(keyword) is None]
+    pydicom = _load_pydicom()
+    unknown = [keyword for keyword in fields if pydicom.datadict.tag_for_keyword(keyword) is None]
     if unknown:
         raise ValueError(f"not DICOM keywords: {', '.join(unknown)}; use names such as 'ViewPosition'")
     if isinstance(source, (str, Path)):
@@ -129,14 +142,14 @@ def read_dicom(source: str | Path | bytes, *, fields: Sequence[str] = (), name: 
         image = _render(dataset, name)
     except ImageReadError:
         raise
-    except _DICOM_ERRORS as error:
+    except _dicom_errors() as error:
         raise ImageReadError(name, f"damaged or truncated DICOM ({one_line(error)})") from error
     return DicomXray(image, {keyword: _header_field(dataset, keyword, name) for keyword in fields})
 
 
-def _parse(content: bytes, keywords: list[str], name: str) -> Dataset:
+def _parse(content: bytes, keywords: list[str], name: str) -> _Dataset:
     # A DICOM without preamble is told by its file's name only, so the magic word is not asked for here.
-    dataset = dcmread(BytesIO(content), force=True, specific_tags=keywords)
+    dataset = _load_pydicom().dcmread(BytesIO(content), force=True, specific_tags=keywords)
     if not is_dicom(content[:132]) and not any(keyword in dataset for keyword in _PIXEL_FIELDS):
         raise ImageReadError(name, "neither DICOM nor an image in a known format")
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
@@ -147,7 +160,7 @@ def _parse(content: bytes, keywords: list[str], name: str) -> Dataset:
     return dataset
 
 
-def _render(dataset: Dataset, name: str) -> Image.Image:
+def _render(dataset: _Dataset, name: str) -> Image.Image:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
         raise ImageReadError(name, f"DICOM with {frames} frames; export the frame to read as a file of its own")
@@ -159,23 +172,24 @@ def _render(dataset: Dataset, name: str) -> Image.Image:
     return Image.fromarray(_colour(stored, dataset, photometric, name))
 
 
-def _decode(dataset: Dataset, name: str) -> np.ndarray:
+def _decode(dataset: _Dataset, name: str) -> np.ndarray:
+    pydicom = _load_pydicom()
     syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)
     if syntax is None:
         # Files without preamble have no file meta information; what `dcmread` found out stands in for it.
         implicit, little = dataset.original_encoding
-        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        syntax = dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+        explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
+        syntax = dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
     try:
-        decoder = get_decoder(syntax)
+        decoder = pydicom.pixels.get_decoder(syntax)
     except NotImplementedError:
         raise ImageReadError(name, f"DICOM compressed as {syntax.name}, which pydicom can't decode") from None
     plugin = _plugin(syntax)
     if not decoder.is_available:
         raise ImageReadError(name, f"DICOM compressed as {syntax.name}, which needs a plugin: pip install {plugin}")
     try:
-        return pixel_array(dataset)
-    except _DICOM_ERRORS as error:
+        return pydicom.pixels.pixel_array(dataset)
+    except _dicom_errors() as error:
         # Pillow decodes some variants of a syntax only, 12-bit JPEG not among them.
         advice = f"; if other software shows it: pip install {plugin}" if plugin else ""
         raise ImageReadError(name, f"truncated or damaged pixel data ({one_line(error)}){advice}") from error
@@ -185,7 +199,7 @@ def _plugin(syntax: str) -> str | None:
     return next((plugin for prefix, plugin in _PLUGINS.items() if syntax.startswith(prefix)), None)
 
 
-def _grey(stored: np.ndarray, dataset: Dataset, name: str, *, inverted: bool) -> np.ndarray:
+def _grey(stored: np.ndarray, dataset: _Dataset, name: str, *, inverted: bool) -> np.ndarray:
     valid = _valid_pixels(stored, dataset)
     values, is_plain = _modality_values(stored, dataset)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -194,7 +208,7 @@ def _grey(stored: np.ndarray, dataset: Dataset, name: str, *, inverted: bool) ->
         item = dataset.VOILUTSequence[0]
         grey = stretch(_look_up(np.rint(values).astype(np.int64), item, dataset), 0.0, 2.0 ** item.LUTDescriptor[2] - 1)
     elif (window := _usable_window(dataset)) is not None:
-        grey = np.rint(apply_windowing(values, window)).astype(np.uint8)
+        grey = np.rint(_load_pydicom().pixels.apply_windowing(values, window)).astype(np.uint8)
     elif is_plain and dataset.get("PixelRepresentation") == 0 and dataset.get("BitsStored") == 8:
         grey = stored.astype(np.uint8)
     else:
@@ -205,7 +219,7 @@ def _grey(stored: np.ndarray, dataset: Dataset, name: str, *, inverted: bool) ->
     return np.where(valid, grey, np.uint8(0))
 
 
-def _valid_pixels(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+def _valid_pixels(stored: np.ndarray, dataset: _Dataset) -> np.ndarray:
     """Mask of the pixels that are not padding, compared before any look-up table as the standard says."""
     padding = dataset.get("PixelPaddingValue")
     if padding is None:
@@ -215,7 +229,7 @@ def _valid_pixels(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     return (stored < low) | (stored > high)
 
 
-def _modality_values(stored: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, bool]:
+def _modality_values(stored: np.ndarray, dataset: _Dataset) -> tuple[np.ndarray, bool]:
     """Values after the modality LUT or rescale, and whether they are still the stored ones."""
     if dataset.get("ModalityLUTSequence"):
         return _look_up(stored, dataset.ModalityLUTSequence[0], dataset), False
@@ -225,7 +239,7 @@ def _modality_values(stored: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, 
     return stored.astype(np.float64) * slope + intercept, False
 
 
-def _look_up(values: np.ndarray, item: Dataset, dataset: Dataset) -> np.ndarray:
+def _look_up(values: np.ndarray, item: _Dataset, dataset: _Dataset) -> np.ndarray:
     """Apply a LUT (PS3.3 C.11.1.1): inputs before its first entry take the first, those after its last the last.
 
     pydicom's own function is not used because it wraps around for 8-bit tables with more than 256 entries.
@@ -242,7 +256,7 @@ def _look_up(values: np.ndarray, item: Dataset, dataset: Dataset) -> np.ndarray:
     return table[np.clip(values.astype(np.int64) - first, 0, len(table) - 1)]
 
 
-def _usable_window(dataset: Dataset) -> Dataset | None:
+def _usable_window(dataset: _Dataset) -> _Dataset | None:
     """The file's first window as a data set of its own whose output range is 0 to 255, or None."""
     center, width = (_first_number(dataset.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
     if center is None or width is None:
@@ -250,7 +264,7 @@ def _usable_window(dataset: Dataset) -> Dataset | None:
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     if not (width >= 1 if function == "LINEAR" else width > 0):
         return None
-    window = Dataset()
+    window = _load_pydicom().Dataset()
     window.WindowCenter, window.WindowWidth, window.VOILUTFunction = center, width, function
     window.PhotometricInterpretation = "MONOCHROME2"
     window.PixelRepresentation, window.BitsStored = 0, 8
@@ -264,18 +278,18 @@ def _first_number(value: Any) -> float | None:
     return None if value in (None, "") else float(value)
 
 
-def _colour(stored: np.ndarray, dataset: Dataset, photometric: str, name: str) -> np.ndarray:
+def _colour(stored: np.ndarray, dataset: _Dataset, photometric: str, name: str) -> np.ndarray:
     if photometric == "PALETTE COLOR":
-        return to_8bit(apply_color_lut(stored, dataset), name)
+        return to_8bit(_load_pydicom().pixels.apply_color_lut(stored, dataset), name)
     if stored.ndim == 3 and stored.shape[-1] == 3:  # pydicom has turned YBR into RGB
         return to_8bit(stored, name)
     raise ImageReadError(name, f"DICOM with photometric interpretation {photometric}, which is not supported")
 
 
-def _header_field(dataset: Dataset, keyword: str, name: str) -> Any:
+def _header_field(dataset: _Dataset, keyword: str, name: str) -> Any:
     try:
         return _plain(dataset.get(keyword))
-    except _DICOM_ERRORS as error:
+    except _dicom_errors() as error:
         # Neither the value nor pydicom's message, which may quote it.
         raise ImageReadError(name, f"header field {keyword} can't be read ({type(error).__name__})") from None
 

@@ -12,9 +12,11 @@ from transformers.image_utils import (
     PILImageResampling,
     SizeDict,
 )
-from transformers.utils import TensorType, is_torch_tensor
+from transformers.utils import TensorType
 
+from ..modeling_mambaxray.repository_code import ProcessorCodeMixin
 from .image_reading import load_xray
+from .view_groups import group_views
 
 
 class MambaXrayImagesKwargs(TypedDict, total=False):
@@ -32,7 +34,7 @@ class MambaXrayImagesKwargs(TypedDict, total=False):
     return_tensors: str | TensorType | None
 
 
-class MambaXrayImageProcessor(PilBackend):
+class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
     """Turn studies of one or several X-ray views into `pixel_values` and `view_mask`.
 
     Each view is read by `load_xray` (8- or 16-bit pictures, DICOM, arrays …), resized to `size` without keeping its
@@ -63,6 +65,7 @@ class MambaXrayImageProcessor(PilBackend):
             different sizes with `do_resize=False`.
     """
 
+    auto_class_name = "AutoImageProcessor"
     valid_kwargs = MambaXrayImagesKwargs
     model_input_names = ["pixel_values", "view_mask"]
     do_resize = True
@@ -127,33 +130,3 @@ class MambaXrayImageProcessor(PilBackend):
             pixel_values[row, : len(study)] = study
             view_mask[row, : len(study)] = True
         return BatchFeature({"pixel_values": pixel_values, "view_mask": view_mask}, tensor_type=return_tensors)
-
-
-def group_views(images: Any) -> list[list[Any]]:
-    """Bring the ways in which pictures can be given to one: a list of studies, each a list of views.
-
-    Raises:
-        ValueError: no pictures, a study without views, or single pictures and lists of views mixed.
-    """
-    studies = _as_list(images)
-    if studies is None:
-        return [[images]]
-    if not studies:
-        raise ValueError("no images were given")
-    views = [_as_list(study) for study in studies]
-    if all(study is None for study in views):
-        return [[picture] for picture in studies]
-    if any(study is None for study in views):
-        raise ValueError("single images and lists of views are mixed: give every study as a list of views")
-    empty = [index for index, study in enumerate(views) if not study]
-    if empty:
-        raise ValueError(f"studies without any view at positions {empty}: leave them out")
-    return views
-
-
-def _as_list(images: Any) -> list[Any] | None:
-    """The members of a batch, or None if `images` is a single picture."""
-    if isinstance(images, (list, tuple)):
-        return list(images)
-    is_array = isinstance(images, np.ndarray) or is_torch_tensor(images)
-    return list(images) if is_array and images.ndim > 3 else None

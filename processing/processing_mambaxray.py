@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import AddedToken
+from transformers import AddedToken
 from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .image_processing_mambaxray import group_views
+from ..modeling_mambaxray.repository_code import ProcessorCodeMixin
+from .view_groups import group_views
 
 DEFAULT_INSTRUCTION = "Generate a comprehensive and detailed diagnosis report for this chest xray image."
 DEFAULT_PROMPT_TEMPLATE = "Human: <Img>{image}</Img> {instruction} \nAssistant:"
@@ -42,7 +43,7 @@ _CHAT_TEMPLATE = """\
 """
 
 
-class MambaXrayProcessor(ProcessorMixin):
+class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
     """An image processor and a tokenizer that together make the inputs of report generation.
 
     The sequence is the one of the released code: bos, the prompt before the image, `num_image_tokens`
@@ -60,6 +61,8 @@ class MambaXrayProcessor(ProcessorMixin):
         prompt_template: wrapper with the fields `{image}` and `{instruction}`; by default the papers'.
         chat_template: Jinja template for `apply_chat_template`; by default the papers' wrapper.
     """
+
+    auto_class_name = "AutoProcessor"
 
     def __init__(
         self,

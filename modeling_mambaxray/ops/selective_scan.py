@@ -1,61 +1,25 @@
 """The selective scan behind one function, with its backends."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .scan_backends import ScanBackend
 from .scan_operator import state_dtype
-from .selective_scan_mamba_ssm import mamba_ssm_problem, selective_scan_mamba_ssm
-from .selective_scan_native import native_problem, selective_scan_native
 from .selective_scan_reference import selective_scan_reference
 from .selective_scan_torch import selective_scan_torch
-from .selective_scan_triton import is_interpreting, selective_scan_triton, triton_problem
+
+try:
+    from .accelerated_scans import ACCELERATED_SCANS
+except ImportError:  # a model's repository carries the scans in PyTorch only
+    ACCELERATED_SCANS = {}
 
 
-def _no_problem() -> str:
-    return ""
-
-
-@dataclass(frozen=True)
-class ScanBackend:
-    """One implementation of the selective scan.
-
-    Args:
-        scan: takes and gives what `selective_scan` does, all tensors in the type of the state.
-        problem: says why it can't be used on this machine and how to mend that; empty when it can.
-        device_type: the kind of device it scans on; any when empty. Then it scans in float32 and float64, else in
-            float32 only.
-        reads_half: whether `u`, `delta`, `B` and `C` may be in half precision, with a state in float32.
-        automatic: whether it is used without being asked for by name.
-    """
-
-    scan: Callable[..., Tensor]
-    problem: Callable[[], str] = _no_problem
-    device_type: str = ""
-    reads_half: bool = False
-    automatic: bool = True
-
-    def takes(self, device_type: str, dtype: torch.dtype) -> bool:
-        """Whether it scans on such a device with a state of such a type, where it can be used at all."""
-        return not self.device_type or (self.device_type == device_type and dtype == torch.float32)
-
-
-BACKENDS = {
-    "native": ScanBackend(selective_scan_native, native_problem, "cpu"),
-    # Before our own kernel on GPUs, which no GPU has measured yet: who installs the package expects it in use.
-    "mamba_ssm": ScanBackend(selective_scan_mamba_ssm, mamba_ssm_problem, "cuda"),
-    "triton": ScanBackend(
-        selective_scan_triton,
-        triton_problem,
-        "cpu" if is_interpreting() else "cuda",
-        reads_half=True,
-        automatic=not is_interpreting(),
-    ),
+BACKENDS = ACCELERATED_SCANS | {
     "torch": ScanBackend(selective_scan_torch),
     "reference": ScanBackend(selective_scan_reference),
 }

@@ -1,0 +1,21 @@
+"""The implementations of the selective scan that need more than PyTorch, the preferred one first."""
+
+from .scan_backends import ScanBackend
+from .selective_scan_mamba_ssm import mamba_ssm_problem, selective_scan_mamba_ssm
+from .selective_scan_native import native_problem, selective_scan_native
+from .selective_scan_triton import is_interpreting, selective_scan_triton, triton_problem
+
+ACCELERATED_SCANS = {
+    "native": ScanBackend(selective_scan_native, native_problem, "cpu"),
+    # Before our own kernel on GPUs, which no GPU has measured yet: who installs the package expects it in use.
+    "mamba_ssm": ScanBackend(selective_scan_mamba_ssm, mamba_ssm_problem, "cuda"),
+    "triton": ScanBackend(
+        selective_scan_triton,
+        triton_problem,
+        "cpu" if is_interpreting() else "cuda",
+        reads_half=True,
+        automatic=not is_interpreting(),
+    ),
+}
+
+__all__ = ["ACCELERATED_SCANS"]
