@@ -3,8 +3,12 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from .directional_convolution_native import directional_convolution_native
 from .selective_scan import scan_backend
+
+try:  # a model's repository carries no compiled loops
+    from .directional_convolution_native import directional_convolution_native
+except ImportError:
+    directional_convolution_native = None
 
 
 def directional_convolution(x: Tensor, orders: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

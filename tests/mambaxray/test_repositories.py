@@ -18,8 +18,8 @@ from mambaxray.tiny_models import IMAGE_SIZE
 
 pytestmark = pytest.mark.slow
 
-SYSTEMS = ("vision_mamba", "mambaxray", "r2gengpt", "mambaxray_pretraining", "mambaxray_dual_encoder")
-GENERATORS = ("mambaxray", "r2gengpt")
+GENERATORS = ("mambaxray", "r2gengpt", "emrrg")
+SYSTEMS = (*GENERATORS, "vision_mamba", "mambaxray_pretraining", "mambaxray_dual_encoder")
 
 # Loads every system by every way there is, saves it again, and tells what came out.
 _USE = """
