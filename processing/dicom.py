@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .pixel_rules import DECODE_ERRORS, ImageReadError, check_size, one_line, stretch, to_8bit
+from .pixel_rules import DECODE_ERRORS, ImageReadError, by_value, check_size, one_line, stretch, to_8bit
 
 _Dataset = Any  # pydicom's, which is not known before a DICOM is opened
 
@@ -168,7 +168,8 @@ def _render(dataset: _Dataset, name: str) -> Image.Image:
     stored = _decode(dataset, name)
     photometric = str(dataset.PhotometricInterpretation)
     if photometric in ("MONOCHROME1", "MONOCHROME2"):
-        return Image.fromarray(_grey(stored, dataset, name, inverted=photometric == "MONOCHROME1"))
+        inverted = photometric == "MONOCHROME1"
+        return Image.fromarray(by_value(lambda values: _grey(values, dataset, name, inverted=inverted), stored))
     return Image.fromarray(_colour(stored, dataset, photometric, name))
 
 

@@ -1,5 +1,6 @@
 """`MambaXrayImageProcessor`: X-ray pictures to the tensors that the models take."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
@@ -25,6 +26,7 @@ class MambaXrayImagesKwargs(TypedDict, total=False):
     do_resize: bool | None
     size: dict[str, int] | SizeDict | int | None
     resample: PILImageResampling | int | None
+    reducing_gap: float | None
     do_rescale: bool | None
     rescale_factor: float | None
     do_normalize: bool | None
@@ -43,6 +45,10 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
 
     Args:
         do_resize, size, resample: the size `{"height": 224, "width": 224}` and the filter.
+        reducing_gap: resize in two steps as in Pillow, first coarsely to no less than this many times `size`, where
+            JPEGs are decoded at 1/2, 1/4 or 1/8 of their size already; 1 or more, None (the default) for one step. At
+            3 large pictures are read several times faster and values differ by about one of 255 grey levels
+            (`docs/input.md`); train and generate with the same.
         do_rescale, rescale_factor: multiply 8-bit values by 1/255.
         do_normalize, image_mean, image_std: per channel.
         do_convert_rgb: repeat grey pictures to three channels. Without it grey ones keep one channel.
@@ -61,8 +67,8 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
     Raises:
         ImageReadError: a picture that can't be read; names the file and the reason.
         TypeError: an option that this class does not have.
-        ValueError: no pictures at all, a study without views, a `size` without height and width, or pictures of
-            different sizes with `do_resize=False`.
+        ValueError: no pictures at all, a study without views, a `size` without height and width, a `reducing_gap`
+            below 1, or pictures of different sizes with `do_resize=False`.
     """
 
     auto_class_name = "AutoImageProcessor"
@@ -71,6 +77,7 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
     do_resize = True
     size = {"height": 224, "width": 224}
     resample = PILImageResampling.BICUBIC
+    reducing_gap = None
     do_rescale = True
     do_normalize = True
     image_mean = IMAGENET_DEFAULT_MEAN
@@ -84,6 +91,8 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
     def _preprocess_image_like_inputs(self, images: Any, **kwargs: Any) -> BatchFeature:
         if kwargs["do_resize"] and not (kwargs["size"].height and kwargs["size"].width):
             raise ValueError(f"size must give height and width in pixels; it is {dict(kwargs['size'])}")
+        if kwargs["reducing_gap"] is not None and kwargs["reducing_gap"] < 1:
+            raise ValueError(f"reducing_gap must be 1 or more, or None; it is {kwargs['reducing_gap']}")
         return self._preprocess(group_views(images), **kwargs)
 
     def _preprocess(
@@ -92,6 +101,7 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
         do_resize: bool,
         size: SizeDict,
         resample: PILImageResampling,
+        reducing_gap: float | None,
         do_rescale: bool,
         rescale_factor: float,
         do_normalize: bool,
@@ -101,12 +111,15 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
         return_tensors: str | TensorType | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
+        is_coarse = do_resize and reducing_gap is not None
+        least_side = math.ceil(reducing_gap * max(size.height, size.width)) if is_coarse else None
+
         def to_array(view: Any) -> np.ndarray:
             # One picture after the other, so that no batch of full-size pictures is held in memory.
-            picture = load_xray(view)
+            picture = load_xray(view, least_side=least_side)
             # Resizing one grey channel and repeating it afterwards equals, and is faster than, the reverse.
             if do_resize:
-                picture = picture.resize((size.width, size.height), resample)
+                picture = picture.resize((size.width, size.height), resample, reducing_gap=reducing_gap)
             pixels = np.asarray(picture, dtype=np.float32)
             channels = np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else pixels[None]
             if do_convert_rgb and len(channels) == 1:

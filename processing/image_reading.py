@@ -22,13 +22,15 @@ _URL_TIMEOUT = 30  # seconds
 _CHANNELS = (1, 3, 4)
 
 
-def load_xray(source: Any) -> Image.Image:
+def load_xray(source: Any, *, least_side: int | None = None) -> Image.Image:
     """Read one X-ray picture.
 
     Args:
         source: a path (`str` or `Path`), the content of a file (`bytes`; PNG, JPEG, DICOM …), an `http(s)://` or
             `data:` URL, a PIL image, a numpy array or torch tensor of shape (H, W), (H, W, C) or (C, H, W) with 1,
             3 or 4 channels, or a dictionary `{"bytes": …, "path": …}` as `datasets.Image(decode=False)` gives.
+        least_side: a JPEG may come out at 1/2, 1/4 or 1/8 of its size, which decodes faster, as long as no side gets
+            shorter than this. Other sources, and all when it is not given, keep their size.
 
     Returns:
         The upright picture with 8 bits per channel: mode "L" where the source is grey, "RGB" where it has colour
@@ -41,37 +43,37 @@ def load_xray(source: Any) -> Image.Image:
         TypeError: a source of another kind.
     """
     if isinstance(source, Mapping):
-        return _load_dictionary(source)
+        return _load_dictionary(source, least_side)
     if isinstance(source, Image.Image):
         name = getattr(source, "filename", "") or f"<PIL image of mode {source.mode}>"
         return _finish(source, str(name))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _load_bytes(bytes(source), f"<{len(source)} bytes>")
+        return _load_bytes(bytes(source), f"<{len(source)} bytes>", least_side)
     if is_torch_tensor(source):
         tensor = source.detach().cpu()
         return _load_array((tensor.float() if tensor.is_floating_point() else tensor).numpy(), "torch tensor")
     if isinstance(source, np.ndarray):
         return _load_array(source, "numpy array")
     if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
-        return _load_url(source)
+        return _load_url(source, least_side)
     if isinstance(source, (str, Path)):
-        return _load_file(Path(source))
+        return _load_file(Path(source), least_side)
     raise TypeError(
         f"an X-ray can't be read from {type(source).__name__}; give a path, bytes, a PIL image, a numpy array or a "
         "torch tensor"
     )
 
 
-def _load_dictionary(source: Mapping[str, Any]) -> Image.Image:
+def _load_dictionary(source: Mapping[str, Any], least_side: int | None) -> Image.Image:
     content, path = source.get("bytes"), source.get("path")
     if content is not None:
-        return _load_bytes(content, str(path) if path else f"<{len(content)} bytes>")
+        return _load_bytes(content, str(path) if path else f"<{len(content)} bytes>", least_side)
     if path is None:
         raise TypeError("a dictionary that stands for an image needs 'bytes' or 'path', as in datasets.Image")
-    return _load_file(Path(path))
+    return _load_file(Path(path), least_side)
 
 
-def _load_file(path: Path) -> Image.Image:
+def _load_file(path: Path, least_side: int | None) -> Image.Image:
     name = str(path)
     try:
         content = path.read_bytes()
@@ -81,26 +83,26 @@ def _load_file(path: Path) -> Image.Image:
         # Also text that is no path at all, such as base64 without `data:…,` before it.
         shown = name if len(name) <= 200 else f"{name[:200]}…"
         raise ImageReadError(shown, f"can't be read as a file ({getattr(error, 'strerror', error)})") from error
-    return _load_bytes(content, name)
+    return _load_bytes(content, name, least_side)
 
 
-def _load_url(url: str) -> Image.Image:
+def _load_url(url: str, least_side: int | None) -> Image.Image:
     if url.startswith("data:"):
         name = "<data URL>"
         try:
             content = b64decode(url.partition(",")[2], validate=True)
         except ValueError as error:
             raise ImageReadError(name, "not base64") from error
-        return _load_bytes(content, name)
+        return _load_bytes(content, name, least_side)
     try:
         with urlopen(url, timeout=_URL_TIMEOUT) as answer:
             content = answer.read()
     except (OSError, HTTPException) as error:
         raise ImageReadError(url, f"can't be fetched ({one_line(error)})") from error
-    return _load_bytes(content, url)
+    return _load_bytes(content, url, least_side)
 
 
-def _load_bytes(content: bytes, name: str) -> Image.Image:
+def _load_bytes(content: bytes, name: str, least_side: int | None) -> Image.Image:
     if not content:
         raise ImageReadError(name, "the file is empty")
     # The content decides; a DICOM without preamble can be told by its name only.
@@ -115,7 +117,7 @@ def _load_bytes(content: bytes, name: str) -> Image.Image:
             return read_dicom(content, name=name).image
         raise ImageReadError(name, "not an image in a known format (or its first bytes are damaged)") from error
     with picture:
-        return _finish(picture, name)
+        return _finish(picture, name, least_side)
 
 
 def _load_array(values: np.ndarray, kind: str) -> Image.Image:
@@ -130,9 +132,11 @@ def _load_array(values: np.ndarray, kind: str) -> Image.Image:
     return _finish(Image.fromarray(np.ascontiguousarray(to_8bit(values, name))), name)
 
 
-def _finish(picture: Image.Image, name: str) -> Image.Image:
+def _finish(picture: Image.Image, name: str, least_side: int | None = None) -> Image.Image:
     """Decode, turn upright, and bring to mode "L" or "RGB"."""
     check_size(*picture.size, name)
+    if least_side is not None:
+        picture.draft(None, (least_side, least_side))  # does nothing but for JPEGs that are larger
     try:
         frames = getattr(picture, "n_frames", 1)
         # MPO is what some cameras and phones make: a JPEG that carries its own preview.

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -92,11 +93,34 @@ def to_8bit(values: np.ndarray, name: str) -> np.ndarray:
         raise ImageReadError(name, "NaN or infinite pixel values")
     lowest, highest = float(values.min()), float(values.max())
     if lowest < 0 or highest > 2**16 - 1:
-        return stretch(values, lowest, highest)
-    if values.dtype.kind == "f" and highest < 2:
-        return stretch(values, 0.0, 1.0)
-    bits = next(bits for bits in _BIT_DEPTHS if highest <= 2**bits - 1)
-    return stretch(values, 0.0, float(2**bits - 1))
+        low, high = lowest, highest
+    elif values.dtype.kind == "f" and highest < 2:
+        low, high = 0.0, 1.0
+    else:
+        low, high = 0.0, float(2 ** next(bits for bits in _BIT_DEPTHS if highest <= 2**bits - 1) - 1)
+    return by_value(lambda found: stretch(found, low, high), values)
+
+
+def by_value(function: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> np.ndarray:
+    """`function(values)` for a function to `uint8` that depends on a pixel's value and on which values there are.
+
+    A picture has millions of pixels but at most 65,536 values of 16 bits, so the function is asked for each value that
+    occurs and the pixels look the answer up. The result is the same to the bit.
+
+    Args:
+        function: takes an array of any shape, here the values that occur in ascending order of their bit patterns.
+        values: pixels of any type; others than integers of 16 bits are given to the function as they are.
+    """
+    # With fewer pixels than values there is nothing to gain.
+    if values.dtype not in (np.uint16, np.int16) or not values.dtype.isnative or values.size < 2**16:
+        return function(values)
+    codes = values.view(np.uint16)
+    occurs = np.zeros(2**16, dtype=bool)
+    occurs[codes] = True
+    found = np.flatnonzero(occurs).astype(np.uint16)
+    table = np.zeros(2**16, dtype=np.uint8)
+    table[found] = function(found.view(values.dtype))
+    return table[codes]
 
 
 def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -421,3 +421,22 @@ def test_header_fields_come_when_asked_for_by_name(write_dicom: WriteDicom, grey
 def test_unknown_header_field_is_refused(write_dicom: WriteDicom, grey: np.ndarray) -> None:
     with pytest.raises(ValueError, match="not DICOM keywords: View"):
         read_dicom(write_dicom(grey), fields=["View"])
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"WindowCenter": 900, "WindowWidth": 1500},
+        {"WindowCenter": 900, "WindowWidth": 1500, "VOILUTFunction": "SIGMOID", "photometric": "MONOCHROME1"},
+        {"RescaleSlope": 2, "RescaleIntercept": -1024, "PixelPaddingValue": 0, "PixelPaddingRangeLimit": 40},
+        {"bits": 12},
+    ],
+    ids=["window", "inverted sigmoid", "rescaled and padded", "stretched"],
+)
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+def test_a_large_film_gets_the_grey_values_of_a_small_one(
+    kind: type, elements: dict[str, object], grey: np.ndarray, write_dicom: WriteDicom
+) -> None:
+    small = (_twelve_bits(grey) // 2).astype(kind)
+    expected = np.tile(_values(write_dicom(small, **elements)), (4, 4))
+    assert np.array_equal(_values(write_dicom(np.tile(small, (4, 4)), **elements)), expected)

@@ -139,3 +139,32 @@ def test_auto_class_finds_it_with_and_without_torchvision(
     loaded = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
     assert type(loaded) is MambaXrayImageProcessor
     assert loaded.to_dict() == processor.to_dict()
+
+
+def _film(side: int = 900) -> Image.Image:
+    """A smooth picture with grain, much larger than what a model takes."""
+    rows, columns = np.mgrid[0:side, 0:side] / side
+    smooth = 120 + 60 * np.sin(9 * rows) + 50 * np.cos(7 * columns + 3 * rows)
+    grain = np.random.default_rng(0).normal(0, 3, size=smooth.shape)
+    return Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_a_reducing_gap_changes_large_pictures_by_two_grey_levels_at_most(file_format: str, tmp_path: Path) -> None:
+    path = tmp_path / "film"
+    _film().save(path, format=file_format, quality=90)
+    plain = {"size": 64, "do_rescale": False, "do_normalize": False, "do_convert_rgb": False}
+    exact = MambaXrayImageProcessor(**plain)(path, return_tensors="np").pixel_values[0, 0, 0]
+    with Image.open(path) as picture:
+        expected = np.asarray(picture.resize((64, 64), Image.Resampling.BICUBIC))
+    assert np.array_equal(exact, expected), "without the option nothing changes"
+    coarse = MambaXrayImageProcessor(**plain, reducing_gap=3.0)(path, return_tensors="np").pixel_values[0, 0, 0]
+    assert 0 < np.abs(coarse - exact).max() <= 2
+    assert np.abs(coarse - exact).mean() < 0.5
+
+
+def test_a_reducing_gap_is_saved_and_one_below_1_is_refused(grey: np.ndarray, tmp_path: Path) -> None:
+    MambaXrayImageProcessor(reducing_gap=3.0).save_pretrained(tmp_path)
+    assert AutoImageProcessor.from_pretrained(tmp_path).reducing_gap == 3.0
+    with pytest.raises(ValueError, match=r"reducing_gap must be 1 or more, or None; it is 0\.5"):
+        MambaXrayImageProcessor(reducing_gap=0.5)(grey)

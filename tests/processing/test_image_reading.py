@@ -279,3 +279,26 @@ def test_source_of_another_kind_is_a_type_error() -> None:
 def test_error_survives_the_way_between_processes() -> None:
     error = pickle.loads(pickle.dumps(ImageReadError("a.png", "too small")))
     assert (str(error), error.name, error.reason) == ("a.png: too small", "a.png", "too small")
+
+
+@pytest.mark.parametrize(("least_side", "size"), [(None, (640, 400)), (100, (160, 100)), (101, (320, 200))])
+def test_a_jpeg_may_be_decoded_at_a_part_of_its_size(
+    least_side: int | None, size: tuple[int, int], tmp_path: Path
+) -> None:
+    path = tmp_path / "film.jpg"
+    Image.linear_gradient("L").resize((640, 400)).save(path, quality=95)
+    assert load_xray(path, least_side=least_side).size == size
+    assert load_xray(path.read_bytes(), least_side=least_side).size == size
+    Image.open(path).save(tmp_path / "film.png")
+    assert load_xray(tmp_path / "film.png", least_side=least_side).size == (640, 400)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.arange(7680, dtype=np.uint16) % 4096, np.arange(-3000, 4680, dtype=np.int16), np.arange(7680).astype(">u2")],
+    ids=["12 of 16 bits", "signed", "big-endian"],
+)
+def test_large_pictures_of_16_bits_get_the_grey_values_of_small_ones(values: np.ndarray) -> None:
+    small = values.reshape(96, 80)
+    expected = np.tile(np.asarray(load_xray(small)), (4, 4))
+    assert np.array_equal(np.asarray(load_xray(np.tile(small, (4, 4)))), expected)
