@@ -58,6 +58,9 @@ _PUBLIC = {
     "compare_reports": "evaluation.comparison",
     "report_metrics": "evaluation.trainer_metrics",
     "make_tiny_models": "tiny_models",
+    "PushError": "hub",
+    "push_folder": "hub",
+    "write_model_card": "model_card",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -10,7 +10,7 @@ from .cli_bench import bench_app
 from .cli_compare import compare
 from .cli_convert import convert
 from .cli_evaluate import evaluate
-from .cli_hub import tiny
+from .cli_hub import card, push, tiny
 from .cli_prepare import prepare
 from .cli_train import contrast, finetune, pretrain, recipes
 from .console import SAFETY, error_console, failure, quiet_transformers, study_progress
@@ -43,6 +43,8 @@ app.command()(contrast)
 app.command()(finetune)
 app.command()(convert)
 app.command()(recipes)
+app.command()(push)
+app.command()(card)
 app.command()(tiny)
 app.add_typer(bench_app, name="bench")
 

@@ -7,6 +7,7 @@ its own classes are used and none of this is looked at.
 Models, processors and image processors get a file each, for they are also saved and pushed one by one.
 """
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -25,6 +26,11 @@ except ImportError:
     def class_code(cls: type) -> str:
         """The text of the file that holds a class: this one, which is handed on as it is."""
         return Path(sys.modules[cls.__module__].__file__).read_text(encoding="utf-8")
+
+
+PATIENT_TEXT_FOLDER = "_patient_text"
+"""Sub-folder of a model for what may hold text of patients' reports. It is not pushed: the Trainer's own push leaves
+out what begins with an underscore, too."""
 
 
 def code_reference(cls: type) -> str:
@@ -61,6 +67,7 @@ class _CodeMixin:
         # transformers notes what there was after the code has been written, and would miss it.
         code = {f"{_file_stem(cls)}.py" for cls in self._classes_of_files()}
         before = {name: time for name, time in files_timestamps.items() if name not in code}
+        before[PATIENT_TEXT_FOLDER] = math.inf
         return super()._upload_modified_files(working_dir, repo_id, before, **kwargs)
 
 
@@ -147,4 +154,4 @@ def _file_stem(cls: type) -> str:
     return cls.__module__.rpartition(".")[2]
 
 
-__all__ = ["ModelCodeMixin", "ProcessorCodeMixin", "code_reference", "has_code", "write_code"]
+__all__ = ["PATIENT_TEXT_FOLDER", "ModelCodeMixin", "ProcessorCodeMixin", "code_reference", "has_code", "write_code"]

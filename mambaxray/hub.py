@@ -1,0 +1,133 @@
+"""Pushing a model's folder to the Hugging Face Hub: what goes there, and what must not."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .info import first_line
+from .model_card import write_model_card
+from .model_facts import read_facts
+from .modeling_mambaxray.repository_code import PATIENT_TEXT_FOLDER
+
+# What training leaves beside a model: nothing that a user of the model needs, and paths of the machine in it.
+_RUN_FILES = ("checkpoint-*", "runs", "optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args.bin")
+_RUN_FILES += ("trainer_state.json", "complete.json", "events.out.*")
+_ADVICE = {
+    401: "; log in with `hf auth login`, or give a token that may write",
+    403: "; this account may not write there",
+}
+_REFERENCES = {"config.json": "language_model_source", "adapter_config.json": "base_model_name_or_path"}
+"""In which files a model names another one that it needs."""
+
+
+class PushError(ValueError):
+    """A folder that was not pushed. The message says why and how to mend it; the repository is as it was."""
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    base_model: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    include_patient_text: bool = False,
+    examples: bool = True,
+) -> str:
+    """Makes a folder with a model, its code, processor and card into a repository on the Hub, in one commit.
+
+    The card is made (or brought up to date, see `write_model_card`) first. The repository is made when it is absent.
+    What training leaves beside a model (optimizer, checkpoints) stays here, and so do paths of this machine.
+
+    Args:
+        folder: what `save_pretrained` wrote.
+        repo_id: `name/model`.
+        base_model: Hub name of the model that this one needs (a language model that was left out, or the model below
+            an adapter), in place of the folder of this machine that it refers to.
+        private: whether a repository that is made now is private; the account's default when not given.
+        revision: branch to push to; `main` when not given.
+        token: of the account; the one of `hf auth login` when not given.
+        include_patient_text: also push what may hold text of patients' reports (memory banks, retrieval indices, in
+            the sub-folder `_patient_text`). Whoever can read the repository can then read these texts.
+        examples: whether the model writes the card's examples.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        FileNotFoundError: there is no model in the folder.
+        PushError: the model refers to another one by a folder of this machine, or the Hub refuses or can't be reached.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HTTPError
+
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in _REFERENCES):
+        raise FileNotFoundError(f"{folder} holds no model: neither {' nor '.join(_REFERENCES)} is in it")
+    if base_model is not None and read_facts(folder).needed_model is None:
+        raise PushError(f"{folder} needs no other model: leave base_model (--base-model) out")
+    changed = {name: _public(folder / name, base_model) for name in _REFERENCES if (folder / name).is_file()}
+    write_model_card(folder, base_model=base_model, examples=examples)
+    operations = [
+        CommitOperationAdd(path.as_posix(), changed.get(path.as_posix(), folder / path))
+        for path in _files(folder, include_patient_text)
+    ]
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.create_commit(
+            repo_id, operations, commit_message="Upload model with code, processor and card", revision=revision
+        )
+    # An upload that fails on its way is a RuntimeError.
+    except (HTTPError, OSError, RuntimeError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        advice = _ADVICE.get(status, "; nothing was changed there, try again")
+        raise PushError(f"{folder} was not pushed to {repo_id}: {first_line(error)}{advice}") from error
+    return commit.commit_url
+
+
+def _files(folder: Path, include_patient_text: bool) -> Iterator[Path]:
+    """What is pushed, relative to the folder."""
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        private = PATIENT_TEXT_FOLDER in relative.parts
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+        left_over = any(Path(part).match(pattern) for part in relative.parts for pattern in _RUN_FILES)
+        if path.is_file() and not hidden and not left_over and (include_patient_text or not private):
+            yield relative
+
+
+def _public(file: Path, base_model: str | None) -> bytes:
+    """A configuration without paths of this machine.
+
+    Raises:
+        PushError: it needs a model that is in a folder of this machine.
+    """
+    values = json.loads(file.read_text(encoding="utf-8"))
+    key = _REFERENCES[file.name]
+    source = values.get(key)
+    if source is not None and base_model is not None:
+        values[key] = base_model
+    elif source is not None and (os.path.isabs(source) or os.path.isdir(source)):
+        raise PushError(
+            f"{file}: the model needs the one in {source}, which is a folder of this machine that nobody else can "
+            "load. Give base_model=NAME (--base-model NAME) with its name on the Hub"
+        )
+    _forget_paths(values)
+    return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+def _forget_paths(values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _forget_paths(value)
+        elif key == "_name_or_path" and isinstance(value, str) and os.path.isabs(value):
+            values[key] = ""
+
+
+__all__ = ["PushError", "push_folder"]

@@ -1,0 +1,134 @@
+"""What is known of a saved model and of the run that made it, for its card. Nothing is guessed."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import safe_open
+
+from .data.prepared import CARD_FILE as DATA_CARD_FILE
+from .train.run_folder import ENVIRONMENT_FILE, RECIPE_FILE, RESULT_FILE
+
+SCORES_FILE = "scores.json"
+"""Where the scores of a run's model are looked for: what `mambaxray evaluate --output` wrote."""
+
+_AGREEMENTS = {
+    "mimic-cxr": "PhysioNet's credentialed data use agreement (MIMIC-CXR)",
+    "chexpert-plus": "Stanford AIMI's research use agreement (CheXpert Plus)",
+}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a card can say.
+
+    Attributes:
+        config: the model's `config.json`; empty for an adapter alone.
+        adapter: its `adapter_config.json`; empty when it is no adapter.
+        recipe: the resolved recipe of its run.
+        environment: versions and machine of the run.
+        result: what the run reached: `metrics`, `steps`, `seconds`, numbers of parameters.
+        data: the data set's card, as `mambaxray prepare` wrote it; for phantoms the same keys.
+        scores: what `evaluate_reports` returned for its reports.
+        saved_parameters: how many numbers its weight files hold.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    saved_parameters: int = 0
+
+    @property
+    def agreement(self) -> str | None:
+        """The agreement that binds who has had the training data; None when none is known."""
+        return _AGREEMENTS.get(str(self.data.get("data_set", "")))
+
+    @property
+    def needed_model(self) -> str | None:
+        """The other model without which this one can't be loaded."""
+        return self.adapter.get("base_model_name_or_path") or self.config.get("language_model_source")
+
+
+def read_facts(folder: str | Path, scores: str | Path | None = None) -> ModelFacts:
+    """Reads everything that lies in a model's folder and in the folder of its run, which is the one above.
+
+    Args:
+        folder: what `save_pretrained` wrote, such as a run's `model`.
+        scores: what `mambaxray evaluate --output` wrote for its reports; by default `scores.json` in the model's folder
+            or its run's, when there is one.
+
+    Raises:
+        FileNotFoundError: there is no model, or no such file of scores.
+        ValueError: a file is not what it should be.
+    """
+    folder = Path(folder)
+    config, adapter = (_read_json(folder / name) for name in ("config.json", "adapter_config.json"))
+    if not config and not adapter:
+        raise FileNotFoundError(f"{folder} holds no model: neither config.json nor adapter_config.json is in it")
+    run = folder.resolve().parent
+    recipe: dict[str, Any] = {}
+    environment, result = {}, {}
+    if (run / RECIPE_FILE).is_file():
+        recipe = yaml.safe_load((run / RECIPE_FILE).read_text(encoding="utf-8"))
+        environment, result = _read_json(run / ENVIRONMENT_FILE), _read_json(run / RESULT_FILE)
+    if scores is None:
+        scores = next((path for path in (folder / SCORES_FILE, run / SCORES_FILE) if path.is_file()), None)
+    elif not Path(scores).is_file():
+        raise FileNotFoundError(f"{scores} is absent; give the file that `mambaxray evaluate --output` wrote")
+    scored = {} if scores is None else _read_json(Path(scores))
+    if scored and not {"scores", "signature"} <= scored.keys():
+        raise ValueError(f"{scores} holds no scores: give the file that `mambaxray evaluate --output` wrote")
+    return ModelFacts(
+        config,
+        adapter,
+        recipe,
+        environment,
+        result,
+        _read_data(recipe.get("data", {})),
+        scored,
+        sum(_count_parameters(file) for file in folder.glob("*.safetensors")),
+    )
+
+
+def _count_parameters(file: Path) -> int:
+    with safe_open(file, "pt") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+
+
+def _read_data(section: Mapping[str, Any]) -> dict[str, Any]:
+    source, options = section.get("source"), section.get("options", {})
+    if source == "phantoms":
+        total = options.get("num_studies")
+        return {"data_set": "phantoms", "section": "the whole report", "total": total}
+    known = _read_json(Path(source) / DATA_CARD_FILE) if source else {}
+    return known or {name: options[name] for name in ("section", "cleaning") if name in options}
+
+
+def without_paths(values: Any) -> Any:
+    """The same plain data, with only the last part of every absolute path: the rest tells of somebody's machine."""
+    if isinstance(values, Mapping):
+        return {key: without_paths(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [without_paths(value) for value in values]
+    return Path(values).name if isinstance(values, str) and os.path.isabs(values) else values
+
+
+__all__ = ["SCORES_FILE", "ModelFacts", "read_facts", "without_paths"]

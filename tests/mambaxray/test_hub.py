@@ -1,0 +1,240 @@
+"""Pushing to and loading from a local server that speaks the Hub's protocol. It proves nothing about the real Hub."""
+
+import json
+import resource
+import shutil
+
+import huggingface_hub
+import pytest
+import torch
+from fresh_environment import FreshEnvironment
+from hub_server import TOKEN, HubServer
+from huggingface_hub.errors import HTTPError
+from tiny import tiny_model
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+from typer.testing import CliRunner
+
+from mambaxray import MambaXrayForConditionalGeneration, PushError, make_tiny_models, push_folder
+from mambaxray.cli import app
+from mambaxray.data.phantom import make_study
+from mambaxray.modeling_mambaxray.ops.selective_scan import use_scan_backend
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory):
+    """One tiny report generator with its processor."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_tiny_models(folder)
+    return folder / "mambaxray"
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path):
+    return shutil.copytree(tiny_folder, tmp_path / "model")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The server, which this process takes for the Hub, with a cache of its own and no pauses between tries."""
+    with HubServer() as server:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # made once per process, for one Hub
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+
+
+def push(folder, **options):
+    return push_folder(folder, "me/model", examples=False, **options)
+
+
+def test_a_pushed_folder_holds_model_code_processor_and_card_and_nothing_of_the_run(hub, folder):
+    for name in (
+        "optimizer.pt",
+        "training_args.bin",
+        "checkpoint-5/model.safetensors",
+        ".cache/x",
+        "_patient_text/a.json",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x", encoding="utf-8")
+    url = push(folder)
+    assert url.startswith(f"{hub.url}/me/model/commit/")
+    assert set(hub.files("me/model")) == {
+        "README.md",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "image_processing_mambaxray.py",
+        "model.safetensors",
+        "modeling_mambaxray.py",
+        "processing_mambaxray.py",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_texts_of_patients_are_pushed_only_when_asked_for_by_the_risks_name(hub, folder):
+    (folder / "_patient_text").mkdir()
+    (folder / "_patient_text" / "bank.json").write_text("{}", encoding="utf-8")
+    push(folder)
+    assert "_patient_text/bank.json" not in hub.files("me/model")
+    push(folder, include_patient_text=True)
+    assert "_patient_text/bank.json" in hub.files("me/model")
+
+
+def test_a_models_own_push_leaves_texts_of_patients_behind_and_takes_the_code(hub, tmp_path):
+    (tmp_path / "own" / "_patient_text").mkdir(parents=True)
+    (tmp_path / "own" / "_patient_text" / "bank.json").write_text("{}", encoding="utf-8")
+    tiny_model().save_pretrained(tmp_path / "own", push_to_hub=True, repo_id="me/own")
+    assert {"modeling_mambaxray.py", "image_processing_mambaxray.py", "config.json"} <= set(hub.files("me/own"))
+    assert not [path for path in hub.files("me/own") if "patient" in path]
+
+
+def test_parts_pushed_one_by_one_make_a_whole_repository(hub, folder):
+    AutoModelForImageTextToText.from_pretrained(folder).push_to_hub("me/parts")
+    AutoProcessor.from_pretrained(folder).push_to_hub("me/parts")
+    files = hub.files("me/parts")
+    assert b"class MambaXrayForConditionalGeneration" in files["modeling_mambaxray.py"]
+    assert b"class MambaXrayProcessor" in files["processing_mambaxray.py"]
+    loaded = pipeline("image-to-text", model="me/parts", device="cpu")
+    assert loaded(make_study(0)["images"][0], max_new_tokens=4)
+
+
+def test_paths_of_this_machine_do_not_leave_it(hub, folder):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["text_config"]["_name_or_path"] = str(folder)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    push(folder)
+    assert all(str(folder.parent).encode() not in content for content in hub.files("me/model").values())
+
+
+def test_a_language_model_in_a_folder_of_this_machine_must_be_named_on_the_hub(hub, folder, tmp_path):
+    with pytest.raises(PushError, match="needs no other model"):
+        push(folder, base_model="someone/decoder")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"language_model_source": str(tmp_path)}), encoding="utf-8")
+    with pytest.raises(PushError, match=r"a folder of this machine.*--base-model"):
+        push(folder)
+    assert "me/model" not in hub.heads
+    push(folder, base_model="meta-llama/Llama-2-7b-chat-hf")
+    assert json.loads(hub.files("me/model")["config.json"])["language_model_source"] == "meta-llama/Llama-2-7b-chat-hf"
+    card = hub.files("me/model")["README.md"].decode()
+    assert "Llama 2 Community License" in card
+    assert "license: llama2" in card
+
+
+@pytest.mark.parametrize(
+    ("request_", "how", "message"),
+    [
+        ("POST /api/models/me/model/preupload", 401, "hf auth login"),
+        ("POST /api/models/me/model/preupload", 403, "may not write"),
+        ("PUT /objects", 500, "model.safetensors"),
+        ("POST /api/models/me/model/commit", 500, "500"),
+    ],
+)
+def test_a_push_that_fails_says_why_changes_nothing_and_succeeds_the_next_time(hub, folder, request_, how, message):
+    push(folder)
+    before = hub.heads["me/model"]
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes() + b" ")
+    with hub.failing(request_, how), pytest.raises(PushError, match=f"was not pushed to me/model: .*{message}"):
+        push(folder)
+    assert hub.heads["me/model"] == before
+    push(folder)
+    assert hub.files("me/model")["model.safetensors"].endswith(b" ")
+
+
+def test_a_hub_that_is_not_there_is_told(hub, folder):
+    hub.__exit__()
+    with pytest.raises(PushError, match="was not pushed"):
+        push(folder)
+
+
+@pytest.mark.parametrize("how", [401, 403, 500, "cut"])
+def test_a_download_that_fails_leaves_no_half_model_and_succeeds_the_next_time(hub, folder, tmp_path, how):
+    push(folder)
+    with hub.failing("GET /me/model/resolve/.*/model.safetensors", how), pytest.raises((OSError, HTTPError)) as error:
+        MambaXrayForConditionalGeneration.from_pretrained("me/model")
+    assert str(error.value).strip()
+    assert list((tmp_path / "cache").rglob("model.safetensors")) == []
+    _same(MambaXrayForConditionalGeneration.from_pretrained("me/model"), folder)
+
+
+def test_a_full_disk_leaves_no_half_model_and_the_next_try_succeeds(hub, folder, tmp_path):
+    push(folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may grow beyond this, so writing fails in its middle as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            MambaXrayForConditionalGeneration.from_pretrained("me/model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "cache").rglob("model.safetensors")) == []
+    _same(MambaXrayForConditionalGeneration.from_pretrained("me/model"), folder)
+
+
+def _same(model, folder):
+    expected = MambaXrayForConditionalGeneration.from_pretrained(folder).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_the_command_tells_the_address_and_tells_errors_in_one_line(hub, folder):
+    result = CliRunner().invoke(app, ["push", str(folder), "me/model", "--no-examples"])
+    assert result.exit_code == 0, result.output
+    assert hub.heads["me/model"] in result.output
+    with hub.failing("POST /api/models/me/model/preupload", 403):
+        result = CliRunner().invoke(app, ["push", str(folder), "me/model", "--no-examples"])
+    assert result.exit_code == 2
+    assert "may not write" in result.output
+
+
+@pytest.mark.slow
+def test_an_adapter_repository_loads_with_peft_and_with_ours(hub, folder, tmp_path):
+    peft = pytest.importorskip("peft")
+    push(folder)
+    lora = peft.LoraConfig(target_modules=r"language_model\..*\.(q_proj|v_proj)", init_lora_weights=False)
+    adapted = peft.get_peft_model(MambaXrayForConditionalGeneration.from_pretrained(folder), lora).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(PushError, match="--base-model"):
+        push_folder(tmp_path / "adapter", "me/adapter", examples=False)
+    push_folder(tmp_path / "adapter", "me/adapter", base_model="me/model", examples=False)
+    assert "model.safetensors" not in hub.files("me/adapter")
+    inputs = processor(images=[make_study(0)["images"][0]])
+    base = MambaXrayForConditionalGeneration.from_pretrained("me/model")
+    with torch.no_grad():
+        expected = adapted(**inputs).logits
+        assert not torch.equal(base(**inputs).logits, expected)
+        ours = AutoModelForImageTextToText.from_pretrained("me/adapter")
+        for loaded in (peft.PeftModel.from_pretrained(base, "me/adapter"), ours):
+            assert torch.equal(loaded.eval()(**inputs).logits, expected)
+    assert type(AutoProcessor.from_pretrained("me/adapter")) is type(processor)
+
+
+@pytest.mark.slow
+def test_a_stranger_loads_what_was_pushed_and_gets_the_same_report_online_and_offline(hub, folder, tmp_path):
+    push(folder)
+    make_study(3)["images"][0].save(tmp_path / "xray.png")
+    with use_scan_backend("torch"):
+        expected = pipeline("image-to-text", model=str(folder), device="cpu")(
+            str(tmp_path / "xray.png"), max_new_tokens=8
+        )
+    code = """
+import json, sys
+from transformers import pipeline
+reporter = pipeline("image-to-text", model="me/model", trust_remote_code=True)
+print(json.dumps(reporter(sys.argv[1], max_new_tokens=8)))
+"""
+    stranger = FreshEnvironment(tmp_path / "stranger")
+    settings = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": ""}
+    assert stranger.answer(code, tmp_path / "xray.png", **settings) == expected
+    asked = len(hub.requests)
+    assert stranger.answer(code, tmp_path / "xray.png", HF_HUB_OFFLINE="1", **settings) == expected
+    assert len(hub.requests) == asked
