@@ -251,7 +251,7 @@ class _Batch:
         tokens, positions = self._search.last_tokens(self.count)
         visible = self._cache.begin_step(self.count)
         # Added to the attention's scores, which every implementation understands.
-        mask = torch.zeros(visible.shape, dtype=self._model.dtype, device=visible.device)
+        mask = torch.zeros(visible.shape, dtype=self._model.language_model.dtype, device=visible.device)
         mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
         outputs = self._model(
             input_ids=tokens,
@@ -343,7 +343,8 @@ def _refusal(
     for part in (*logits_processor, *stopping_criteria):
         if type(part) not in (*_BY_SCORES, *_BY_IDS, *_CRITERIA):
             return f"{type(part).__name__} may look at the whole batch"
-    if not model.supports_continuous_generation:
+    # Code that a repository brings along may be older than the attribute.
+    if not getattr(model, "supports_continuous_generation", False):
         return f"{type(model).__name__} keeps more of a study than the decoder's cache"
     decoder = model.language_model
     if "position_ids" not in inspect.signature(decoder.forward).parameters or getattr(decoder.config, "alibi", False):

@@ -141,6 +141,14 @@ def test_eager_attention_gives_the_same(llama, told):
     assert told() == []
 
 
+def test_a_decoder_of_another_precision_than_the_encoder_is_served(told):
+    model = make_model()
+    model.language_model.double()
+    studies = make_studies(model, 4)
+    assert continuously(model, studies, {"num_beams": 2}) == one_by_one(model, studies, {"num_beams": 2})
+    assert told() == []
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
