@@ -1,5 +1,6 @@
 """Configuration of the report generator: a vision encoder, a projection and a causal language model."""
 
+import math
 from typing import Any
 
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
@@ -39,6 +40,24 @@ def count_visual_tokens(vision_config: PreTrainedConfig) -> int:
         f"cannot tell how many tokens a {family!r} vision encoder makes of an image; "
         "give num_visual_tokens, the length of its last_hidden_state"
     )
+
+
+def patch_positions(vision_config: PreTrainedConfig) -> list[int]:
+    """Which of an image's visual tokens are patches, in the order of a square grid's rows; the others are cls and such.
+
+    Raises:
+        ValueError: the encoder's family is not known here, or its patches form no square.
+    """
+    count = count_visual_tokens(vision_config)
+    positions = list(range(count))
+    if isinstance(vision_config, VisionMambaConfig):
+        if vision_config.use_cls_token:
+            del positions[(count - 1) // 2]
+    else:
+        positions = positions[_LEADING_TOKENS.get(vision_config.model_type, 0) :]
+    if math.isqrt(len(positions)) ** 2 != len(positions):
+        raise ValueError(f"the {len(positions)} patches of a {vision_config.model_type} encoder form no square")
+    return positions
 
 
 def as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[PreTrainedConfig]) -> PreTrainedConfig:
@@ -128,4 +147,4 @@ class MambaXrayConfig(PreTrainedConfig):
         return count_visual_tokens(self.vision_config)
 
 
-__all__ = ["MambaXrayConfig", "count_visual_tokens"]
+__all__ = ["MambaXrayConfig", "count_visual_tokens", "patch_positions"]

@@ -116,6 +116,16 @@ mark.missed { text-decoration-style: dashed; }
 mark.certainty { text-decoration-style: dotted; }
 mark.ruled-out { padding: 0; text-decoration: underline 1px color-mix(in srgb, var(--found-ink) 50%, transparent); }
 
+.gate { padding: .1em .15em; border-radius: .2em;
+  background: color-mix(in srgb, var(--line-1) var(--share), transparent); }
+.gate.negative { background: color-mix(in srgb, var(--line-0) var(--share), transparent);
+  text-decoration: underline dashed 1px; text-underline-offset: .22em; }
+.looks { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: 1rem .75rem; }
+.looked { margin: 0; break-inside: avoid; }
+.looked div { border-radius: .375rem; overflow: hidden; background: #000 var(--xray) center / 100% 100%; }
+.looked img { display: block; width: 100%; aspect-ratio: 1; }
+.looked figcaption { display: flex; justify-content: space-between; gap: .5rem; font-size: .875rem; line-height: 1.4; }
+
 footer { margin-top: 3rem; padding-top: 1rem; padding-bottom: 3rem; font-size: .875rem; color: var(--muted); }
 footer ul { margin: 0; padding-left: 1.1rem; }
 

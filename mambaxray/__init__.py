@@ -53,6 +53,8 @@ _PUBLIC = {
     "CheXpertStyleLabeler": "evaluation.labeler",
     "evaluate_model": "evaluation.evaluate_model",
     "generate_predictions": "evaluation.evaluate_model",
+    "explain_report": "evaluation.attention",
+    "write_attention_page": "evaluation.attention_page",
     "write_evaluation_page": "evaluation.evaluation_page",
     "evaluate_reports": "evaluation.scoring",
     "compare_reports": "evaluation.comparison",

@@ -10,6 +10,7 @@ from .cli_bench import bench_app
 from .cli_compare import compare
 from .cli_convert import convert
 from .cli_evaluate import evaluate
+from .cli_explain import explain
 from .cli_hub import card, push, tiny
 from .cli_prepare import prepare
 from .cli_train import contrast, finetune, pretrain, recipes
@@ -41,6 +42,7 @@ app.command()(compare)
 app.command()(pretrain)
 app.command()(contrast)
 app.command()(finetune)
+app.command()(explain)
 app.command()(convert)
 app.command()(recipes)
 app.command()(push)

@@ -1,0 +1,75 @@
+"""The command that shows where a model looks while it writes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import SAFETY, error_console, failure, quiet_transformers
+
+
+def explain(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE",
+            help="The image (DICOM, PNG, JPEG, TIFF ...); several are views of one study.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="The model: its folder, or its name on the Hugging Face Hub."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write (.html).")] = Path(
+        "explanation.html"
+    ),
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Longest report, in tokens (words or pieces of words). Default: the model's own."
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Instruction to the model. Default: the one that it was trained with."),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(metavar="DEVICE", help="Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1 ..."),
+    ] = "auto",
+) -> None:
+    """Write a report for one study and show where the model looked for each of its words.
+
+    The page shows the image, the report, and for each word a map of the attention to the image; for an EMRRG model also
+    each hybrid layer's map, and how far its gate was open. It works for every model of this package.
+
+    Example: mambaxray explain chest.dcm --model demo/model --output explanation.html
+    """
+    from .evaluation.attention import explain_report
+    from .evaluation.attention_page import write_attention_page
+    from .generate import load_pipeline
+
+    console = error_console()
+    options = {"max_new_tokens": max_new_tokens, "prompt": prompt}
+    try:
+        quiet_transformers()
+        pipeline = load_pipeline(model, device)
+        explanation = explain_report(
+            pipeline.model,
+            pipeline.processor,
+            images,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+        write_attention_page(
+            output,
+            explanation,
+            title="Where the model looked",
+            summary=f"{', '.join(map(str, images))}, read by {model}",
+        )
+    except (OSError, ValueError) as error:
+        raise failure(error) from error
+    console.print(SAFETY)
+    console.print(f"the page: {output}")
