@@ -69,6 +69,8 @@ class Bench:
         recipe: the recipe that all cells start from, by name or file; of the stage `finetune`.
         description: what is compared, in words.
         set: values that replace those of the recipe in all cells.
+        seeds: every cell is trained once with each of these seeds, and the table shows the mean with its interval; with
+            the recipe's own seed when empty.
         processes: how many processes train and evaluate a cell together: one per GPU.
         published: which of the papers' rows stand beside ours: `own` (each paper's own system), `all` or `none`. A data
             set's choice is called as in the papers ("CheXpert Plus", "MIMIC-CXR", "IU X-ray") to have such rows.
@@ -79,6 +81,7 @@ class Bench:
     recipe: str
     description: str = ""
     set: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list)
     processes: int = 1
     published: str = "own"
     test: TestSection = field(default_factory=TestSection)
@@ -91,30 +94,40 @@ class Bench:
     def __post_init__(self) -> None:
         if self.processes < 1:
             raise RecipeError(f"processes must be positive, got {self.processes}")
+        if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in self.seeds) or len(
+            set(self.seeds)
+        ) < len(self.seeds):
+            raise RecipeError(f"seeds must be different integers, got {self.seeds}")
         if self.published not in ("own", "all", "none"):
             raise RecipeError(f"published must be own, all or none, got {self.published!r}")
 
     def cells(self) -> list["Cell"]:
-        """All cells, the last axis changing fastest.
+        """All cells, the last axis changing fastest, those of one cell's seeds together.
 
         Raises:
             RecipeError: a choice sets what its recipe has not, or two cells would share a folder.
             FileNotFoundError: a recipe that does not exist.
         """
         axes = [getattr(self, axis) or {"": Choice()} for axis in AXES]
-        cells = [self._cell(dict(zip(AXES, names, strict=True))) for names in itertools.product(*axes)]
+        cells = [
+            self._cell(dict(zip(AXES, names, strict=True)), seed)
+            for names in itertools.product(*axes)
+            for seed in self.seeds or (None,)
+        ]
         folders = [cell.folder for cell in cells]
         if twice := {str(folder) for folder in folders if folders.count(folder) > 1}:
             raise RecipeError(f"names of choices differ in signs only, so cells would share {', '.join(sorted(twice))}")
         return cells
 
-    def _cell(self, names: dict[str, str]) -> "Cell":
+    def _cell(self, names: dict[str, str], seed: int | None) -> "Cell":
         choices = [getattr(self, axis)[name] for axis, name in names.items() if name]
         recipes = [choice.recipe for choice in choices if choice.recipe is not None]
         values = copy.deepcopy(read_recipe(recipes[-1] if recipes else self.recipe))
         for replaced in (self.set, *(choice.set for choice in choices)):
             for key, value in replaced.items():
                 set_value(values, key, copy.deepcopy(value))
+        if seed is not None:
+            values["seed"] = seed
         where = ", ".join(name for name in names.values() if name)
         try:
             recipe = make_recipe(values)
@@ -125,7 +138,7 @@ class Bench:
         train = next((choice.train for choice in reversed(choices) if choice.train is not None), True)
         if not train and recipe.model.checkpoint is None:
             raise RecipeError(f"cell {where}: train: false needs model.checkpoint, the model to evaluate")
-        return Cell(names, recipe, train)
+        return Cell(names, recipe, train, seed)
 
 
 @dataclass(frozen=True)
@@ -136,21 +149,25 @@ class Cell:
         names: the choice's name for each of `AXES`, empty where the bench does not have the axis.
         recipe: what is trained on what.
         train: whether it is trained, or evaluated as it is.
+        seed: the seed that stands for this cell among those of the bench; None where the bench has none.
     """
 
     names: Mapping[str, str]
     recipe: FinetuneRecipe
     train: bool
+    seed: int | None = None
 
     @property
     def title(self) -> str:
         """The cell in a few words."""
-        return " / ".join(name for name in self.names.values() if name) or "the only cell"
+        title = " / ".join(name for name in self.names.values() if name) or "the only cell"
+        return title if self.seed is None else f"{title}, seed {self.seed}"
 
     @property
     def folder(self) -> Path:
         """Where the cell lies within the bench's folder."""
-        return Path("cells", *([_slug(name) for name in self.names.values() if name] or ["cell"]))
+        parts = [_slug(name) for name in self.names.values() if name] or ["cell"]
+        return Path("cells", *parts, *([] if self.seed is None else [f"seed-{self.seed}"]))
 
 
 def load_bench(bench: str | Path) -> Bench:

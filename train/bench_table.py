@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
+from statistics import mean, stdev
 from typing import Literal, get_args
 
 from ..evaluation.page_parts import footer, header, html_document
@@ -23,11 +25,15 @@ _NOTES = (
     "labelers and can't be compared with them. Minutes depend on the machine.",
     "Rows with a source are printed in the paper; they were not measured here.",
 )
+_SEEDS_NOTE = "Numbers with ± are means over the seeds {}, with the 95 % interval of the mean (Student's t)."
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One line of the table: names, numbers (None: not known), and what is to be said about it."""
+    """One line of the table: names, numbers (None: not known), and what is to be said about it.
+
+    Where a cell has several seeds, the numbers are means, and `margins` their 95 % intervals to either side.
+    """
 
     dataset: str
     method: str
@@ -36,13 +42,15 @@ class TableRow:
     numbers: tuple[float | None, ...]
     remark: str
     is_published: bool
+    margins: tuple[float | None, ...] = (None,) * len(_NUMBERS)
 
 
 def bench_rows(bench: Bench, results: Sequence[tuple[Cell, CellResult]]) -> list[TableRow]:
     """Our rows and the papers', data set by data set, ours first."""
     rows = []
     for dataset in dict.fromkeys(cell.names["dataset"] for cell, _ in results):
-        rows += [_own(cell, result) for cell, result in results if cell.names["dataset"] == dataset]
+        of_dataset = [pair for pair in results if pair[0].names["dataset"] == dataset]
+        rows += [_own(list(seeds)) for _, seeds in groupby(of_dataset, key=lambda pair: pair[0].names)]
         rows += [_published(dataset, group) for group in _published_groups(dataset, bench.published)]
     return rows
 
@@ -57,25 +65,49 @@ def render_table(bench: Bench, results: Sequence[tuple[Cell, CellResult]], form:
         raise ValueError(f"format {form!r}: must be one of {', '.join(get_args(TableFormat))}")
     rows = bench_rows(bench, results)
     signatures = list(dict.fromkeys(result.signature for _, result in results if result.signature))
-    notes = [*_NOTES, *(f"Scored as: {signature}" for signature in signatures)]
+    seeds = [_SEEDS_NOTE.format(", ".join(map(str, bench.seeds)))] if len(bench.seeds) > 1 else []
+    notes = [*_NOTES, *seeds, *(f"Scored as: {signature}" for signature in signatures)]
     render = {"markdown": _markdown, "latex": _latex, "html": _html}[form]
     return render(bench.description or "Benchmark", rows, notes)
 
 
-def _own(cell: Cell, result: CellResult) -> TableRow:
-    names = cell.names
-    parameters = None if result.trained_parameters is None else result.trained_parameters / 1e6
-    clinical = (result.scores.get(f"{name}_{_CLINICAL}") for name in ("precision", "recall", "F1"))
-    remark = {"done": "", "open": "not run yet"}.get(result.state, f"{result.state}: {result.reason}")
+def _own(seeds: Sequence[tuple[Cell, CellResult]]) -> TableRow:
+    """One cell's line, from its result with each seed."""
+    names = seeds[0][0].names
+    states = {result.state: result for _, result in seeds}
+    done = [_numbers(result) for _, result in seeds if result.state == "done"]
+    columns = list(zip(*done or [_numbers(seeds[0][1])], strict=True))
+    worst = next((states[state] for state in ("failed", "lacking", "open") if state in states), None)
+    remark = ""
+    if worst is not None:
+        remark = "not run yet" if worst.state == "open" else f"{worst.state}: {worst.reason}"
+        if done:
+            remark = f"{len(done)} of {len(seeds)} seeds; {remark}"
     return TableRow(
         dataset=names["dataset"],
         method=", ".join(names[axis] for axis in ("variant", "checkpoint") if names[axis]) or "this run",
         encoder=names["vision_encoder"],
         decoder=names["decoder"],
-        numbers=(*(result.scores.get(name) for name in _SCORES), *clinical, result.minutes, parameters),
+        numbers=tuple(None if None in column else mean(column) for column in columns),
         remark=remark,
         is_published=False,
+        margins=tuple(map(_margin, columns)),
     )
+
+
+def _numbers(result: CellResult) -> tuple[float | None, ...]:
+    parameters = None if result.trained_parameters is None else result.trained_parameters / 1e6
+    clinical = (result.scores.get(f"{name}_{_CLINICAL}") for name in ("precision", "recall", "F1"))
+    return (*(result.scores.get(name) for name in _SCORES), *clinical, result.minutes, parameters)
+
+
+def _margin(values: Sequence[float | None]) -> float | None:
+    """How far the 95 % interval of the mean reaches, by Student's t; None where there is no spread to tell it from."""
+    if None in values or len(set(values)) < 2:
+        return None
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
 
 
 def _published_groups(dataset: str, which: str) -> Iterator[list[PublishedRow]]:
@@ -105,15 +137,16 @@ def _published(dataset: str, group: Sequence[PublishedRow]) -> TableRow:
 
 
 def _cells(row: TableRow) -> list[str]:
-    return [row.dataset, row.method, row.encoder, row.decoder, *map(_number, row.numbers, _NUMBERS), row.remark]
+    numbers = map(_number, row.numbers, row.margins, _NUMBERS)
+    return [row.dataset, row.method, row.encoder, row.decoder, *numbers, row.remark]
 
 
-def _number(value: float | None, column: str) -> str:
+def _number(value: float | None, margin: float | None, column: str) -> str:
     if value is None:
         return "–"
     if column in ("min", "M par."):
         return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
-    return f"{value:.3f}"
+    return f"{value:.3f}" if margin is None else f"{value:.3f} ± {margin:.3f}"
 
 
 _HEADS = ("data set", "method", "encoder", "decoder", *_NUMBERS, "source or remark")
@@ -130,6 +163,7 @@ def _markdown(title: str, rows: Sequence[TableRow], notes: Sequence[str]) -> str
 
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "±": r"$\pm$",
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "’": "'"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "},
 }

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,13 +66,15 @@ def test_choices_replace_the_benchs_values_and_later_axes_those_of_earlier_ones(
 
 
 def test_the_cells_of_the_bundled_benches_have_recipes():
-    assert [len(load_bench(name).cells()) for name in ("phantoms", "cxpmrg")] == [6, 45]
+    benches = ("phantoms", "cxpmrg", "emrrg_components", "emrrg_tuned_parts")
+    assert [len(load_bench(name).cells()) for name in benches] == [6, 45, 3 * 9, 3 * 11]
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"decoders": {}}, "unknown key decoders; did you mean decoder"),
+        ({"seeds": [1, 1]}, "seeds must be different integers, got"),
         ({"decoder": {}}, "decoder must hold choices by name"),
         ({"decoder": {"x": {"sets": {}}}}, r"unknown key decoder\.x\.sets; did you mean set"),
         ({"decoder": {"x": {"set": {"model.lora_rank": 1}}}}, "cell x: unknown key model.lora_rank"),
@@ -228,6 +231,28 @@ def test_the_markdown_table_has_the_papers_columns_and_own_rows_beside_ours():
     assert published["EMRRG"][4:] == [
         *("0.104", "0.273", "0.152", "0.167", "0.341", "0.273", "0.272", "26.84", "1.32", "EMRRG, table 1, 3, 4"),
     ]
+
+
+def test_seeds_make_cells_of_their_own_and_one_line_with_intervals():
+    bench = grid(published="none", seeds=[3, 5, 8], dataset={"A": {}}, vision_encoder={"Swin": {}, "ViT": {}})
+    cells = bench.cells()
+    assert [cell.recipe.seed for cell in cells] == [3, 5, 8, 3, 5, 8]
+    assert [cell.title for cell in cells[:2]] == ["A / Swin, seed 3", "A / Swin, seed 5"]
+    assert cells[4].folder == Path("cells/a/vit/seed-5")
+    results = []
+    for bleu in (0.1, 0.2, 0.3):
+        done = outcome()
+        results.append(replace(done, scores=done.scores | {"Bleu_4": bleu}))
+    results += [outcome(), CellResult("open"), CellResult("failed", "no memory")]
+    pairs = list(zip(cells, results, strict=True))
+    rows = rows_of(render_table(bench, pairs, "markdown"))
+    # Student's t with two degrees of freedom is 4.303; the standard error is 0.1 / sqrt(3).
+    assert rows[2][4:8] == ["0.200 ± 0.248", "–", "–", "0.500"]
+    assert len(rows[2]) == 13  # no remark
+    assert rows[3][4] == "0.123"
+    assert rows[3][-1] == "1 of 3 seeds; failed: no memory"
+    assert "seeds 3, 5, 8" in render_table(bench, pairs, "markdown")
+    assert r"0.200 $\pm$ 0.248" in render_table(bench, pairs, "latex")
 
 
 def test_all_or_no_published_rows_can_be_asked_for():
