@@ -1,28 +1,26 @@
-"""Does EMRRG learn more than a frozen encoder and language model, with few parameters? Its two ablations on phantoms.
+"""Does EMRRG learn more than a frozen encoder and language model in equally many steps, and with few parameters?
 
-python benchmarks/bench_emrrg.py [components] [tuned_parts]
+python benchmarks/bench_emrrg.py
 
 Makes, in runs/emrrg, drawn X-rays and pre-trained parts: a small report generator is trained whole, and its encoder and
-language model are kept, its projection is not. Then it runs the grids `emrrg_components` and `emrrg_tuned_parts`, which
-start from these parts and train equally many steps in every cell, with three seeds, and prints their tables and each
-cell's validation loss. It goes on where it was interrupted.
+language model are kept, its projection is not. From these parts it trains, with three seeds, the baseline (only the
+projection learns) and EMRRG (partial LoRA, hybrid layers, projection), cells of the bench `emrrg_components`, which can
+run whole afterwards: mambaxray bench run emrrg_components --output runs/emrrg/components. It goes on where it was
+interrupted.
 """
 
-import argparse
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 from bench_stages import draw
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mambaxray.train.bench_grid import Cell, load_bench
-from mambaxray.train.bench_run import CellResult, run_bench
-from mambaxray.train.bench_table import render_table
+from mambaxray.train.bench_grid import load_bench
 from mambaxray.train.recipe import load_recipe
-from mambaxray.train.run import read_result, run_recipe
+from mambaxray.train.run import RunResult, run_recipe
 
 FOLDER = Path("runs/emrrg")
+BASELINE, EMRRG = ("frozen", "L2"), ("LoRAp(X)", "L2+HDL")
 _ENCODER = "{model_type: vision_mamba, hidden_size: 96, num_hidden_layers: 3, image_size: 64, patch_size: 16, "
 _ENCODER += "state_size: 4, initializer_range: 0.1}"
 _DECODER = "{model_type: llama, hidden_size: 128, intermediate_size: 344, num_hidden_layers: 4, "
@@ -49,39 +47,31 @@ def make_parts() -> None:
     model.language_model.save_pretrained(parts / "language_model")
 
 
-def run_grid(name: str) -> None:
-    bench = load_bench(f"emrrg_{name}")
-    output = FOLDER / name
-
-    def tell(cell: Cell, result: CellResult | None) -> None:
-        if result is not None:
-            print(f"{cell.title}: {result.state} {result.reason}", flush=True)
-
-    results = run_bench(bench, output, progress=tell)
-    print(render_table(bench, results, "markdown"))
-    print("| cell | validation loss, by seed | mean | trained | of all parameters |")
-    print("|---|---|---:|---:|---:|")
-    runs: dict[str, list] = {}
-    for cell, result in results:
-        if result.state == "done":
-            title = " / ".join(value for value in cell.names.values() if value)
-            runs.setdefault(title, []).append(read_result(output / cell.folder / "run"))
-    for title, of_cell in runs.items():
-        losses = [run.metrics["eval_loss"] for run in of_cell]
-        trained, total = of_cell[0].trained_parameters, of_cell[0].total_parameters
-        print(
-            f"| {title} | {', '.join(f'{loss:.4f}' for loss in losses)} | {statistics.mean(losses):.4f} "
-            f"| {trained:,} | {trained / total:.2%} |"
-        )
+def train_both() -> dict[tuple[str, str], list[RunResult]]:
+    """The results of both ways, a seed after the other."""
+    results: dict[tuple[str, str], list[RunResult]] = {BASELINE: [], EMRRG: []}
+    for cell in load_bench("emrrg_components").cells():
+        way = cell.names["vision_encoder"], cell.names["decoder"]
+        if way in results:
+            results[way].append(run_recipe(cell.recipe, FOLDER / "both" / cell.folder))
+    return results
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grids", nargs="*", default=["components", "tuned_parts"])
-    given = parser.parse_args(arguments)
+def main() -> None:
     make_parts()
-    for name in given.grids:
-        run_grid(name)
+    results = train_both()
+    print("| trained | validation loss by seed | mean | trained parameters | of all |")
+    print("|---|---|---:|---:|---:|")
+    for way, runs in results.items():
+        losses = [run.metrics["eval_loss"] for run in runs]
+        trained, total = runs[0].trained_parameters, runs[0].total_parameters
+        by_seed = ", ".join(f"{loss:.4f}" for loss in losses)
+        print(
+            f"| {' / '.join(way)} | {by_seed} | {statistics.mean(losses):.4f} | {trained:,} | {trained / total:.2%} |"
+        )
+    gains = [b.metrics["eval_loss"] - e.metrics["eval_loss"] for b, e in zip(*results.values(), strict=True)]
+    print(f"EMRRG's loss is lower by {statistics.mean(gains):.4f} (standard deviation {statistics.stdev(gains):.4f}),")
+    print(f"with {sum(gain > 0 for gain in gains)} of {len(gains)} seeds, after {results[EMRRG][0].steps} steps each.")
 
 
 if __name__ == "__main__":

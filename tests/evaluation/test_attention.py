@@ -5,7 +5,7 @@ import pytest
 import torch
 from html_page import Page
 from PIL import Image
-from tiny import HYBRID_TEXT_CONFIGS, TEXT_CONFIGS, VISION_CONFIGS, _with_large_weights
+from tiny import HYBRID_TEXT_CONFIGS, TEXT_CONFIGS, VISION_CONFIGS, with_large_weights
 from tiny_training import phantom_processor
 from transformers import ViTConfig
 from typer.testing import CliRunner
@@ -51,7 +51,7 @@ def make(processor, system="emrrg", text="llama", vision="vision_mamba"):
     else:
         model = MambaXrayForConditionalGeneration(MambaXrayConfig(VISION_CONFIGS[vision](), config, **options))
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
-    return _with_large_weights(model.eval())
+    return with_large_weights(model.eval())
 
 
 def test_words_are_those_of_the_text_and_their_tokens_are_known(processor):

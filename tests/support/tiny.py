@@ -62,7 +62,7 @@ def tiny_config(vision: str = "vision_mamba", text: str = "llama") -> MambaXrayC
 def tiny_model(vision: str = "vision_mamba", text: str = "llama", seed: int = 0) -> MambaXrayForConditionalGeneration:
     """Random weights, large enough that the image changes what is generated."""
     torch.manual_seed(seed)
-    return _with_large_weights(MambaXrayForConditionalGeneration(tiny_config(vision, text)).eval())
+    return with_large_weights(MambaXrayForConditionalGeneration(tiny_config(vision, text)).eval())
 
 
 def tiny_emrrg(
@@ -76,7 +76,7 @@ def tiny_emrrg(
         **{"hybrid_layers": [0, 1]} | options,
     )
     torch.manual_seed(seed)
-    model = _with_large_weights(EMRRGForConditionalGeneration(config).eval())
+    model = with_large_weights(EMRRGForConditionalGeneration(config).eval())
     with torch.no_grad():
         for layer in model.cross_attention.layers.values():
             layer.gate.bias.fill_(1.0)
@@ -85,7 +85,7 @@ def tiny_emrrg(
     return model
 
 
-def _with_large_weights(model):
+def with_large_weights(model):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "A_log" not in name:
