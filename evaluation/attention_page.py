@@ -67,11 +67,11 @@ def _gates(words: Sequence[str], sources: Sequence[AttentionMaps]) -> str:
         + "</p>"
         for source in sources
     )
+    chart = line_chart(Curve("Gate of each word", "word of the report", "gate", lines))
     return (
         '<section id="gates"><h2>Gates</h2><p class="quiet">By how much the cross-attention is multiplied before it is '
         "added, in each hybrid layer. The stronger the colour, the further from 0, over all layers; dashed below words "
-        f"whose gate is negative.</p>{line_chart(Curve('Gate of each word', 'word of the report', 'gate', lines))}"
-        f"{texts}</section>"
+        f'whose gate is negative.</p><div class="results">{chart}<div>{texts}</div></div></section>'
     )
 
 

@@ -124,7 +124,9 @@ mark.ruled-out { padding: 0; text-decoration: underline 1px color-mix(in srgb, v
 .looked { margin: 0; break-inside: avoid; }
 .looked div { border-radius: .375rem; overflow: hidden; background: #000 var(--xray) center / 100% 100%; }
 .looked img { display: block; width: 100%; aspect-ratio: 1; }
-.looked figcaption { display: flex; justify-content: space-between; gap: .5rem; font-size: .875rem; line-height: 1.4; }
+.looked figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 .5rem; font-size: .875rem;
+  line-height: 1.4; }
+.looked .quiet { white-space: nowrap; }
 
 footer { margin-top: 3rem; padding-top: 1rem; padding-bottom: 3rem; font-size: .875rem; color: var(--muted); }
 footer ul { margin: 0; padding-left: 1.1rem; }
