@@ -1,6 +1,7 @@
 """Pushing a model's folder to the Hugging Face Hub: what goes there, and what must not."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from .modeling_mambaxray.repository_code import PATIENT_TEXT_FOLDER
 # What training leaves beside a model: nothing that a user of the model needs, and paths of the machine in it.
 _RUN_FILES = ("checkpoint-*", "runs", "optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args.bin")
 _RUN_FILES += ("trainer_state.json", "complete.json", "events.out.*")
+_logger = logging.getLogger(__name__)
 _ADVICE = {
     401: "; log in with `hf auth login`, or give a token that may write",
     403: "; this account may not write there",
@@ -70,7 +72,9 @@ def push_folder(
     if base_model is not None and read_facts(folder).needed_model is None:
         raise PushError(f"{folder} needs no other model: leave base_model (--base-model) out")
     changed = {name: _public(folder / name, base_model) for name in _REFERENCES if (folder / name).is_file()}
-    write_model_card(folder, base_model=base_model, examples=examples)
+    if b"auto_map" not in b"".join(changed.values()) and "config.json" in changed:
+        _logger.warning("%s was saved without its code and loads only where mambaxray is installed", folder)
+    write_model_card(folder, base_model=base_model, repo_id=repo_id, examples=examples)
     operations = [
         CommitOperationAdd(path.as_posix(), changed.get(path.as_posix(), folder / path))
         for path in _files(folder, include_patient_text)

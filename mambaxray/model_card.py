@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CARD_FILE = "README.md"
 _UNKNOWN = "not measured"
+_BLANK = "[More Information Needed]"
 _EXAMPLES_FOLDER = "examples"
 _EXAMPLES_TITLE = "## Examples on phantoms\n\n"
 _logger = logging.getLogger(__name__)
@@ -68,7 +69,12 @@ _LICENCES = {
 
 
 def write_model_card(
-    folder: str | Path, *, scores: str | Path | None = None, base_model: str | None = None, examples: bool = True
+    folder: str | Path,
+    *,
+    scores: str | Path | None = None,
+    base_model: str | None = None,
+    repo_id: str | None = None,
+    examples: bool = True,
 ) -> Path:
     """Writes `README.md` of a model's folder, or brings the generated parts of an existing one up to date.
 
@@ -79,6 +85,7 @@ def write_model_card(
         folder: what `save_pretrained` wrote.
         scores: what `mambaxray evaluate --output` wrote; see `read_facts`.
         base_model: Hub name of the model that this one needs, in place of a folder of this machine.
+        repo_id: name of the repository, for the lines of code that load it.
         examples: whether to let the model write the examples. Without, those that are there stay.
 
     Returns:
@@ -93,7 +100,9 @@ def write_model_card(
     facts = read_facts(folder, scores)
     file = folder / CARD_FILE
     existing = ModelCard.load(file, ignore_metadata_errors=True) if file.is_file() else None
-    sections = _sections(facts, base_model)
+    if existing is not None and _BLANK in existing.text and not _MARKED.search(existing.text):
+        existing = None  # the form that transformers and peft leave to be filled in
+    sections = _sections(facts, base_model, repo_id or "you/this-model")
     if examples:
         sections["examples"] = _examples(folder, facts)
     elif existing is None or not _MARKED.search(existing.text):
@@ -207,11 +216,11 @@ def _licence(model: str | None) -> tuple[str, str | None]:
     return next(known, ("not known here; see its page", None))
 
 
-def _sections(facts: ModelFacts, base_model: str | None) -> dict[str, str]:
+def _sections(facts: ModelFacts, base_model: str | None, repo_id: str) -> dict[str, str]:
     needed = base_model or facts.needed_model
     return {
         "summary": _summary(facts, needed),
-        "use": _use(facts),
+        "use": _use(facts, repo_id),
         "data": _data(facts),
         "training": _training(facts),
         "scores": _scores(facts),
@@ -259,14 +268,14 @@ def _count(number: int | None) -> str | None:
     return None if number is None else f"{number:,}"
 
 
-def _use(facts: ModelFacts) -> str:
+def _use(facts: ModelFacts, repo_id: str) -> str:
     if not _writes_reports(facts):
-        code = 'AutoModel.from_pretrained("this/repository", trust_remote_code=True)'
+        code = f'AutoModel.from_pretrained("{repo_id}", trust_remote_code=True)'
         code = f"from transformers import AutoModel\n\nmodel = {code}"
     else:
         code = (
             "from transformers import pipeline\n\n"
-            'reporter = pipeline("image-to-text", model="this/repository", trust_remote_code=True)\n'
+            f'reporter = pipeline("image-to-text", model="{repo_id}", trust_remote_code=True)\n'
             'print(reporter("chest.png"))'
         )
     return (

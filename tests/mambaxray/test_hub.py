@@ -63,6 +63,7 @@ def test_a_pushed_folder_holds_model_code_processor_and_card_and_nothing_of_the_
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("x", encoding="utf-8")
     url = push(folder)
+    assert b'model="me/model"' in hub.files("me/model")["README.md"]
     assert url.startswith(f"{hub.url}/me/model/commit/")
     assert set(hub.files("me/model")) == {
         "README.md",

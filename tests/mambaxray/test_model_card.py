@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 
 from mambaxray import make_tiny_models, write_model_card
 
@@ -125,6 +125,14 @@ def test_a_card_without_marks_is_kept_above_what_is_known(models):
     assert card.data.tags[0] == "mine"
     assert "this model writes no reports" in card.text
     assert card.data.pipeline_tag == "image-feature-extraction"
+
+
+def test_the_blank_form_of_other_libraries_makes_room(models):
+    form = ModelCard.from_template(ModelCardData(library_name="peft")).content
+    (models / "mambaxray_pretraining" / "README.md").write_text(form, encoding="utf-8")
+    card = ModelCard.load(write_model_card(models / "mambaxray_pretraining"))
+    assert "More Information Needed" not in card.text
+    assert card.data.library_name == "transformers"
 
 
 @pytest.mark.slow
