@@ -42,7 +42,9 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # made once per process, for one Hub
+        # Made once per process, for one Hub: transformers' client, and the one that peft uses.
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.url)
         monkeypatch.setattr("time.sleep", lambda seconds: None)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield server
