@@ -9,7 +9,7 @@ from typing import Any
 
 from .info import first_line
 from .model_card import write_model_card
-from .model_facts import read_facts
+from .model_facts import is_local, read_facts
 from .modeling_mambaxray.repository_code import PATIENT_TEXT_FOLDER
 
 # What training leaves beside a model: nothing that a user of the model needs, and paths of the machine in it.
@@ -117,7 +117,7 @@ def _public(file: Path, base_model: str | None) -> bytes:
     source = values.get(key)
     if source is not None and base_model is not None:
         values[key] = base_model
-    elif source is not None and (os.path.isabs(source) or os.path.isdir(source)):
+    elif source is not None and is_local(source):
         raise PushError(
             f"{file}: the model needs the one in {source}, which is a folder of this machine that nobody else can "
             "load. Give base_model=NAME (--base-model NAME) with its name on the Hub"

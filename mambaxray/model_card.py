@@ -14,7 +14,7 @@ import yaml
 
 from . import __version__
 from .console import SAFETY
-from .model_facts import ModelFacts, read_facts, without_paths
+from .model_facts import ModelFacts, is_local, read_facts, without_paths
 from .modeling_mambaxray.repository_code import PATIENT_TEXT_FOLDER, has_code
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _metadata(facts: ModelFacts, base_model: str | None) -> "ModelCardData":
     from huggingface_hub import ModelCardData
 
     needed = base_model or facts.needed_model
-    is_on_hub = needed is not None and not Path(needed).is_absolute()
+    is_on_hub = needed is not None and not is_local(needed)
     name, results = None, _eval_results(facts)
     if results:
         name = str(facts.recipe.get("description") or _family(facts))
@@ -238,7 +238,7 @@ def _table(rows: Sequence[tuple[str, Any]]) -> str:
 def _summary(facts: ModelFacts, needed: str | None) -> str:
     vision, text = facts.config.get("vision_config", {}), facts.config.get("text_config", {})
     what = next(iter(_description(facts).splitlines()), None) or ("an adapter" if facts.adapter else _family(facts))
-    if needed is not None and Path(needed).is_absolute():
+    if needed is not None and is_local(needed):
         needed = f"{Path(needed).name} (a folder of its author's machine)"
     revision = facts.config.get("language_model_revision")
     rows = [
@@ -369,7 +369,7 @@ def _limits(facts: ModelFacts) -> str:
 def _licences(facts: ModelFacts, needed: str | None) -> str:
     rows = [("code", "Apache-2.0 (mambaxray)"), ("weights", "as the author of this repository states")]
     if needed is not None:
-        rows.append((f"`{Path(needed).name if Path(needed).is_absolute() else needed}`", _licence(needed)[0]))
+        rows.append((f"`{Path(needed).name if is_local(needed) else needed}`", _licence(needed)[0]))
     encoder = facts.recipe.get("model", {}).get("vision_encoder") if facts.recipe else None
     if isinstance(encoder, str):
         rows.append((f"`{without_paths(encoder)}` (image encoder at the start)", "not known here; see its page"))

@@ -58,6 +58,11 @@ class ModelFacts:
         return self.adapter.get("base_model_name_or_path") or self.config.get("language_model_source")
 
 
+def is_local(model: str) -> bool:
+    """Whether a model is named by a folder of this machine and not by its name on the Hub."""
+    return os.path.isabs(model) or os.path.isdir(model)
+
+
 def read_facts(folder: str | Path, scores: str | Path | None = None) -> ModelFacts:
     """Reads everything that lies in a model's folder and in the folder of its run, which is the one above.
 
@@ -131,4 +136,4 @@ def without_paths(values: Any) -> Any:
     return Path(values).name if isinstance(values, str) and os.path.isabs(values) else values
 
 
-__all__ = ["SCORES_FILE", "ModelFacts", "read_facts", "without_paths"]
+__all__ = ["SCORES_FILE", "ModelFacts", "is_local", "read_facts", "without_paths"]
