@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from .data.prepared import CARD_FILE as DATA_CARD_FILE
 from .train.run_folder import ENVIRONMENT_FILE, RECIPE_FILE, RESULT_FILE
@@ -105,8 +105,11 @@ def read_facts(folder: str | Path, scores: str | Path | None = None) -> ModelFac
 
 
 def _count_parameters(file: Path) -> int:
-    with safe_open(file, "pt") as weights:
-        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    try:
+        with safe_open(file, "pt") as weights:
+            return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); save the model again") from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:

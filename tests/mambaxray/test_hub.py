@@ -10,6 +10,7 @@ import torch
 from fresh_environment import FreshEnvironment
 from hub_server import TOKEN, HubServer
 from huggingface_hub.errors import HTTPError
+from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 from typer.testing import CliRunner
@@ -144,12 +145,20 @@ def test_a_language_model_in_a_folder_of_this_machine_must_be_named_on_the_hub(h
 def test_a_push_that_fails_says_why_changes_nothing_and_succeeds_the_next_time(hub, folder, request_, how, message):
     push(folder)
     before = hub.heads["me/model"]
-    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes() + b" ")
+    weights = {name: weight + 1 for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with hub.failing(request_, how), pytest.raises(PushError, match=f"was not pushed to me/model: .*{message}"):
         push(folder)
     assert hub.heads["me/model"] == before
     push(folder)
-    assert hub.files("me/model")["model.safetensors"].endswith(b" ")
+    assert hub.files("me/model")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+
+
+def test_damaged_weights_are_not_pushed(hub, folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        push(folder)
+    assert "me/model" not in hub.heads
 
 
 def test_a_hub_that_is_not_there_is_told(hub, folder):
