@@ -120,8 +120,10 @@ def test_a_gate_without_warm_up_starts_closed_too():
     assert torch.equal(logits_of(model), logits_of(plain_model_of(model)))
 
 
-@pytest.mark.parametrize("text", HYBRID_DECODERS)
-@pytest.mark.parametrize("mode", [{}, {"num_beams": 3}, {"do_sample": True}])
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [*((text, {"num_beams": 3}) for text in HYBRID_DECODERS), ("llama", {}), ("llama", {"do_sample": True})],
+)
 def test_generation_with_kept_keys_and_values_equals_generation_without(text, mode):
     model, options = tiny_emrrg(text), GREEDY | mode
     results = []
