@@ -36,12 +36,11 @@ def timed_in_turns(
     programs change less; else the wall's clock.
     """
     clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    calls = {}
+    calls = dict.fromkeys(works, 1)
     for name, work in works.items():
-        timed(work, device)
-        calls[name] = 1
-        if (first := timed(work, device, clock)) < seconds_each:
-            calls[name] = min(1000, max(1, round(seconds_each / max(first, 1e-6))))
+        # The first call also compiles and allocates; when it is long, what it was like without that does not matter.
+        if timed(work, device, clock) < 5 * seconds_each:
+            calls[name] = min(1000, max(1, round(seconds_each / max(timed(work, device, clock), 1e-6))))
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():

@@ -55,11 +55,12 @@ def scan_operator(
         ctx.save_for_backward(output[1], *tensors)
 
     def differentiate(ctx, grad_y, _grad_starts):
-        gradients = backward_op(grad_y, *ctx.saved_tensors)
+        saved = ctx.saved_tensors  # once only: activation checkpointing computes them at this word
+        gradients = backward_op(grad_y, *saved)
         # delta_bias is added to delta, so its gradient is that of delta, summed.
         grad_bias = None
         if ctx.needs_input_grad[6]:
-            grad_bias = gradients[1].sum((1, 2), dtype=ctx.saved_tensors[-1].dtype)
+            grad_bias = gradients[1].sum((1, 2), dtype=saved[-1].dtype)
         return *gradients, grad_bias, None
 
     forward_op.register_autograd(differentiate, setup_context=keep_for_backward)

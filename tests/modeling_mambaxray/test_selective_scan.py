@@ -1,12 +1,15 @@
 """Every scan backend computes the recurrence, forwards and backwards, whatever the sizes."""
 
+import ctypes
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from mambaxray.modeling_mambaxray.ops.selective_scan import BACKENDS, scan_backend, selective_scan, use_scan_backend
@@ -191,6 +194,86 @@ def test_the_compiled_graph_is_whole_with_our_backends_and_gives_the_same(device
     whole = scan_backend(device) != "mamba_ssm"  # its operator is none that the compiler knows
     compiled = torch.compile(selective_scan, fullgraph=whole, backend="aot_eager")
     torch.testing.assert_close(compiled(**inputs), selective_scan(**inputs), rtol=1e-6, atol=1e-6)
+
+
+def test_activation_checkpointing_gives_the_same_gradients(device):
+    inputs = make_inputs(2, 2, 35, 3, 2, dtype=torch.float32, device=device)
+    inputs = [x.requires_grad_() for x in inputs.values()]
+    expected = torch.autograd.grad(selective_scan(*inputs).square().sum(), inputs)
+    recomputed = checkpoint(selective_scan, *inputs, use_reentrant=False)
+    for a, b in zip(torch.autograd.grad(recomputed.square().sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def peak_mebibytes(work):
+    """Resident memory at the peak of a call above what it was before."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+
+    def read(name):
+        return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) / 1024
+
+    before = read("VmRSS")
+    work()
+    return read("VmHWM") - before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory in use from /proc")
+@pytest.mark.parametrize("name", ["native", "torch"])
+def test_the_forward_pass_needs_little_memory_beside_its_output(name, monkeypatch):
+    choose(name, monkeypatch)
+    inputs = list(make_inputs(4, 8, 145, 768, 16, dtype=torch.float32).values())
+    selective_scan(*inputs)
+    assert peak_mebibytes(lambda: selective_scan(*inputs)) <= inputs[0].nbytes / 2**20 + 16
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory in use from /proc")
+def test_the_native_backward_pass_needs_five_times_the_output(native):
+    inputs = [x.requires_grad_() for x in make_inputs(4, 8, 145, 768, 16, dtype=torch.float32).values()]
+
+    def forward_and_backward():
+        y = selective_scan(*inputs)
+        torch.autograd.grad(y, inputs, torch.ones_like(y))
+
+    forward_and_backward()
+    assert peak_mebibytes(forward_and_backward) <= 5 * inputs[0].nbytes / 2**20 + 24
+
+
+GRADIENTS_OF_TWO_PROCESSES = """
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from mambaxray import VisionMambaConfig, VisionMambaModel
+
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+model = VisionMambaModel(VisionMambaConfig(hidden_size=24, num_hidden_layers=2, image_size=32, patch_size=8))
+images = torch.randn(4, 3, 32, 32)
+weights = torch.randn(17, 24)  # without them the last layer norm's output has a loss that hardly changes
+(model(images).last_hidden_state * weights).mean().backward()
+expected = {name: x.grad.clone() for name, x in model.named_parameters()}
+model.zero_grad()
+mine = images.chunk(2)[dist.get_rank()]
+parallel = DistributedDataParallel(model)  # it has to live until the gradients are there
+(parallel(mine).last_hidden_state * weights).mean().backward()
+for name, x in model.named_parameters():
+    torch.testing.assert_close(x.grad, expected[name], rtol=1e-4, atol=1e-6)
+print("same gradients")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["native", "torch"])
+def test_two_processes_have_the_gradients_of_one(name, monkeypatch, tmp_path):
+    choose(name, monkeypatch)
+    script = tmp_path / "gradients.py"
+    script.write_text(GRADIENTS_OF_TWO_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.stdout.count("same gradients") == 2, result.stderr
 
 
 def test_not_a_number_is_not_hidden(device):
