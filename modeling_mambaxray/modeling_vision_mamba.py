@@ -155,6 +155,8 @@ class VisionMambaMixer(nn.Module):
         self.in_proj = nn.Linear(config.hidden_size, 2 * config.hidden_size, bias=False)
         self.directions = nn.ModuleList(VisionMambaDirection(config) for _ in range(config.num_directions))
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        # Starts smaller in deeper models, which keeps the residual stream's variance independent of depth (GPT-2).
+        self.out_proj.ends_residual_branch = True
 
     def forward(self, hidden_states: Tensor, orders: Tensor, inverse_orders: Tensor) -> Tensor:
         """`(B, L, D)` to `(B, L, D)`; `orders` and their inverses are `(K, L)`."""
@@ -220,8 +222,11 @@ class VisionMambaPreTrainedModel(ModelCodeMixin, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
+        # transformers calls this for modules with weights of their own only: what a module without any would do to its
+        # children, they do themselves.
         if isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=std)
+            depth = self.config.num_hidden_layers if getattr(module, "ends_residual_branch", False) else 1
+            init.trunc_normal_(module.weight, std=std / math.sqrt(depth))
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
@@ -235,18 +240,15 @@ class VisionMambaPreTrainedModel(ModelCodeMixin, PreTrainedModel):
             init.trunc_normal_(module.position_embeddings, std=std)
             if module.cls_token is not None:
                 init.trunc_normal_(module.cls_token, std=std)
-        elif isinstance(module, VisionMambaStem):
-            for layer in module:
-                if isinstance(layer, nn.Conv2d):
-                    init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            init.zeros_(module[-1].bias)
+        elif isinstance(module, nn.Conv2d):
+            # PyTorch's own; behind the stem's convolutions batch norms take the scale out.
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             super()._init_weights(module)
         elif isinstance(module, VisionMambaDirection):
             self._init_direction(module)
-        elif isinstance(module, VisionMambaMixer):
-            # Keeps the residual stream's variance independent of depth (GPT-2).
-            init.trunc_normal_(module.out_proj.weight, std=std / math.sqrt(self.config.num_hidden_layers))
 
     def _init_direction(self, module: VisionMambaDirection) -> None:
         """S4D-real decays, and step sizes log-uniform in [time_step_min, time_step_max] (Mamba, section 3.6)."""

@@ -224,3 +224,23 @@ def test_base_and_large_have_the_papers_sizes():
 def test_unknown_official_keys_are_listed():
     with pytest.raises(ValueError, match=r"1 keys are not those of stage 'encoder': layers.0.mixer.A_z_log"):
         convert_state_dict({"layers.0.mixer.A_z_log": torch.zeros(1)}, "encoder")
+
+
+def test_new_weights_have_the_spread_that_their_place_asks_for():
+    torch.manual_seed(0)
+    config = VisionMambaConfig(hidden_size=192, num_hidden_layers=4, image_size=32)
+    layer = VisionMambaModel(config).layers[0]
+    assert layer.mixer.in_proj.weight.std().item() == pytest.approx(config.initializer_range, rel=0.05)
+    # Halved at 4 layers, so that the residual stream's variance does not grow with the depth.
+    assert layer.mixer.out_proj.weight.std().item() == pytest.approx(config.initializer_range / 2, rel=0.05)
+
+
+def test_a_stem_without_weights_yet_gets_some():
+    config = VisionMambaConfig(hidden_size=32, num_hidden_layers=1, image_size=32, patch_embedding="convolutional")
+    with torch.device("meta"):
+        model = VisionMambaModel(config)
+    model.to_empty(device="cpu").initialize_weights()
+    convolutions = [m for m in model.embeddings.patch_embeddings if isinstance(m, torch.nn.Conv2d)]
+    for convolution in convolutions:
+        fan_in = convolution.weight[0].numel()
+        assert convolution.weight.std().item() == pytest.approx((3 * fan_in) ** -0.5, rel=0.2)
