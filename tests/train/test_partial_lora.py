@@ -26,6 +26,12 @@ OURS = {"X": "X", "Z": "Z", "d": "dt", "B": "B", "C": "C", "dt": "dt_proj"}
 MATRIX = {"X": "in_proj", "Z": "in_proj", "dt": "x_proj", "B": "x_proj", "C": "x_proj", "dt_proj": "dt_proj"}
 
 
+USABLE = [
+    pytest.param(name, marks=pytest.mark.skipif(bool(backend.problem()), reason=backend.problem() or "usable"))
+    for name, backend in BACKENDS.items()
+]
+
+
 def tiny_encoder(**changes):
     torch.manual_seed(0)
     # Weights large enough that every feature has a say.
@@ -107,7 +113,7 @@ def test_values_and_gradients_of_a_mixer_equal_the_released_adapters(golden, rel
         case.assert_close("io/output_none", mixer(io["hidden_states"], order, order), io["output_none"])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", USABLE)
 def test_partial_lora_on_x_moves_all_four_directions_as_the_paper_says(golden, monkeypatch, backend):
     monkeypatch.setenv("MAMBAXRAY_SCAN", backend)
     case = load_case(golden / "official", "emrrg.lora_arm_intended")
@@ -150,7 +156,7 @@ def test_merging_changes_nothing_and_unmerging_gives_the_encoder_back(features):
         torch.testing.assert_close(tokens_of(model), plain, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", USABLE)
 def test_adapters_of_every_feature_learn_and_nothing_else_does(monkeypatch, backend):
     monkeypatch.setenv("MAMBAXRAY_SCAN", backend)
     encoder = tiny_encoder()
