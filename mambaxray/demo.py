@@ -94,8 +94,8 @@ class DemoSettings:
     text_layers: int = 3
     vocab_size: int = 800
     batch_size: int = 16
-    vision_steps: int = 1500
-    training_steps: int = 1000
+    vision_steps: int = 1600
+    training_steps: int = 1100
     learning_rate: float = 2e-3
     max_report_length: int = 130
 
