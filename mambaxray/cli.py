@@ -12,6 +12,7 @@ from .cli_convert import convert
 from .cli_evaluate import evaluate
 from .cli_explain import explain
 from .cli_hub import card, push, tiny
+from .cli_options import DeviceOption, PromptOption
 from .cli_prepare import prepare
 from .cli_train import contrast, finetune, pretrain, recipes
 from .console import SAFETY, error_console, failure, quiet_transformers, study_progress
@@ -154,14 +155,8 @@ def generate(
             help="Wordings followed at the same time; more is slower. Default: the model's own, or 1.",
         ),
     ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Instruction to the model. Default: the one that it was trained with."),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(metavar="DEVICE", help="Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1 ..."),
-    ] = "auto",
+    prompt: PromptOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Write a report for every X-ray study.
 

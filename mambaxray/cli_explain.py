@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from .cli_options import DeviceOption, PromptOption
 from .console import SAFETY, error_console, failure, quiet_transformers
 
 
@@ -32,14 +33,8 @@ def explain(
             min=1, metavar="N", help="Longest report, in tokens (words or pieces of words). Default: the model's own."
         ),
     ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Instruction to the model. Default: the one that it was trained with."),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(metavar="DEVICE", help="Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1 ..."),
-    ] = "auto",
+    prompt: PromptOption = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Write a report for one study and show where the model looked for each of its words.
 
