@@ -17,11 +17,12 @@ demo: $(VENV)/.installed
 stages: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_stages.py --output $(STAGES)
 
+# Two tests at a time, each on one core: most start processes, which wait more than they compute.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

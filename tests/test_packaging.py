@@ -20,8 +20,8 @@ from repository import ROOT, module_name, modules, setup_cfg, tracked_files
 
 pytestmark = pytest.mark.slow
 
-# Libraries of extras that a module needs at its top; without them the module can't be imported anywhere.
-_OPTIONAL = ("numba",)
+# Libraries of extras, or of another operating system, that a module needs at its top; without them it can't be imported.
+_OPTIONAL = ("numba", "triton")
 
 
 @dataclass(frozen=True)
