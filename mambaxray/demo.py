@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 _SPLITS = ("train", "validation")
 _F1 = "F1_micro_14_uncertain-negative"
 _SHOWN_STUDIES = 12
+# Enough for the median answer of their patches.
+_READ_OUT_IMAGES = 200
 _MAX_PROCESSES = 4
 
 
@@ -75,17 +77,19 @@ class DemoSettings:
         text_hidden: width of the decoder.
         text_layers: layers of the decoder.
         vocab_size: tokens of the tokenizer trained on the reports.
-        batch_size: studies per step, over all processes.
-        vision_steps: steps in which the encoder learns to see findings.
-        training_steps: steps in which the model learns to write reports for images.
-        learning_rate: peak learning rate of each stage.
+        vision_batch_size: images per step while the encoder learns to see findings, over all processes.
+        vision_steps: steps in which it does.
+        vision_learning_rate: peak learning rate of that.
+        batch_size: studies per step while the model learns to write reports, over all processes.
+        training_steps: steps in which it does.
+        learning_rate: peak learning rate of that.
         max_report_length: tokens of the longest report.
     """
 
     num_studies: int = 4000
     num_validation: int = 96
     num_test: int = 200
-    num_mapped: int = 6500
+    num_mapped: int = 5500
     image_size: int = 128
     patch_size: int = 16
     vision_hidden: int = 128
@@ -93,10 +97,12 @@ class DemoSettings:
     text_hidden: int = 128
     text_layers: int = 3
     vocab_size: int = 800
+    vision_batch_size: int = 8
+    vision_steps: int = 2200
+    vision_learning_rate: float = 2e-3
     batch_size: int = 16
-    vision_steps: int = 1600
-    training_steps: int = 1100
-    learning_rate: float = 2e-3
+    training_steps: int = 900
+    learning_rate: float = 3e-3
     max_report_length: int = 130
 
 
@@ -266,15 +272,17 @@ def _feed_forward_width(hidden: int) -> int:
     return round(hidden / 6) * 16
 
 
-def _arguments(output: Path, steps: int, settings: DemoSettings, seed: int, **more: Any) -> TrainingArguments:
+def _arguments(
+    output: Path, steps: int, batch_size: int, learning_rate: float, seed: int, **more: Any
+) -> TrainingArguments:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(output / "training"),
         max_steps=steps,
-        per_device_train_batch_size=max(1, settings.batch_size // processes),
-        per_device_eval_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=max(1, batch_size // processes),
+        per_device_eval_batch_size=batch_size,
+        learning_rate=learning_rate,
         weight_decay=0.05,
         adam_beta2=0.98,
         lr_scheduler_type="cosine",
@@ -304,22 +312,28 @@ def _learn_to_see(output: Path, settings: DemoSettings, seed: int) -> None:
     """Trains the encoder of the model in `output` to see findings, and writes the model back.
 
     What was learned to read findings out of tokens becomes the first rows of the projection, so that the decoder has
-    them before its eyes from the start.
+    them before its eyes from the start. Its answer to a patch that shows nothing, far below zero, becomes zero: the
+    layer norm behind would else make all patches look alike.
     """
     model, processor = _load(output, seed)
     seeing = FindingMapModel(model.vision_encoder)
+    mapped = load_from_disk(output / "training" / "mapped")
+    collator = FindingMapCollator(processor.image_processor)
     trainer = Trainer(
         model=seeing,
-        args=_arguments(output, settings.vision_steps, settings, seed),
-        train_dataset=load_from_disk(output / "training" / "mapped"),
-        data_collator=FindingMapCollator(processor.image_processor),
+        args=_arguments(output, settings.vision_steps, settings.vision_batch_size, settings.vision_learning_rate, seed),
+        train_dataset=mapped,
+        data_collator=collator,
     )
     trainer.train()
     if trainer.is_world_process_zero():
         read_out = seeing.classifier
+        seeing.eval()
         with torch.no_grad():
+            some = mapped.select(range(min(len(mapped), _READ_OUT_IMAGES)))
+            nothing = seeing(**collator(list(some)))["logits"].flatten(0, 1).median(dim=0).values
             model.projector.weight[: read_out.out_features] = read_out.weight
-            model.projector.bias[: read_out.out_features] = read_out.bias
+            model.projector.bias[: read_out.out_features] = read_out.bias - nothing
         model.save_pretrained(output / "model")
 
 
@@ -366,10 +380,18 @@ def _train_reports(
 ) -> None:
     """Trains `trained`, which holds `model`, on training and validation studies; writes model and history back."""
     train, validation = studies
-    every = max(1, settings.training_steps // 8)
+    steps = settings.training_steps
     trainer = Trainer(
         model=trained,
-        args=_arguments(output, settings.training_steps, settings, seed, eval_strategy="steps", eval_steps=every),
+        args=_arguments(
+            output,
+            steps,
+            settings.batch_size,
+            settings.learning_rate,
+            seed,
+            eval_strategy="steps",
+            eval_steps=max(1, steps // 8),
+        ),
         train_dataset=train,
         eval_dataset=validation,
         data_collator=collator,
@@ -459,8 +481,8 @@ def _write_page(
         curves=curves,
         notes=(
             f"seed {seed}",
-            f"{settings.vision_steps} steps (encoder) and {settings.training_steps} steps (reports) of "
-            f"{settings.batch_size} studies",
+            f"{settings.vision_steps} steps of {settings.vision_batch_size} images (encoder) and "
+            f"{settings.training_steps} steps of {settings.batch_size} studies (reports)",
             f"{scores.seconds / 60:.1f} minutes in all",
             "reports written greedily",
         ),

@@ -20,7 +20,7 @@ from repository import ROOT, module_name, modules, setup_cfg, tracked_files
 
 pytestmark = pytest.mark.slow
 
-# Libraries of extras, or of another operating system, that a module needs at its top; without them it can't be imported.
+# Libraries of extras or of other machines that a module needs at its top; it can't be imported without them.
 _OPTIONAL = ("numba", "triton")
 
 
