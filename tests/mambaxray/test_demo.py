@@ -85,7 +85,7 @@ def test_the_full_demo_reports_findings_that_no_constant_report_could(full_score
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="not run again since the start of the output projections was mended", strict=False)
+@pytest.mark.xfail(reason="0.774 in the one run measured; runs differ by some 0.03", strict=False)
 def test_the_full_demo_reaches_its_goal(full_scores):
     f1, _ = full_scores
     assert f1 >= 0.75
