@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 stages: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_stages.py --output $(STAGES)
 
-# Two tests at a time, each on one core: most start processes, which wait more than they compute.
+# Two files of tests at a time, each on one core: most start processes, which wait more than they compute.
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
