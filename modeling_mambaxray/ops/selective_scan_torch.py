@@ -1,15 +1,16 @@
 """The selective scan in pure PyTorch: fast on the CPU, runs on any device, needs no compiler.
 
-The states `(directions, batch, length, state, channels)` never exist as a whole. Time is cut into chunks whose decays
-and states fit a processor's cache; one Python loop over time moves all directions at once, in place; the
-contraction over the state is a batched matrix product. Only the state at the start of each chunk is kept for the
-backward pass, which computes the rest again.
+The states `(directions, batch, length, state, channels)` never exist as a whole. Directions and samples are cut into
+tiles, and time into chunks, whose decays and states fit a processor's caches; one Python loop over time moves a tile's
+directions and samples at once, in place; the contraction over the state is a batched matrix product. Only the state at
+the start of each chunk is kept for the backward pass, which computes the rest again.
 
 Shapes: K directions, B batch, L length, D channels, N state, T chunk length; time leads inside a chunk:
 `(T, K, B, N, D)`.
 """
 
 import math
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -18,18 +19,34 @@ from torch.nn import functional as F
 from .scan_operator import scan_operator
 
 _LOG2_E = math.log2(math.e)
-# Elements of the two work buffers of one chunk (decays and states), small enough for a core's second-level cache.
-_CHUNK_ELEMENTS = 262_144
-# Elements of one time step, small enough that a step's operands stay in the first-level caches of a few cores.
+# Elements of one time step of a tile: enough to outweigh the calls, few enough to be in a cache at the next step.
 _STEP_ELEMENTS = 65_536
+# Elements of a work buffer (decays, states) of a chunk. Longer chunks keep fewer states for the backward pass.
+_CHUNK_ELEMENTS = 786_432
 
 
-def _tile_sizes(directions: int, batch: int, length: int, channels: int, state: int) -> tuple[int, int]:
-    """How many samples and how many time steps to work on at a time."""
-    per_sample = directions * channels * state
-    samples = max(1, min(batch, _STEP_ELEMENTS // per_sample))
-    steps = min(length, max(8, min(64, _CHUNK_ELEMENTS // (per_sample * samples))))
-    return samples, max(1, steps)
+def _tile_sizes(directions: int, batch: int, length: int, channels: int, state: int) -> tuple[int, int, int]:
+    """How many directions, samples and time steps to work on at a time, the most."""
+    sequence = max(1, channels * state)
+    tile_directions = _equal_part(directions, _STEP_ELEMENTS // sequence)
+    tile_samples = _equal_part(batch, _STEP_ELEMENTS // (sequence * tile_directions))
+    steps = _CHUNK_ELEMENTS // (sequence * tile_directions * tile_samples)
+    return tile_directions, tile_samples, max(1, min(length, max(8, min(64, steps))))
+
+
+def _equal_part(total: int, most: int) -> int:
+    """Size of the parts when `total` is cut into as few as possible of `most` or less, as equal as can be."""
+    parts = math.ceil(total / max(1, most))
+    return math.ceil(total / max(1, parts)) or 1
+
+
+def _slices(total: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def _tiles(directions: int, batch: int, tile_directions: int, tile_samples: int) -> list[tuple[slice, slice]]:
+    """Indices of each tile into tensors that begin with directions and samples."""
+    return list(product(_slices(directions, tile_directions), _slices(batch, tile_samples)))
 
 
 def _time_first(x: Tensor) -> Tensor:
@@ -66,17 +83,13 @@ def _contract_channels(weights: Tensor, states: Tensor) -> Tensor:
     return product.view(steps, directions, batch, n)
 
 
-def _fit(work: list[Tensor], steps: int, samples: int) -> list[Tensor]:
-    """The part of each work buffer that a chunk of so many time steps and samples needs."""
-    return [buffer[:steps, :, :samples] for buffer in work]
-
-
-def _chunks(length: int, steps: int) -> list[slice]:
-    return [slice(start, min(start + steps, length)) for start in range(0, length, steps)]
+def _fit(work: list[Tensor], steps: int, directions: int, samples: int) -> list[Tensor]:
+    """The part of each work buffer that a chunk of so many time steps, directions and samples needs."""
+    return [buffer[:steps, :directions, :samples] for buffer in work]
 
 
 def _count_chunks(directions: int, batch: int, length: int, channels: int, state: int) -> int:
-    _, steps = _tile_sizes(directions, batch, length, channels, state)
+    *_, steps = _tile_sizes(directions, batch, length, channels, state)
     return -(-length // steps)
 
 
@@ -93,27 +106,27 @@ def _forward(
     """Output `(K, B, L, D)` and the states before each chunk `(chunks, K, B, N, D)`."""
     directions, batch, length, channels = u.shape
     state_size = A.shape[-1]
-    samples, steps = _tile_sizes(directions, batch, length, channels, state_size)
-    chunks = _chunks(length, steps)
-    decay_rate = (A * _LOG2_E).transpose(1, 2).unsqueeze(1)
+    *tile_sizes, steps = _tile_sizes(directions, batch, length, channels, state_size)
+    chunks = _slices(length, steps)
+    decay_rate = (A.transpose(1, 2).contiguous() * _LOG2_E).unsqueeze(1)
     bias, skip = delta_bias.unsqueeze(1), D.unsqueeze(1)
     y = torch.empty_like(u, memory_format=torch.contiguous_format)
     starts = u.new_empty(len(chunks) if keep_states else 0, directions, batch, state_size, channels)
-    work = [u.new_empty(steps, directions, samples, state_size, channels) for _ in range(2)]
-    for first in range(0, batch, samples):
-        tile = slice(first, first + samples)
-        state = u.new_zeros(directions, min(samples, batch - first), state_size, channels)
+    work = [u.new_empty(steps, *tile_sizes, state_size, channels) for _ in range(2)]
+    for tile in _tiles(directions, batch, *tile_sizes):
+        some = tile[0]
+        state = u.new_zeros(*u[tile].shape[:2], state_size, channels)
         for index, chunk in enumerate(chunks):
             if keep_states:
-                starts[index, :, tile] = state
-            u_t, delta_t, B_t, C_t = (_time_first(x[:, tile, chunk]) for x in (u, delta, B, C))
-            step = F.softplus(delta_t + bias)
-            decays, states = _fit(work, *u_t.shape[:3:2])
-            _run_chunk(step, step * u_t, B_t, decay_rate, state, decays, states)
+                starts[index, *tile] = state
+            u_t, delta_t, B_t, C_t = (_time_first(x[*tile, chunk]) for x in (u, delta, B, C))
+            step = F.softplus(delta_t + bias[some])
+            decays, states = _fit(work, *u_t.shape[:3])
+            _run_chunk(step, step * u_t, B_t, decay_rate[some], state, decays, states)
             # A copy: the next chunk overwrites the work buffer.
             state.copy_(states[-1])
-            output = _contract_state(C_t, states).addcmul_(u_t, skip)
-            y[:, tile, chunk] = output.permute(1, 2, 0, 3)
+            output = _contract_state(C_t, states).addcmul_(u_t, skip[some])
+            y[*tile, chunk] = output.permute(1, 2, 0, 3)
     return y, starts
 
 
@@ -131,46 +144,48 @@ def _backward(
     """Gradients of u, delta, A, B, C, D."""
     directions, batch, length, channels = u.shape
     state_size = A.shape[-1]
-    samples, steps = _tile_sizes(directions, batch, length, channels, state_size)
-    rate = A.transpose(1, 2).unsqueeze(1)
+    *tile_sizes, steps = _tile_sizes(directions, batch, length, channels, state_size)
+    chunks = _slices(length, steps)
+    rate = A.transpose(1, 2).contiguous().unsqueeze(1)
     decay_rate = rate * _LOG2_E
-    bias = delta_bias.unsqueeze(1)
+    bias, skip = delta_bias.unsqueeze(1), D.unsqueeze(1)
     grad_u, grad_delta, grad_B, grad_C = (
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta, B, C)
     )
     grad_rate = u.new_zeros(directions, state_size, channels)
-    work = [u.new_empty(steps, directions, samples, state_size, channels) for _ in range(3)]
-    for first in range(0, batch, samples):
-        tile = slice(first, first + samples)
-        carry = torch.zeros_like(starts[0, :, tile]) if length else None
-        for index, chunk in reversed(list(enumerate(_chunks(length, steps)))):
-            u_t, delta_t, B_t, C_t, dy = (_time_first(x[:, tile, chunk]) for x in (u, delta, B, C, grad_y))
-            start = starts[index, :, tile]
-            shifted = delta_t + bias
+    grad_D = u.new_zeros(directions, channels)
+    work = [u.new_empty(steps, *tile_sizes, state_size, channels) for _ in range(3)]
+    for tile in _tiles(directions, batch, *tile_sizes):
+        some = tile[0]
+        carry = u.new_zeros(*u[tile].shape[:2], state_size, channels)
+        for index, chunk in reversed(list(enumerate(chunks))):
+            u_t, delta_t, B_t, C_t, dy = (_time_first(x[*tile, chunk]) for x in (u, delta, B, C, grad_y))
+            start = starts[index, *tile]
+            shifted = delta_t + bias[some]
             step = F.softplus(shifted)
             v = step * u_t
-            decays, states, adjoint = _fit(work, *u_t.shape[:3:2])
-            _run_chunk(step, v, B_t, decay_rate, start, decays, states)
-            grad_C[:, tile, chunk] = _contract_channels(dy, states).permute(1, 2, 0, 3)
+            decays, states, adjoint = _fit(work, *u_t.shape[:3])
+            _run_chunk(step, v, B_t, decay_rate[some], start, decays, states)
+            grad_C[*tile, chunk] = _contract_channels(dy, states).permute(1, 2, 0, 3)
             # Adjoint of the recurrence, backwards in time: e_t = C_t dy_t + decay_{t+1} e_{t+1}.
             torch.mul(C_t.unsqueeze(-1), dy.unsqueeze(-2), out=adjoint)
             adjoint[-1] += carry
-            for t in range(adjoint.shape[0] - 2, -1, -1):
-                adjoint[t].addcmul_(decays[t + 1], adjoint[t + 1])
-            carry = decays[0] * adjoint[0]
-            grad_B[:, tile, chunk] = _contract_channels(v, adjoint).permute(1, 2, 0, 3)
+            later, *earlier = reversed(adjoint.unbind(0))
+            for decay_t, adjoint_t in zip(reversed(decays.unbind(0)), earlier, strict=False):
+                later = adjoint_t.addcmul_(decay_t, later)
+            torch.mul(decays[0], later, out=carry)
+            grad_B[*tile, chunk] = _contract_channels(v, adjoint).permute(1, 2, 0, 3)
             grad_v = _contract_state(B_t, adjoint)
             # decays becomes the gradient of the exponent step * A.
             decays.mul_(adjoint)
             decays[1:].mul_(states[:-1])
             decays[0].mul_(start)
-            torch.mul(decays, rate, out=adjoint)
+            torch.mul(decays, rate[some], out=adjoint)
             grad_step = adjoint.sum(-2).addcmul_(grad_v, u_t)
-            grad_rate += decays.mul_(step.unsqueeze(-2)).sum(0).sum(1)
-            grad_delta[:, tile, chunk] = (grad_step * torch.sigmoid(shifted)).permute(1, 2, 0, 3)
-            grad_u[:, tile, chunk] = (grad_v * step).permute(1, 2, 0, 3)
-    grad_u.addcmul_(grad_y, D[:, None, None])
-    grad_D = torch.linalg.vecdot(grad_y, u, dim=2).sum(1)
+            grad_rate[some] += decays.mul_(step.unsqueeze(-2)).sum(0).sum(1)
+            grad_delta[*tile, chunk] = grad_step.mul_(torch.sigmoid(shifted)).permute(1, 2, 0, 3)
+            grad_u[*tile, chunk] = grad_v.mul_(step).addcmul_(dy, skip[some]).permute(1, 2, 0, 3)
+            grad_D[some] += torch.mul(dy, u_t).sum((0, 2))
     return grad_u, grad_delta, grad_rate.transpose(1, 2).contiguous(), grad_B, grad_C, grad_D
 
 

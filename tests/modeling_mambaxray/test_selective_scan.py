@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from mambaxray.modeling_mambaxray.ops.selective_scan import BACKENDS, scan_backend, selective_scan, use_scan_backend
 from mambaxray.modeling_mambaxray.ops.selective_scan_native import native_problem
 from mambaxray.modeling_mambaxray.ops.selective_scan_reference import selective_scan_reference
-from mambaxray.modeling_mambaxray.ops.selective_scan_torch import _chunks, _tile_sizes
+from mambaxray.modeling_mambaxray.ops.selective_scan_torch import _tile_sizes
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 
@@ -98,7 +98,8 @@ SIZES = [
     (4, 2, 65, 8, 16),  # one step over the longest chunk
     (4, 2, 64, 8, 16),
     (1, 3, 63, 5, 5),
-    (4, 5, 30, 384, 16),  # several tiles of the batch, with a remainder
+    (4, 3, 20, 1536, 16),  # tiles of some directions, one sample each
+    (1, 5, 30, 1536, 16),  # several tiles of the batch, with a remainder
     (2, 3, 130, 96, 7),
     (1, 1, 33, 300, 3),  # channels in several groups, with a remainder
     (1, 2, 32, 129, 4),
@@ -120,10 +121,11 @@ def test_float32_output_and_gradients_are_close_to_the_float64_reference(device,
         assert error <= 1e-5 * scale, f"{name}: error {error:.2e} where the largest value is {scale:.2e}"
 
 
-def test_sizes_above_cover_several_chunks_and_several_tiles():
+def test_sizes_above_cover_several_chunks_and_tiles_of_directions_and_samples():
     tiles = {size: _tile_sizes(*size) for size in SIZES}
-    assert any(size[1] % samples for size, (samples, _) in tiles.items())
-    assert any(len(_chunks(size[2], steps)) > 1 for size, (_, steps) in tiles.items())
+    assert any(directions < size[0] for size, (directions, *_) in tiles.items())
+    assert any(size[1] % samples for size, (_, samples, _) in tiles.items())
+    assert any(steps < size[2] for size, (*_, steps) in tiles.items())
 
 
 def test_gradients_pass_gradcheck_in_float64(float64_backend):
