@@ -53,8 +53,11 @@ def scan_operator(
     def keep_for_backward(ctx, inputs, output):
         *tensors, _ = inputs
         ctx.save_for_backward(output[1], *tensors)
+        ctx.set_materialize_grads(False)  # else zeros as large as the kept states, for the gradient that nobody has
 
     def differentiate(ctx, grad_y, _grad_starts):
+        if grad_y is None:
+            return (None,) * 8
         saved = ctx.saved_tensors  # once only: activation checkpointing computes them at this word
         gradients = backward_op(grad_y, *saved)
         # delta_bias is added to delta, so its gradient is that of delta, summed.
