@@ -311,7 +311,11 @@ class _Batch:
 
 def _processed(group: _Group, ids: Tensor | None, scores: Tensor) -> Tensor:
     ids = None if ids is None else ids.flatten(0, 1)
-    return group.logits_processor(ids, scores.flatten(0, 1)).view_as(scores)
+    processed = scores.flatten(0, 1)
+    # One by one: the list's own call inspects the signature of each, every time.
+    for processor in group.logits_processor:
+        processed = processor(ids, processed)
+    return processed.view_as(scores)
 
 
 def _one_per_study(value: Any, repeats: int) -> Any:
