@@ -87,7 +87,7 @@ def generate_continuously(
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     waiting = _Waiting(studies, batch_size)
-    batch = _Batch(model, batch_size, generate_kwargs)
+    batch = _Batch(model, waiting.count(), generate_kwargs)
     try:
         while waiting.peek() or batch.count:
             # In groups, since a prompt alone computes less efficiently.
@@ -123,6 +123,11 @@ class _Waiting:
         if not self._studies:
             self._read(1)
         return bool(self._studies)
+
+    def count(self) -> int:
+        """How many there are, the most that are read ahead."""
+        self._read(self._ahead)
+        return len(self._studies)
 
     def take(self, most: int) -> list[tuple[int, dict[str, Tensor]]]:
         """The study that has waited longest and others with a prompt of the same length."""

@@ -46,10 +46,14 @@ class SlotCache(Cache):
         self._length = 0
 
     def put_prompts(self, start: int, prompts: Cache) -> None:
-        """Fills the rows from `start` on with the keys and values `(studies, heads, tokens, head_dim)` of prompts."""
+        """Fills the rows from `start` on with the keys and values `(studies, heads, tokens, head_dim)` of prompts.
+
+        `prompts` is emptied layer by layer, so that few of them lie in the memory twice.
+        """
         studies, _, length, _ = prompts.layers[0].keys.shape
         self._grow(length)
-        for layer, prompt in zip(self.layers, prompts.layers, strict=True):
+        for layer in self.layers:
+            prompt = prompts.layers.pop(0)
             layer.put(start, prompt.keys, prompt.values)
         self.visible[start : start + studies] = False
         self.visible[start : start + studies, :, :length] = True
