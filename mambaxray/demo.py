@@ -18,7 +18,7 @@ import torch
 from datasets import load_from_disk
 from rich.console import Console
 from rich.progress import Progress
-from torch import nn
+from torch import distributed, nn
 from transformers import (
     AutoProcessor,
     LlamaConfig,
@@ -160,15 +160,7 @@ def run_demo(
     model.save_pretrained(output / "model")
     processor.save_pretrained(output / "model")
     processes = 1 if torch.cuda.is_available() else min(_processes(), _MAX_PROCESSES)
-    console.rule("[bold]2 of 4: the vision encoder learns to see findings")
-    run_in_processes(_learn_to_see, (output, settings, seed), processes)
-    console.rule("[bold]3 of 4: the model learns to write reports for images")
-    if data is None:
-        # The encoder knows its task by now, so it looks at every study once.
-        run_in_processes(_look_once, (output, settings, seed), processes)
-        run_in_processes(_learn_to_report_from_tokens, (output, settings, seed, processes), processes)
-    else:
-        run_in_processes(_learn_to_report, (output, settings, seed), processes)
+    run_in_processes(_train, (output, settings, seed, data is None), processes)
     model = MambaXrayForConditionalGeneration.from_pretrained(output / "model")
     curves = _read_curves(work / "history.json")
     shutil.rmtree(work)
@@ -300,6 +292,29 @@ def _arguments(
     )
 
 
+def _train(output: Path, settings: DemoSettings, seed: int, on_phantoms: bool) -> None:
+    """All that the training processes do, each of them."""
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    console = Console(stderr=True, quiet=rank > 0)
+    console.rule("[bold]2 of 4: the vision encoder learns to see findings")
+    _learn_to_see(output, settings, seed)
+    _wait_for_all()
+    console.rule("[bold]3 of 4: the model learns to write reports for images")
+    if not on_phantoms:
+        _learn_to_report(output, settings, seed)
+        return
+    # The encoder knows its task by now, so it looks at every study once.
+    _look_once(output, settings, seed, rank, processes)
+    _wait_for_all()
+    _learn_to_report_from_tokens(output, settings, seed, processes)
+
+
+def _wait_for_all() -> None:
+    """Waits until every training process is here, and has written what the others read."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
 def _load(output: Path, seed: int) -> tuple[MambaXrayForConditionalGeneration, MambaXrayProcessor]:
     """What a training process starts from."""
     quieten_libraries()
@@ -337,10 +352,9 @@ def _learn_to_see(output: Path, settings: DemoSettings, seed: int) -> None:
         model.save_pretrained(output / "model")
 
 
-def _look_once(output: Path, settings: DemoSettings, seed: int) -> None:
+def _look_once(output: Path, settings: DemoSettings, seed: int, rank: int, processes: int) -> None:
     """Writes down what the encoder sees in the studies of this process's share."""
     model, processor = _load(output, seed)
-    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     for split in _SPLITS:
         studies = load_from_disk(output / "training" / split).shard(processes, rank, contiguous=True)
         encode_studies(model, processor, studies, _tokens_file(output, split, rank), batch_size=settings.batch_size)
