@@ -131,7 +131,7 @@ def vessel_tree(
         bent = angles + rng.normal(0, 0.22, count)
         middle = tips + np.stack([np.cos(angles), np.sin(angles)], -1) * half
         ends = middle + np.stack([np.cos(bent), np.sin(bent)], -1) * half
-        strokes += [(course, width, 0.95 - 0.13 * level) for course in np.stack([tips, middle, ends], 1)]
+        strokes.append((np.stack([tips, middle, ends], 1), width, 0.95 - 0.13 * level))
         spread = rng.uniform(0.1, 0.55, (2, count))
         tips, angles = np.concatenate([ends, ends]), np.concatenate([angles + spread[0], angles - spread[1]])
         width *= 0.76

@@ -17,7 +17,7 @@ Points = np.ndarray
 Shape = tuple[Points, float]
 """A polygon and its value in 0..1."""
 Stroke = tuple[Points, float, float]
-"""A polyline, its width and its value in 0..1."""
+"""A polyline `(n, 2)`, or many `(m, n, 2)`, with their width and their value in 0..1."""
 
 
 class Canvas:
@@ -62,9 +62,13 @@ class Canvas:
         """Polygons, later ones over earlier ones, times `strength`; `soften` is the width of a blur."""
         image = self._sheet(soften)
         draw = ImageDraw.Draw(image)
-        projected = self._project([points for points, _ in shapes], image.width)
-        for points, (_, value) in zip(projected, shapes, strict=True):
-            draw.polygon(points, fill=round(255 * value))
+        # One product for all of them; flat, as PIL wants them.
+        pixels = self._project(np.concatenate([points for points, _ in shapes]), image.width).ravel().tolist()
+        start = 0
+        for points, value in shapes:
+            stop = start + 2 * len(points)
+            draw.polygon(pixels[start:stop], fill=round(255 * value))
+            start = stop
         return self._finish(image, soften, strength)
 
     def lines(self, strokes: Sequence[Stroke], soften: float = 0.0, strength: float = 1.0) -> np.ndarray:
@@ -72,11 +76,12 @@ class Canvas:
         image = self._sheet(soften)
         resolution = image.width
         draw = ImageDraw.Draw(image)
-        projected = self._project([points for points, _, _ in strokes], resolution)
-        for points, (_, width, value) in zip(projected, strokes, strict=True):
+        for points, width, value in strokes:
             pixels = width * resolution
             # A line is at least one pixel wide; a thinner one is drawn fainter instead.
-            draw.line(points, fill=round(255 * value * min(1.0, pixels)), width=max(1, round(pixels)))
+            fill, whole = round(255 * value * min(1.0, pixels)), max(1, round(pixels))
+            for line in self._project(points, resolution).reshape(-1, 2 * points.shape[-2]).tolist():
+                draw.line(line, fill=fill, width=whole)
         return self._finish(image, soften, strength)
 
     def texture(self, rng: np.random.Generator, cells: int, strength: float = 1.0) -> np.ndarray:
@@ -94,15 +99,9 @@ class Canvas:
         a, b = (du * cos + dv * sin) / np.float32(radii[0]), (dv * cos - du * sin) / np.float32(radii[1])
         return a * a + b * b
 
-    def _project(self, shapes: Sequence[Points], resolution: int) -> list[list[float]]:
-        """Pixel coordinates of every shape, flat as PIL wants them; one product for all of them."""
-        pixels = (np.concatenate(shapes) @ self._matrix + self._offset) * resolution
-        flat, out, start = pixels.ravel().tolist(), [], 0
-        for points in shapes:
-            stop = start + 2 * len(points)
-            out.append(flat[start:stop])
-            start = stop
-        return out
+    def _project(self, points: Points, resolution: int) -> Points:
+        """Pixel coordinates of points `(…, 2)`."""
+        return (points @ self._matrix + self._offset) * resolution
 
     def _sheet(self, soften: float) -> Image.Image:
         """Twice the film's pixels for sharp edges, fewer for what is blurred anyway."""
