@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..configuration.configuration_mambaxray import patch_positions
+from ..configuration.vision_tokens import patch_positions
 from ..modeling_mambaxray.hybrid_attention import GatedCrossAttention
 
 if TYPE_CHECKING:

@@ -69,7 +69,7 @@ class ReportTrainer(Trainer):
                 loss = loss + scale * smoothing_term(
                     outputs.logits, inputs["labels"], self.args.label_smoothing_factor, num_items_in_batch
                 )
-            for name, value in (outputs.get("auxiliary_losses") or {}).items():
+            for name, value in (outputs.get("losses") or {}).items():
                 self._named_losses.setdefault(name, []).append(value.detach().float())
         return (loss, outputs) if return_outputs else loss
 
