@@ -133,7 +133,7 @@ def generate_predictions(
         if progress is not None and is_main:
             progress(len(done), len(studies))
         started = perf_counter()
-        for written in write_reports(pipeline, _Views(dataset, todo), **options):
+        for written in write_reports(pipeline, _Studies(dataset, todo), **options):
             seconds = (perf_counter() - started) / len(written)
             predictions = []
             for report in written:
@@ -204,8 +204,8 @@ def _resume(output: Path, resume: bool, studies: Sequence[Mapping[str, str]], se
     return predictions
 
 
-class _Views(Sequence):
-    """The images of some studies, decoded when they are asked for."""
+class _Studies(Sequence):
+    """Some studies of a data set, whose images are decoded when they are asked for."""
 
     def __init__(self, dataset: Sequence[Mapping[str, Any]], indices: Sequence[int]):
         self._dataset = dataset
@@ -214,8 +214,8 @@ class _Views(Sequence):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, position: int) -> list[Any]:
-        return list(self._dataset[self._indices[position]]["images"])
+    def __getitem__(self, position: int) -> Mapping[str, Any]:
+        return self._dataset[self._indices[position]]
 
 
 __all__ = ["ModelEvaluation", "evaluate_model", "generate_predictions", "score_predictions"]

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import ProcessorMixin
 
 from ..modeling_mambaxray.continuous_generation import generate_continuously, is_sharded
-from ..modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
+from ..modeling_mambaxray.image_features import Evidence
+from ..modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline, as_study
 from ..processing.pixel_rules import ImageReadError
 
 _T = TypeVar("_T")
@@ -33,11 +34,13 @@ class WrittenReport:
         index: of the study.
         report: what the model wrote, or None.
         error: why there is no report: an image that can't be read, or None.
+        evidence: by observation, as plain data, when it was asked for and the model gives any.
     """
 
     index: int
     report: str | None
     error: Exception | None = None
+    evidence: list[dict[str, Any]] | None = None
 
 
 class LostProcessError(RuntimeError):
@@ -51,6 +54,7 @@ def write_reports(
     batch_size: int = 8,
     num_workers: int = 0,
     prompt: str | None = None,
+    evidence: bool = False,
     **generate_kwargs: Any,
 ) -> Iterator[list[WrittenReport]]:
     """Writes a report for every study, each in one process.
@@ -59,11 +63,12 @@ def write_reports(
 
     Args:
         pipeline: of the model, on this process's device.
-        studies: the views of each study, in any form that the processor reads. They are looked up (and decoded) in
-            order, in a worker process when there are any.
+        studies: the views of each study, in any form that the processor reads, or studies of the package's schema.
+            They are looked up (and decoded) in order, in a worker process when there are any.
         batch_size: studies in work at a time, per process.
         num_workers: processes, per process, that read and prepare images ahead.
         prompt: instruction for all studies, in place of the processor's own.
+        evidence: whether to keep what the model gives as evidence, with each report.
         generate_kwargs: arguments of `model.generate`.
 
     Yields:
@@ -85,7 +90,7 @@ def write_reports(
     own = [index for share in shares for index in share]
     prepared = _PreparedStudies(pipeline.processor, studies, own, prompt)
     arguments = pipeline.generation_arguments(**generate_kwargs)
-    written = _in_order(pipeline, prepared, own, batch_size, num_workers, arguments)
+    written = _in_order(pipeline, prepared, own, batch_size, num_workers, arguments, evidence)
     for step, share in zip(steps, shares, strict=True):
         # Each process's share lies behind the one before it, so repeated studies come last.
         yield _gathered([next(written) for _ in share])[: len(step)]
@@ -157,8 +162,8 @@ class _PreparedStudies(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Tensor] | Exception:
         try:
-            views = list(self._studies[self._indices[position]])
-            return dict(self._processor(images=[views], text=self._prompt, return_tensors="pt"))
+            study = as_study(self._studies[self._indices[position]])
+            return dict(self._processor.prepare_studies([study], instruction=self._prompt))
         except (ImageReadError, OSError) as error:
             return error
 
@@ -170,10 +175,15 @@ def _in_order(
     batch_size: int,
     num_workers: int,
     arguments: Mapping[str, Any],
+    with_evidence: bool,
 ) -> Iterator[WrittenReport]:
     """This process's reports, put back into order: short ones are finished before longer ones that began earlier."""
     readable: list[int] = []
     done: dict[int, WrittenReport] = {}
+    evidence: dict[int, list[dict[str, Any]]] = {}
+
+    def keep(number: int, given: list[Evidence]) -> None:
+        evidence[number] = [each.to_dict() for each in given]
 
     def inputs() -> Iterator[dict[str, Tensor]]:
         # One study at a time: they are put together where it is known how many there is room for.
@@ -185,14 +195,17 @@ def _in_order(
                 readable.append(position)
                 yield study
 
-    generated = generate_continuously(pipeline.model, inputs(), batch_size=batch_size, **arguments)
+    generated = generate_continuously(
+        pipeline.model, inputs(), batch_size=batch_size, on_evidence=keep if with_evidence else None, **arguments
+    )
     for position in range(len(indices)):
         while position not in done:
             # When none is left, reading the images to their end has found that this one is missing.
             number, tokens = next(generated, (None, None))
             if number is not None:
                 (text,) = pipeline.processor.post_process_image_text_to_text([tokens])
-                done[readable[number]] = WrittenReport(indices[readable[number]], text)
+                index = indices[readable[number]]
+                done[readable[number]] = WrittenReport(index, text, evidence=evidence.pop(number, None))
         yield done.pop(position)
 
 

@@ -242,8 +242,8 @@ def generate_reports(
     """
     from .evaluation.report_writing import write_reports
 
-    views = [study.images for study in studies]
-    for written in write_reports(pipeline, views, batch_size=batch_size, num_workers=num_workers, **options):
+    inputs = [{"study_id": study.study_id, "images": study.images} for study in studies]
+    for written in write_reports(pipeline, inputs, batch_size=batch_size, num_workers=num_workers, **options):
         yield [
             Record(
                 studies[report.index].study_id,

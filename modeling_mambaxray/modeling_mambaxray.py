@@ -174,8 +174,8 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         return self.language_model
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Visual tokens `(images, tokens, vision_hidden)` of images `(images, channels, height, width)`, each by itself:
-        views are put together afterwards."""
+        """Visual tokens `(images, tokens, vision_hidden)` of images `(images, channels, height, width)`, each view by
+        itself; `encode_views` puts them together."""
         return encode_images(self.vision_encoder, images)
 
     def encode_views(self, pixel_values: Tensor, view_mask: Tensor | None = None) -> Tensor:
@@ -545,13 +545,9 @@ class MambaXrayForConditionalGeneration(SeparateLanguageModelMixin, MambaXrayMod
             input_ids, inputs_embeds, attention_mask, position_ids, cache, mm_encoder_outputs, images, kwargs
         )
         outputs = self.language_model(use_cache=use_cache, logits_to_keep=logits_to_keep, **inputs)
-        losses: dict[str, Tensor] = {}
-        if labels is not None:
-            losses["report"] = self._report_loss(outputs.logits, labels, logits_to_keep, num_items_in_batch)
-        if features is not None:
-            losses |= features.losses or {}
+        loss, losses = self._losses(outputs.logits, labels, logits_to_keep, num_items_in_batch, features)
         return MambaXrayOutput(
-            loss=self._total_loss(losses, labels, num_items_in_batch),
+            loss=loss,
             logits=outputs.logits,
             cache=outputs.cache,
             hidden_states=outputs.hidden_states,
@@ -561,34 +557,44 @@ class MambaXrayForConditionalGeneration(SeparateLanguageModelMixin, MambaXrayMod
             evidence=None if features is None else features.evidence,
         )
 
-    def _report_loss(
-        self, logits: Tensor, labels: Tensor, logits_to_keep: int | Tensor, num_items_in_batch: Tensor | int | None
-    ) -> Tensor:
-        if isinstance(logits_to_keep, Tensor):
-            raise ValueError("with labels, logits_to_keep must be a number")
-        labels = labels[:, -logits_to_keep:] if logits_to_keep else labels
-        return self.loss_function(
-            logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
-        )
+    def _losses(
+        self,
+        logits: Tensor,
+        labels: Tensor | None,
+        logits_to_keep: int | Tensor,
+        num_items_in_batch: Tensor | int | None,
+        features: ImageFeatures | None,
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The weighted sum of the losses, and each by its name.
 
-    def _total_loss(
-        self, losses: Mapping[str, Tensor], labels: Tensor | None, num_items_in_batch: Tensor | int | None
-    ) -> Tensor | None:
-        if unknown := sorted(losses.keys() - set(self.config.loss_names)):
-            raise ValueError(
-                f"{type(self).__name__} gave the losses {', '.join(unknown)}, which {type(self.config).__name__}"
-                ".loss_names does not have"
-            )
-        share: Tensor | float = 1.0
-        if num_items_in_batch is not None and labels is not None:
-            # The Trainer adds up the losses of micro-batches and processes as they are. A report's loss is divided by
-            # all tokens of all of them; the others are means, which are weighted by this batch's share of the tokens.
-            share = (labels[:, 1:] != -100).sum() / num_items_in_batch
+        The Trainer adds up the losses of micro-batches and processes as they are. A report's is then divided by all
+        tokens of all of them (`num_items_in_batch`); the others are means, which count by this batch's share of the
+        tokens.
+        """
+        weights = self.config.loss_weights
         total: Tensor | None = None
-        for name, value in losses.items():
-            weighted = value * self.config.loss_weights.get(name, 1.0) * (1.0 if name == "report" else share)
+        losses: dict[str, Tensor] = {}
+        share: Tensor | float = 1.0
+        if labels is not None:
+            if isinstance(logits_to_keep, Tensor):
+                raise ValueError("with labels, logits_to_keep must be a number")
+            labels = labels[:, -logits_to_keep:] if logits_to_keep else labels
+            if num_items_in_batch is not None:
+                share = (labels[:, 1:] != -100).sum() / num_items_in_batch
+            report = self.loss_function(
+                logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
+            )
+            total = report * weights.get("report", 1.0)
+            losses["report"] = report / share
+        for name, value in (features.losses or {} if features is not None else {}).items():
+            if name not in self.config.loss_names:
+                raise ValueError(
+                    f"fuse gave the loss {name!r}, which {type(self.config).__name__}.loss_names does not have"
+                )
+            weighted = value * weights.get(name, 1.0) * share
             total = weighted if total is None else total + weighted
-        return total
+            losses[name] = value
+        return total, losses
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
