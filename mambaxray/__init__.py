@@ -48,7 +48,7 @@ _PUBLIC = {
     "load_studies": "data.studies",
     "prepare_studies": "data.prepare",
     "read_source": "data.prepare",
-    "make_phantoms": "data.phantom",
+    "make_phantoms": "data.phantoms.studies",
     "compute_retrieval_metrics": "evaluation.retrieval",
     "CheXpertStyleLabeler": "evaluation.labeler",
     "evaluate_model": "evaluation.evaluate_model",

@@ -30,8 +30,7 @@ from transformers import (
 from .configuration.configuration_mambaxray import MambaXrayConfig
 from .configuration.configuration_vision_mamba import VisionMambaConfig
 from .data.annotation_json import load_annotation_json
-from .data.phantom import make_phantoms
-from .data.phantom_maps import make_mapped_phantoms
+from .data.phantoms import make_mapped_phantoms, make_phantoms
 from .data.studies import first_studies
 from .evaluation.baselines import best_constant_report
 from .evaluation.clinical import Labels, label_scores

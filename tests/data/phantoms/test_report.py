@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mambaxray.data.phantom import make_study
-from mambaxray.data.phantom_findings import CHOICES, SEVERITIES, SIDED_DEVICES, Finding
-from mambaxray.data.phantom_report import write_report
+from mambaxray.data.phantoms import make_study
+from mambaxray.data.phantoms.findings import CHOICES, SEVERITIES, SIDED_DEVICES, Finding
+from mambaxray.data.phantoms.report import write_report
 from mambaxray.data.schema import OBSERVATIONS
 
 NAMED_BY = {

@@ -4,8 +4,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from .phantom_anatomy import RIBS, Anatomy, Chest, fragments, vessel_tree
-from .phantom_canvas import Canvas, Points, Shape, ellipse, ribbon, smoothstep, spline
+from .anatomy import RIBS, Anatomy, Chest, fragments, vessel_tree
+from .canvas import Canvas, Points, Shape, ellipse, ribbon, smoothstep, spline
 
 _T = np.linspace(0, 1, 14)
 

@@ -1,4 +1,4 @@
-"""The findings a phantom can show: what may be asked for, and how each looks on a film.
+"""How each finding looks on a film.
 
 A finding first changes the person (`adjust_anatomy`: a larger heart, a raised diaphragm, broken ribs), then
 the film (`paint`: fluid replaces air, haze adds density, a tube lies on top). Severity scales size and
@@ -6,113 +6,16 @@ density. Looks follow the Fleischner Society's glossary (Hansell et al., Radiolo
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from .phantom_anatomy import SIGN, Anatomy, Break, Chest, vessel_tree
-from .phantom_canvas import Shape, Stroke, ellipse, ribbon, smoothstep, spline
-from .phantom_frontal import angle_level, heart_extent, hilum, lateral_wall, lung_outline
-from .phantom_lateral import lateral_hilum, lateral_outline
-
-SEVERITIES = ("mild", "moderate", "severe")
-_ONE_SIDE, _SIDES, _ZONES = ("left", "right"), ("left", "right", "bilateral"), ("upper", "mid", "lower")
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Values a finding's fields may take; an empty tuple stands for `("",)`."""
-
-    sides: tuple[str, ...] = ("",)
-    zones: tuple[str, ...] = ("",)
-    kinds: tuple[str, ...] = ("",)
-
-
-DEVICES = (
-    "endotracheal tube",
-    "central venous catheter",
-    "pacemaker",
-    "nasogastric tube",
-    "chest tube",
-)
-SIDED_DEVICES = ("central venous catheter", "pacemaker", "chest tube")
-
-CHOICES: dict[str, Choices] = {
-    "Enlarged Cardiomediastinum": Choices(),
-    "Cardiomegaly": Choices(),
-    "Lung Opacity": Choices(_SIDES, _ZONES),
-    "Lung Lesion": Choices(_SIDES, _ZONES),
-    "Edema": Choices(("bilateral",)),
-    "Consolidation": Choices(_SIDES, _ZONES),
-    "Pneumonia": Choices(_SIDES, _ZONES),
-    "Atelectasis": Choices(_SIDES, ("mid", "lower")),
-    "Pneumothorax": Choices(_ONE_SIDE),
-    "Pleural Effusion": Choices(_SIDES),
-    "Pleural Other": Choices(_SIDES, _ZONES, ("thickening", "plaques")),
-    "Fracture": Choices(_ONE_SIDE, _ZONES, ("acute", "healed")),
-    "Support Devices": Choices(("", "left", "right"), kinds=DEVICES),
-}
-"""What each observation can be asked for with."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing to be seen on a phantom.
-
-    Args:
-        observation: one of `OBSERVATIONS` but "No Finding" (give no findings for that).
-        side: the patient's "left" or "right", "bilateral", or "" where a side makes no sense.
-        zone: "upper", "mid" or "lower", or "" where a zone makes no sense.
-        severity: "mild", "moderate" or "severe".
-        kind: which device, which pleural change, how old a fracture (see `CHOICES`); "" lets the seed decide.
-
-    Raises:
-        ValueError: for a value that this observation does not take; the message lists those it takes.
-    """
-
-    observation: str
-    side: str = ""
-    zone: str = ""
-    severity: str = "moderate"
-    kind: str = ""
-
-    def __post_init__(self) -> None:
-        if self.observation not in CHOICES:
-            hint = "give no findings at all" if self.observation == "No Finding" else f"one of {tuple(CHOICES)}"
-            raise ValueError(f"observation {self.observation!r} cannot be drawn: {hint}")
-        choices = CHOICES[self.observation]
-        for name, allowed in (
-            ("side", choices.sides),
-            ("zone", choices.zones),
-            ("severity", SEVERITIES),
-            ("kind", ("", *choices.kinds)),
-        ):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{self.observation}: {name} {value!r} is none of {allowed}")
-        if self.observation == "Support Devices" and self.kind and bool(self.side) != (self.kind in SIDED_DEVICES):
-            raise ValueError(f"{self.kind}: side {self.side!r}, but only {SIDED_DEVICES} have (and need) a side")
-
-    @property
-    def sides(self) -> tuple[str, ...]:
-        """The patient's sides concerned."""
-        return _ONE_SIDE if self.side == "bilateral" else (self.side,) if self.side else ()
-
-    @property
-    def degree(self) -> int:
-        """0 for mild, 1 for moderate, 2 for severe."""
-        return SEVERITIES.index(self.severity)
-
-
-def complete(finding: Finding, rng: np.random.Generator) -> Finding:
-    """The finding with its kind chosen where it was left open."""
-    kinds = CHOICES[finding.observation].kinds
-    if finding.kind or kinds == ("",):
-        return finding
-    if finding.observation == "Support Devices":
-        kinds = tuple(kind for kind in kinds if (kind in SIDED_DEVICES) == bool(finding.side))
-    return replace(finding, kind=str(rng.choice(kinds)))
-
+from .anatomy import SIGN, Anatomy, Break, Chest, vessel_tree
+from .canvas import Shape, Stroke, ellipse, ribbon, smoothstep, spline
+from .devices import paint_device
+from .findings import Finding, ribs_of
+from .frontal import angle_level, hilum, lateral_wall, lung_outline
+from .lateral import lateral_hilum, lateral_outline
 
 # ------------------------------------------------------------------------------------------- the person
 
@@ -120,14 +23,6 @@ CARDIOTHORACIC_RATIO = ((0.565, 0.60), (0.61, 0.65), (0.66, 0.71))
 """Of an enlarged heart, by severity; a normal one stays below 0.5."""
 MEDIASTINUM = ((0.092, 0.10), (0.112, 0.122), (0.135, 0.15))
 """Half the width of a wide upper mediastinum; a normal one stays below 0.065."""
-_FIRST_RIB = {"upper": 2, "mid": 4, "lower": 6}
-
-
-def ribs_of(fracture: Finding) -> range:
-    """Indices (0 = first rib) of the broken ribs: one, two or three by severity."""
-    first = _FIRST_RIB[fracture.zone]
-    return range(first, first + fracture.degree + 1)
-
 
 SHAPE_OBSERVATIONS = ("Cardiomegaly", "Enlarged Cardiomediastinum", "Fracture")
 """Observations that are drawn by changing the person's shape, nothing is painted for them."""
@@ -432,116 +327,6 @@ def _rough(curve: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return ribbon(curve, np.array([0.3, 1, 1, 1, 1, 1, 0.3]) * rng.uniform(0.011, 0.021, 7))
 
 
-# ------------------------------------------------------------------------------------------------ devices
-
-
-def _device(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
-    """Support Devices: tubes, leads and metal over everything else."""
-    draw = _LATERAL_DEVICES if chest.lateral else _FRONTAL_DEVICES
-    strokes, plates = draw[finding.kind](chest.anatomy, finding.side, rng)
-    if strokes:
-        chest.body += chest.canvas.lines(strokes, strength=0.5)
-    if plates:
-        chest.body += chest.canvas.fill(plates, strength=0.6)
-
-
-Drawing = tuple[list[Stroke], list[Shape]]
-"""Wires and tubes, and metal plates."""
-
-
-def _tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    tip = a.apex + (0.42 - rng.uniform(0.07, 0.13)) * a.reach
-    curve = spline([(0.004, -0.1), (0.006, a.apex - 0.05), (a.shift - 0.003, tip)], 6)
-    walls = [(curve + [d, 0], 0.006, 0.8) for d in (-0.011, 0.011)]
-    return [*walls, (curve[:-1] + [0.003, 0], 0.004, 0.9)], []
-
-
-def _svc(a: Anatomy) -> list[tuple[float, float]]:
-    reach, x = a.dome_right - a.apex, a.shift - 0.7 * a.mediastinum
-    return [(x - 0.004, a.apex + 0.22 * reach), (x - 0.006, a.apex + 0.36 * reach)]
-
-
-def _catheter(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    s, reach = SIGN[side], a.dome_right - a.apex
-    tip = (a.shift - 0.75 * a.mediastinum, a.apex + rng.uniform(0.52, 0.64) * reach)
-    if rng.uniform() < 0.5:
-        entry = [(s * 0.085, a.apex - 0.14), (s * 0.062, a.apex + 0.01), (s * 0.05, a.apex + 0.07)]
-    else:
-        entry = [(s * 0.42, a.apex + 0.12), (s * 0.28, a.apex + 0.045), (s * 0.13, a.apex + 0.055)]
-    return [(spline([*entry, *_svc(a), tip], 6), 0.0075, 0.85)], []
-
-
-def _pacemaker(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    s = SIGN[side]
-    right, left = heart_extent(a)
-    can = (s * 0.275 * a.width, a.apex + 0.095)
-    body = ellipse(can, (0.05, 0.043), s * 0.4)
-    head = ellipse((can[0] - s * 0.012, can[1] - 0.032), (0.028, 0.02), s * 0.4)
-    start = [(can[0] - s * 0.02, can[1] - 0.045), (s * 0.17, a.apex + 0.03), (s * 0.085, a.apex + 0.062), *_svc(a)]
-    atrium = [*start, (-0.55 * right, a.dome_right - 0.13), (-0.75 * right, a.dome_right - 0.17)]
-    ventricle = [*start, (-0.5 * right, a.dome_right - 0.09), (0.25 * left, a.dome_right - 0.005),
-                 (0.66 * left, a.dome_right - 0.03)]  # fmt: skip
-    leads = [(spline(lead, 6), 0.0075, 0.9) for lead in (atrium, ventricle)]
-    return leads, [(body, 0.9), (head, 0.65)]
-
-
-def _gastric_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    path = [(0.012, -0.1), (0.012, a.apex + 0.1), (0.014 + a.shift, a.dome_left - 0.15), (0.03, a.dome_left - 0.01),
-            (0.075, a.dome_left + 0.06), (0.13, a.dome_left + 0.1), (0.17, a.dome_left + 0.09)]  # fmt: skip
-    return [(spline(path, 6), 0.008, 0.75)], []
-
-
-def _chest_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    entry = a.apex + rng.uniform(0.6, 0.75) * a.reach
-    wall = float(lateral_wall(a, entry))
-    path = [(wall + 0.11, entry + 0.05), (wall, entry), (0.8 * wall, a.apex + 0.42 * a.reach),
-            (0.19 * a.width, a.apex + rng.uniform(0.05, 0.09))]  # fmt: skip
-    curve = spline(path, 7) * [SIGN[side], 1]
-    return [(curve, 0.016, 0.4), (curve + [0.003, 0.002], 0.005, 1.0)], []
-
-
-def _lateral_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    tip = a.apex + 0.31 * a.reach
-    curve = spline([(0.02, -0.1), (0.02, a.apex), (0.028, tip)], 6)
-    return [(curve + [d, 0], 0.005, 0.75) for d in (-0.01, 0.01)], []
-
-
-def _lateral_catheter(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    low = a.apex + 0.58 * a.reach
-    return [(spline([(-0.06, a.apex - 0.14), (-0.055, a.apex + 0.1), (-0.015, low)], 8), 0.0075, 0.85)], []
-
-
-def _lateral_pacemaker(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    can = (-0.19, a.apex + 0.1)
-    start = [can, (-0.1, a.apex + 0.03), (-0.045, a.apex + 0.16), (-0.03, a.dome_right - 0.25)]
-    leads = [
-        [*start, (-0.03, a.dome_right - 0.15), (-0.08, a.dome_right - 0.18)],
-        [*start, (-0.06, a.dome_right - 0.08), (-0.2, a.dome_right - 0.05)],
-    ]
-    return [(spline(lead, 6), 0.0075, 0.9) for lead in leads], [(ellipse(can, (0.02, 0.048), 0.4), 0.9)]
-
-
-def _lateral_gastric_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    path = [(0.045, -0.1), (0.06, a.apex + 0.2), (0.09, a.dome_left - 0.1), (0.06, a.dome_left + 0.04),
-            (0.0, a.dome_left + 0.11)]  # fmt: skip
-    return [(spline(path, 6), 0.008, 0.75)], []
-
-
-def _lateral_chest_tube(a: Anatomy, side: str, rng: np.random.Generator) -> Drawing:
-    curve = spline([(-0.02, a.dome_right - 0.12), (0.1, a.dome_right - 0.25), (0.11, a.apex + 0.07)], 8)
-    return [(curve, 0.016, 0.4), (curve + [0.003, 0.002], 0.005, 1.0)], []
-
-
-_FRONTAL_DEVICES: dict[str, Callable[[Anatomy, str, np.random.Generator], Drawing]] = dict(
-    zip(DEVICES, (_tube, _catheter, _pacemaker, _gastric_tube, _chest_tube), strict=True)
-)
-_LATERAL_DEVICES: dict[str, Callable[[Anatomy, str, np.random.Generator], Drawing]] = dict(
-    zip(
-        DEVICES,
-        (_lateral_tube, _lateral_catheter, _lateral_pacemaker, _lateral_gastric_tube, _lateral_chest_tube),
-        strict=True,
-    )
-)
 _PAINTERS: dict[str, Callable[[Chest, Finding, np.random.Generator], None]] = {
     "Lung Opacity": _haze,
     "Lung Lesion": _lesion,
@@ -552,6 +337,6 @@ _PAINTERS: dict[str, Callable[[Chest, Finding, np.random.Generator], None]] = {
     "Pneumothorax": _pneumothorax,
     "Pleural Effusion": _effusion,
     "Pleural Other": _pleural_other,
-    "Support Devices": _device,
+    "Support Devices": paint_device,
 }
 """Observations drawn by shape alone (`adjust_anatomy`) have none."""

@@ -1,8 +1,8 @@
 """The person inside a phantom, and the chest being drawn from it.
 
-`sample_anatomy` draws a normal person's proportions; `phantom_frontal` and `phantom_lateral` turn them into a
+`sample_anatomy` draws a normal person's proportions; `frontal` and `lateral` turn them into a
 `Chest`: attenuation of the body without its lungs, the lungs' air, their vessels, and room for what findings
-add. `Chest.attenuation` adds them up. Coordinates: `phantom_canvas`. Sides are the patient's, so that the right
+add. `Chest.attenuation` adds them up. Coordinates: `canvas`. Sides are the patient's, so that the right
 lung lies on the image's left.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .phantom_canvas import Canvas, Points, Stroke
+from .canvas import Canvas, Points, Stroke
 
 SIGN = {"right": -1, "left": 1}
 """Sign of `u` for the patient's sides on a frontal film."""

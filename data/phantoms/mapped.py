@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from .phantom import draw_finding_maps, encode_image, sample_findings, study_seed
-from .schema import OBSERVATIONS
+from ..schema import OBSERVATIONS
+from .drawing import draw_finding_maps
+from .sampling import sample_findings
+from .studies import encode_image, study_seed
 
 if TYPE_CHECKING:
     import datasets

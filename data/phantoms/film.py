@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .phantom_anatomy import Chest
+from .anatomy import Chest
 
 _LETTERS = {
     "L": np.array([[0, 0], [0, 1], [0.6, 1]]),

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from mambaxray.data.phantom import Finding, draw_finding_maps, draw_phantom, make_phantoms
-from mambaxray.data.phantom_findings import CHOICES
-from mambaxray.data.phantom_maps import make_mapped_phantoms
+from mambaxray.data.phantoms import Finding, draw_finding_maps, draw_phantom, make_mapped_phantoms, make_phantoms
+from mambaxray.data.phantoms.findings import CHOICES
 from mambaxray.data.schema import OBSERVATIONS
 
 SEVERE = [

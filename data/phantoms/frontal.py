@@ -1,11 +1,11 @@
-"""A frontal (PA, AP) film of a normal chest; see `phantom_anatomy` for the parts and `phantom_canvas` for units."""
+"""A frontal (PA, AP) film of a normal chest; see `anatomy` for the parts and `canvas` for units."""
 
 from functools import lru_cache
 
 import numpy as np
 
-from .phantom_anatomy import RIBS, SIGN, Anatomy, Break, Chest, fragments, vessel_tree
-from .phantom_canvas import Canvas, Points, Shape, ellipse, ribbon, smoothstep, spline
+from .anatomy import RIBS, SIGN, Anatomy, Break, Chest, fragments, vessel_tree
+from .canvas import Canvas, Points, Shape, ellipse, ribbon, smoothstep, spline
 
 HALF_WIDTH = 0.385
 """Half of the inner width of a chest of `width` 1 at its widest."""
