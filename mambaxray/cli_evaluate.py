@@ -205,8 +205,8 @@ def _print_result(result: Mapping[str, Any]) -> None:
 
 
 def _write_page(path: Path, result: Mapping[str, Any], rows: Sequence["ReportRow"]) -> Path:
-    from .evaluation.evaluation_page import write_evaluation_page
-    from .evaluation.page_parts import StudyResult
+    from .evaluation.pages.evaluation_page import write_evaluation_page
+    from .evaluation.pages.studies import StudyResult
 
     studies = []
     for row in rows:

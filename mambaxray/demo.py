@@ -37,9 +37,10 @@ from .evaluation.clinical import Labels, label_scores
 from .evaluation.evaluate_model import generate_predictions
 from .evaluation.honesty import unique_ratio
 from .evaluation.labeler import CheXpertStyleLabeler
-from .evaluation.page_parts import ScoreRow, ScoreTable, StudyResult, observation_scores
-from .evaluation.report_page import write_report_page
-from .evaluation.svg_chart import Curve, Line
+from .evaluation.pages.charts import Curve, Line
+from .evaluation.pages.report_page import write_report_page
+from .evaluation.pages.scores import ScoreRow, ScoreTable, observation_scores
+from .evaluation.pages.studies import StudyResult
 from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from .processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .processing.processing_mambaxray import MambaXrayProcessor

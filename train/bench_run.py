@@ -19,8 +19,8 @@ from transformers import AutoConfig
 from ..data.studies import first_studies, load_studies
 from ..data.whole_file import write_whole
 from ..evaluation.evaluate_model import generate_predictions, score_predictions
-from ..evaluation.evaluation_page import write_evaluation_page
-from ..evaluation.page_parts import StudyResult
+from ..evaluation.pages.evaluation_page import write_evaluation_page
+from ..evaluation.pages.studies import StudyResult
 from ..evaluation.predictions import read_predictions
 from .bench_grid import Bench, Cell, make_bench
 from .finetune import make_generator

@@ -1,4 +1,4 @@
-"""Compare the findings of a generated report with those of its reference, and mark them in both texts.
+"""Compares the findings of a generated report with those of its reference, and marks them in both texts.
 
 Each observation that a `CheXpertStyleLabeler` reads in either text gets one verdict; each mention of it is marked in
 HTML by a tint, an underline style and a sign, so that colour is never the only mark.
@@ -7,10 +7,12 @@ HTML by a tint, an underline style and a sign, so that colour is never the only 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from html import escape
 
-from ..data.schema import ABSENT, OBSERVATIONS, PRESENT, UNCERTAIN
-from .labeler import CheXpertStyleLabeler, Mention
+from markupsafe import Markup
+
+from ...data.schema import ABSENT, OBSERVATIONS, PRESENT, UNCERTAIN
+from ..labeler import CheXpertStyleLabeler, Mention
+from .rendering import render
 
 _REPORTED = (PRESENT, UNCERTAIN)
 
@@ -48,9 +50,14 @@ class Mark:
         """The verdict to show: the gravest one."""
         return min(self.verdicts.values(), key=list(Verdict).index)
 
+    @property
+    def title(self) -> str:
+        """All verdicts in words."""
+        return "; ".join(f"{name}: {each.title.lower()} ({each.meaning})" for name, each in self.verdicts.items())
+
 
 @dataclass(frozen=True)
-class ReportComparison:
+class FindingComparison:
     """The verdict on each observation that needs one, in the order of `OBSERVATIONS`, and the marks in both texts."""
 
     verdicts: dict[str, Verdict]
@@ -62,8 +69,8 @@ class ReportComparison:
         return [name for name, verdict in self.verdicts.items() if verdict in verdicts]
 
 
-def compare_reports(reference: str, hypothesis: str, labeler: CheXpertStyleLabeler) -> ReportComparison:
-    """Compare what two reports say about each observation.
+def compare_findings(reference: str, hypothesis: str, labeler: CheXpertStyleLabeler) -> FindingComparison:
+    """Compares what two reports say about each observation.
 
     A finding counts as reported when it is stated or suspected. "No Finding" has no words of its own and is left out;
     so is a negation that only one of the reports makes.
@@ -73,21 +80,23 @@ def compare_reports(reference: str, hypothesis: str, labeler: CheXpertStyleLabel
     verdicts = {name: verdict for name, pair in pairs.items() if (verdict := _verdict(*pair))}
     in_reference = [m for m in labeler.mentions(reference) if _shown_in_reference(m, verdicts)]
     in_hypothesis = [m for m in labeler.mentions(hypothesis) if _shown_in_hypothesis(m, verdicts)]
-    return ReportComparison(verdicts, _marks(in_reference, verdicts), _marks(in_hypothesis, verdicts))
+    return FindingComparison(verdicts, _marks(in_reference, verdicts), _marks(in_hypothesis, verdicts))
 
 
-def marked_html(text: str, marks: Sequence[Mark]) -> str:
-    """`text` as safe HTML with its marks; `marks` are in order and don't overlap, as `compare_reports` gives them."""
-    parts, position = [], 0
+def marked_pieces(text: str, marks: Sequence[Mark]) -> list[tuple[str, Mark | None]]:
+    """`text` in pieces, each with its mark or None; `marks` are in order and don't overlap, as `compare_findings` gives
+    them."""
+    pieces: list[tuple[str, Mark | None]] = []
+    position = 0
     for mark in marks:
-        parts += [escape(text[position : mark.start]), _mark_html(text[mark.start : mark.end], mark)]
+        pieces += [(text[position : mark.start], None), (text[mark.start : mark.end], mark)]
         position = mark.end
-    return "".join([*parts, escape(text[position:])])
+    return [*pieces, (text[position:], None)]
 
 
-def sign_html(verdict: Verdict) -> str:
-    """The verdict's sign for the eye; a screen reader passes over it."""
-    return f'<span class="sign" aria-hidden="true">{verdict.sign}</span>' if verdict.sign else ""
+def marked_html(text: str, marks: Sequence[Mark]) -> Markup:
+    """`text` as safe HTML with its marks, see `marked_pieces`."""
+    return render("marked_text.html.jinja", pieces=marked_pieces(text, marks))
 
 
 def _verdict(expected: int | None, stated: int | None) -> Verdict | None:
@@ -120,12 +129,3 @@ def _marks(mentions: Sequence[Mention], verdicts: dict[str, Verdict]) -> tuple[M
         else:
             marks.append(Mark(mention.start, mention.end, verdict))
     return tuple(marks)
-
-
-def _mark_html(words: str, mark: Mark) -> str:
-    verdict = mark.verdict
-    title = "; ".join(f"{name}: {each.title.lower()} ({each.meaning})" for name, each in mark.verdicts.items())
-    spoken = f'<span class="spoken"> [{escape(title)}]</span>'
-    return (
-        f'<mark class="{verdict.css_class}" title="{escape(title)}">{sign_html(verdict)}{escape(words)}{spoken}</mark>'
-    )

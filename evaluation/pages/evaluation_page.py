@@ -6,28 +6,16 @@ the reports, and the studies that the model reports best and worst.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ..data.schema import OBSERVATIONS
-from .labeler import CheXpertStyleLabeler
-from .page_parts import (
-    ScoreRow,
-    ScoreTable,
-    StudyResult,
-    footer,
-    header,
-    legend,
-    observation_scores,
-    observation_table,
-    score_table,
-    signature_line,
-    study_article,
-    write_page,
-)
-from .svg_chart import histogram
+from ...data.schema import OBSERVATIONS
+from ..labeler import CheXpertStyleLabeler
+from .charts import histogram
+from .rendering import write_page
+from .scores import ScoreRow, ScoreTable, observation_scores
+from .studies import LEGEND, StudyResult, study_view
 
 _F1 = "F1_micro_14_uncertain-negative"
 _MAIN = {
@@ -67,7 +55,7 @@ def write_evaluation_page(
     shown: int = 20,
     notes: Sequence[str] = (),
 ) -> Path:
-    """Write the report and return its path; missing folders are made.
+    """Writes the report and returns its path; missing folders are made.
 
     Args:
         path: the HTML file to write.
@@ -96,37 +84,48 @@ def write_evaluation_page(
     best, worst = _extremes(result["per_sample"], rank_by, len(studies), shown)
     labeler = CheXpertStyleLabeler()
 
-    def articles(indices: Sequence[int]) -> str:
+    def shown_studies(indices: Sequence[int]) -> list[dict[str, Any]]:
         chosen = [
             replace(studies[index], remark=f"{rank_by} {result['per_sample'][rank_by][index]:.3f}") for index in indices
         ]
-        return legend() + "".join(study_article(study, labeler) for study in _with_images(chosen, dataset))
+        return [study_view(study, labeler) for study in _with_images(chosen, dataset)]
 
-    scores = result["scores"]
+    scores, honesty = result["scores"], result["honesty"]
+    main = [name for name in _MAIN if name in scores]
+    others = [name for name in scores if name not in _MAIN]
     lengths = {
         "reference": [len(study.reference.split()) for study in studies],
         "generated": [len(study.hypothesis.split()) for study in studies],
     }
-    known = f"F1_{OBSERVATIONS[0]}_uncertain-negative" in scores
+    is_labelled = f"F1_{OBSERVATIONS[0]}_uncertain-negative" in scores
     sections = {
-        "scores": ("Scores", _scores(result)),
-        "details": (
-            "Findings, lengths and signs of hollow scores",
-            f'<div class="results">{observation_table(observation_scores(scores)) if known else ""}'
-            f"{histogram('Length of the reports', 'words', lengths)}{_honesty(result['honesty'])}</div>",
-        ),
-        "best": (f"The best {len(best)} by {rank_by}", articles(best)),
-        "worst": (f"The worst {len(worst)} by {rank_by}", articles(worst)),
+        "scores": "Scores",
+        "details": "Findings, lengths and signs of hollow scores",
+        "best": f"The best {len(best)} by {rank_by}",
     }
-    sections = {name: section for name, section in sections.items() if name != "worst" or worst}
-    body = (
-        header(title, summary or _summary(result, len(studies)), {name: text for name, (text, _) in sections.items()})
-        + "<main>"
-        + "".join(f'<section id="{n}"><h2>{escape(text)}</h2>{html}</section>' for n, (text, html) in sections.items())
-        + "</main>"
-        + footer(notes)
+    examples = {"best": shown_studies(best)}
+    if worst:
+        sections["worst"] = f"The worst {len(worst)} by {rank_by}"
+        examples["worst"] = shown_studies(worst)
+    return write_page(
+        path,
+        "evaluation_page.html.jinja",
+        title=title,
+        summary=summary or _summary(result, len(studies)),
+        sections=sections,
+        notes=notes,
+        main_scores=_table(result, main),
+        all_scores=_table(result, [*main, *others]) if others else None,
+        signature=result["signature"],
+        unavailable=result.get("unavailable", {}),
+        # What a system writes that does not look at the image.
+        constant_reports=honesty.get("constant_reports", {}),
+        observations=observation_scores(scores) if is_labelled else (),
+        lengths=histogram("Length of the reports", "words", lengths),
+        checks=_checks(honesty),
+        verdicts=LEGEND,
+        examples=examples,
     )
-    return write_page(path, title, body)
 
 
 def _extremes(
@@ -170,30 +169,7 @@ def _summary(result: Mapping[str, Any], count: int) -> str:
     return " ".join(parts)
 
 
-def _scores(result: Mapping[str, Any]) -> str:
-    scores = result["scores"]
-    main = [name for name in _MAIN if name in scores]
-    others = [name for name in scores if name not in _MAIN]
-    folded = ""
-    if others:
-        folded = f"<details><summary>All {len(scores)} scores</summary>{_table(result, [*main, *others])}</details>"
-    missing = "".join(
-        f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in result.get("unavailable", {}).items()
-    )
-    unavailable = f'<p class="quiet">Not available:</p><ul class="quiet">{missing}</ul>' if missing else ""
-    return f"{_table(result, main)}{signature_line(result['signature'])}{unavailable}{_constants(result)}{folded}"
-
-
-def _constants(result: Mapping[str, Any]) -> str:
-    """The texts of the best constant report: what a system says that does not look at the image."""
-    reports = result["honesty"].get("constant_reports", {})
-    texts = "".join(
-        f'<h3>by {escape(metric)}</h3><p class="report">{escape(report)}</p>' for metric, report in reports.items()
-    )
-    return f"<details><summary>The best constant report</summary>{texts}</details>" if texts else ""
-
-
-def _table(result: Mapping[str, Any], names: Sequence[str]) -> str:
+def _table(result: Mapping[str, Any], names: Sequence[str]) -> ScoreTable:
     baselines = result["honesty"].get("baselines", {})
     intervals = result.get("intervals") or {}
     rows = [
@@ -205,16 +181,16 @@ def _table(result: Mapping[str, Any], names: Sequence[str]) -> str:
         )
         for name in names
     ]
-    return f'<div class="wide">{score_table(ScoreTable(("model", *baselines), rows))}</div>'
+    return ScoreTable(("model", *baselines), rows)
 
 
-def _honesty(honesty: Mapping[str, Any]) -> str:
+def _checks(honesty: Mapping[str, Any]) -> ScoreTable:
     rows = [
         ScoreRow(text, (honesty[name], honesty.get(f"reference_{name}")), explanation)
         for name, (text, explanation) in _CHECKS.items()
         if name in honesty
     ]
-    return score_table(ScoreTable(("model", "references"), rows))
+    return ScoreTable(("model", "references"), rows)
 
 
 __all__ = ["write_evaluation_page"]

@@ -8,10 +8,10 @@ from html_page import Page
 from PIL import Image
 
 from mambaxray.evaluation.clinical import label_scores
-from mambaxray.evaluation.evaluation_page import write_evaluation_page
 from mambaxray.evaluation.labeler import CheXpertStyleLabeler
-from mambaxray.evaluation.page_parts import StudyResult
-from mambaxray.evaluation.svg_chart import histogram
+from mambaxray.evaluation.pages.charts import histogram
+from mambaxray.evaluation.pages.evaluation_page import write_evaluation_page
+from mambaxray.evaluation.pages.studies import StudyResult
 
 
 def studies(count=50):

@@ -11,17 +11,17 @@ from html_page import Page
 from PIL import Image
 
 from mambaxray.evaluation.clinical import label_scores
-from mambaxray.evaluation.findings_markup import Verdict, compare_reports, marked_html
 from mambaxray.evaluation.labeler import CheXpertStyleLabeler
-from mambaxray.evaluation.page_parts import (
+from mambaxray.evaluation.pages.charts import Curve, Line, line_chart
+from mambaxray.evaluation.pages.marks import Verdict, compare_findings, marked_html
+from mambaxray.evaluation.pages.report_page import write_report_page
+from mambaxray.evaluation.pages.scores import (
     ObservationScore,
     ScoreRow,
     ScoreTable,
-    StudyResult,
     observation_scores,
 )
-from mambaxray.evaluation.report_page import write_report_page
-from mambaxray.evaluation.svg_chart import Curve, Line, line_chart
+from mambaxray.evaluation.pages.studies import StudyResult
 
 SCORES = ScoreTable(("Model", "Constant report"), [ScoreRow("Label F1", (0.8123, None), "Findings reported")])
 
@@ -156,7 +156,7 @@ def test_two_normal_reports_have_no_chips(page):
 
 def test_observations_with_the_same_words_share_one_mark():
     text = "The cardiomediastinal silhouette is normal."
-    comparison = compare_reports(text, text, CheXpertStyleLabeler())
+    comparison = compare_findings(text, text, CheXpertStyleLabeler())
     assert comparison.observations(Verdict.RULED_OUT) == ["Enlarged Cardiomediastinum", "Cardiomegaly"]
     (mark,) = comparison.hypothesis_marks
     assert set(mark.verdicts) == {"Enlarged Cardiomediastinum", "Cardiomegaly"}
@@ -167,7 +167,7 @@ def test_every_kind_of_mark_has_its_sign_and_words_for_a_screen_reader():
     signs = [verdict.sign for verdict in Verdict if verdict is not Verdict.RULED_OUT]
     assert all(signs)
     assert len(set(signs)) == len(signs)
-    comparison = compare_reports("Clear lungs.", "Cardiomegaly.", CheXpertStyleLabeler())
+    comparison = compare_findings("Clear lungs.", "Cardiomegaly.", CheXpertStyleLabeler())
     html = marked_html("Cardiomegaly.", comparison.hypothesis_marks)
     assert "[Cardiomegaly: invented (the reference does not report it)]" in html
 

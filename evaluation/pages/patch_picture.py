@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import PreTrainedModel, ViTMAEForPreTraining
 
-from ..modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
+from ...modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
 
 _CAPTIONS = ("input", "target", "prediction", "prediction, patch contrast of the input")
 _CAPTION_HEIGHT = 14
