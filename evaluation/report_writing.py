@@ -8,7 +8,7 @@ while the work goes on.
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -21,22 +21,17 @@ from transformers import ProcessorMixin
 from ..modeling_mambaxray.continuous_generation import generate_continuously, is_sharded
 from ..modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
 from ..processing.pixel_rules import ImageReadError
+from .study_report import StudyReport
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class WrittenReport:
-    """What became of a study.
-
-    Attributes:
-        index: of the study.
-        report: what the model wrote, or None.
-        error: why there is no report: an image that can't be read, or None.
-    """
+class _Outcome:
+    """What became of the study of that index: a report, or the error of an image that can't be read."""
 
     index: int
-    report: str | None
+    report: str | None = None
     error: Exception | None = None
 
 
@@ -46,32 +41,37 @@ class LostProcessError(RuntimeError):
 
 def write_reports(
     pipeline: ImageToTextPipeline,
-    studies: Sequence[Any],
+    studies: Sequence[StudyReport],
     *,
+    images: Sequence[Sequence[Any]] | None = None,
+    skip_unreadable: bool = False,
     batch_size: int = 8,
     num_workers: int = 0,
     prompt: str | None = None,
     **generate_kwargs: Any,
-) -> Iterator[list[WrittenReport]]:
+) -> Iterator[list[StudyReport]]:
     """Writes a report for every study, each in one process.
 
     With several processes all of them call this with the same arguments.
 
     Args:
         pipeline: of the model, on this process's device.
-        studies: the views of each study, in any form that the processor reads. They are looked up (and decoded) in
-            order, in a worker process when there are any.
+        studies: what to report on.
+        images: the views of each study, in any form that the processor reads, where the studies do not hold them
+            themselves. They are looked up (and decoded) in order, in a worker process when there are any.
+        skip_unreadable: give a study whose image can't be read its `error` in place of a report, rather than raise.
         batch_size: studies in work at a time, per process.
         num_workers: processes, per process, that read and prepare images ahead.
         prompt: instruction for all studies, in place of the processor's own.
         generate_kwargs: arguments of `model.generate`.
 
     Yields:
-        The next reports in the order of the studies, the same in every process; `batch_size` times the number of
+        The next studies with their reports, in order, the same in every process; `batch_size` times the number of
         processes, and fewer at the end.
 
     Raises:
         ValueError: `batch_size` is not positive, or accelerate does not know the processes.
+        ImageReadError, OSError: an image that can't be read, unless `skip_unreadable`.
         LostProcessError: another process has ended.
     """
     if batch_size < 1:
@@ -83,12 +83,24 @@ def write_reports(
     steps = [range(start, min(start + per_step, len(studies))) for start in range(0, len(studies), per_step)]
     shares = [_share(step, state, is_even) for step in steps]
     own = [index for share in shares for index in share]
-    prepared = _PreparedStudies(pipeline.processor, studies, own, prompt)
+    views = [study.images for study in studies] if images is None else images
+    prepared = _PreparedStudies(pipeline.processor, views, own, prompt)
     arguments = pipeline.generation_arguments(**generate_kwargs)
     written = _in_order(pipeline, prepared, own, batch_size, num_workers, arguments)
     for step, share in zip(steps, shares, strict=True):
         # Each process's share lies behind the one before it, so repeated studies come last.
-        yield _gathered([next(written) for _ in share])[: len(step)]
+        outcomes = _gathered([next(written) for _ in share])[: len(step)]
+        errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+        if errors and not skip_unreadable:
+            raise errors[0]
+        yield [
+            replace(
+                studies[outcome.index],
+                report=outcome.report,
+                error=None if outcome.error is None else str(outcome.error),
+            )
+            for outcome in outcomes
+        ]
 
 
 def process_state() -> PartialState:
@@ -132,7 +144,7 @@ def _share(step: range, state: PartialState, is_even: bool) -> list[int]:
     return studies[state.process_index * length :][:length]
 
 
-def _gathered(own: list[WrittenReport]) -> list[WrittenReport]:
+def _gathered(own: list[_Outcome]) -> list[_Outcome]:
     try:
         return gather_object(own)
     except RuntimeError as error:
@@ -145,10 +157,12 @@ def _gathered(own: list[WrittenReport]) -> list[WrittenReport]:
 class _PreparedStudies(Dataset):
     """What the model takes of each study, or the error of an image that can't be read."""
 
-    def __init__(self, processor: ProcessorMixin, studies: Sequence[Any], indices: Sequence[int], prompt: str | None):
+    def __init__(
+        self, processor: ProcessorMixin, views: Sequence[Sequence[Any]], indices: Sequence[int], prompt: str | None
+    ):
         # Not the pipeline, so that no model is sent to worker processes.
         self._processor = processor
-        self._studies = studies
+        self._views = views
         self._indices = indices
         self._prompt = prompt
 
@@ -157,7 +171,7 @@ class _PreparedStudies(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Tensor] | Exception:
         try:
-            views = list(self._studies[self._indices[position]])
+            views = list(self._views[self._indices[position]])
             return dict(self._processor(images=[views], text=self._prompt, return_tensors="pt"))
         except (ImageReadError, OSError) as error:
             return error
@@ -170,17 +184,17 @@ def _in_order(
     batch_size: int,
     num_workers: int,
     arguments: Mapping[str, Any],
-) -> Iterator[WrittenReport]:
+) -> Iterator[_Outcome]:
     """This process's reports, put back into order: short ones are finished before longer ones that began earlier."""
     readable: list[int] = []
-    done: dict[int, WrittenReport] = {}
+    done: dict[int, _Outcome] = {}
 
     def inputs() -> Iterator[dict[str, Tensor]]:
         # One study at a time: they are put together where it is known how many there is room for.
         loader = DataLoader(prepared, batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
         for position, study in enumerate(loader):
             if isinstance(study, Exception):
-                done[position] = WrittenReport(indices[position], None, study)
+                done[position] = _Outcome(indices[position], error=study)
             else:
                 readable.append(position)
                 yield study
@@ -192,7 +206,7 @@ def _in_order(
             number, tokens = next(generated, (None, None))
             if number is not None:
                 (text,) = pipeline.processor.post_process_image_text_to_text([tokens])
-                done[readable[number]] = WrittenReport(indices[readable[number]], text)
+                done[readable[number]] = _Outcome(indices[readable[number]], text)
         yield done.pop(position)
 
 
@@ -200,4 +214,4 @@ def _unchanged(study: _T) -> _T:
     return study
 
 
-__all__ = ["LostProcessError", "WrittenReport", "in_main_process", "process_state", "write_reports"]
+__all__ = ["LostProcessError", "in_main_process", "process_state", "write_reports"]

@@ -40,7 +40,7 @@ from .evaluation.labeler import CheXpertStyleLabeler
 from .evaluation.pages.charts import Curve, Line
 from .evaluation.pages.report_page import write_report_page
 from .evaluation.pages.scores import ScoreRow, ScoreTable, observation_scores
-from .evaluation.pages.studies import StudyResult
+from .evaluation.study_report import StudyReport
 from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from .processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .processing.processing_mambaxray import MambaXrayProcessor
@@ -462,7 +462,9 @@ def _write_page(
     settings: DemoSettings,
 ) -> Path:
     shown = [
-        StudyResult(study["study_id"], study["images"], study["views"], study["report"], hypothesis)
+        StudyReport(
+            study["study_id"], study["images"], views=study["views"], report=hypothesis, reference=study["report"]
+        )
         for study, hypothesis in zip(test.select(range(min(_SHOWN_STUDIES, len(test)))), hypotheses, strict=False)
     ]
     explanations = {

@@ -12,10 +12,11 @@ from typing import Any
 
 from ...data.schema import OBSERVATIONS
 from ..labeler import CheXpertStyleLabeler
+from ..study_report import StudyReport
 from .charts import histogram
 from .rendering import write_page
 from .scores import ScoreRow, ScoreTable, observation_scores
-from .studies import LEGEND, StudyResult, study_view
+from .studies import LEGEND, study_view
 
 _F1 = "F1_micro_14_uncertain-negative"
 _MAIN = {
@@ -46,7 +47,7 @@ _CHECKS = {
 def write_evaluation_page(
     path: str | PathLike,
     result: Mapping[str, Any],
-    studies: Sequence[StudyResult],
+    studies: Sequence[StudyReport],
     *,
     title: str = "Evaluation",
     summary: str | None = None,
@@ -85,17 +86,16 @@ def write_evaluation_page(
     labeler = CheXpertStyleLabeler()
 
     def shown_studies(indices: Sequence[int]) -> list[dict[str, Any]]:
-        chosen = [
-            replace(studies[index], remark=f"{rank_by} {result['per_sample'][rank_by][index]:.3f}") for index in indices
-        ]
-        return [study_view(study, labeler) for study in _with_images(chosen, dataset)]
+        remarks = [f"{rank_by} {result['per_sample'][rank_by][index]:.3f}" for index in indices]
+        chosen = _with_images([studies[index] for index in indices], dataset)
+        return [study_view(study, labeler, remark) for study, remark in zip(chosen, remarks, strict=True)]
 
     scores, honesty = result["scores"], result["honesty"]
     main = [name for name in _MAIN if name in scores]
     others = [name for name in scores if name not in _MAIN]
     lengths = {
-        "reference": [len(study.reference.split()) for study in studies],
-        "generated": [len(study.hypothesis.split()) for study in studies],
+        "reference": [len((study.reference or "").split()) for study in studies],
+        "generated": [len((study.report or "").split()) for study in studies],
     }
     is_labelled = f"F1_{OBSERVATIONS[0]}_uncertain-negative" in scores
     sections = {
@@ -142,7 +142,7 @@ def _extremes(
     return order[: min(shown, count - half)], order[::-1][: min(shown, half)]
 
 
-def _with_images(studies: Sequence[StudyResult], dataset: Sequence[Mapping[str, Any]] | None) -> Iterator[StudyResult]:
+def _with_images(studies: Sequence[StudyReport], dataset: Sequence[Mapping[str, Any]] | None) -> Iterator[StudyReport]:
     """The studies with the images that the data set has of them, one at a time."""
     if dataset is None:
         yield from studies

@@ -9,10 +9,11 @@ from os import PathLike
 from pathlib import Path
 
 from ..labeler import CheXpertStyleLabeler
+from ..study_report import StudyReport
 from .charts import Curve, line_chart
 from .rendering import write_page
 from .scores import ObservationScore, ScoreTable
-from .studies import LEGEND, StudyResult, study_view
+from .studies import LEGEND, study_view
 
 
 def write_report_page(
@@ -20,7 +21,7 @@ def write_report_page(
     *,
     title: str,
     summary: str,
-    studies: Sequence[StudyResult],
+    studies: Sequence[StudyReport],
     scores: ScoreTable,
     observations: Sequence[ObservationScore] = (),
     curves: Sequence[Curve] = (),
@@ -44,7 +45,7 @@ def write_report_page(
         ImageReadError, FileNotFoundError: an image that can't be read.
     """
     if not studies:
-        raise ValueError("studies is empty: give at least one StudyResult to show")
+        raise ValueError("studies is empty: give at least one StudyReport to show")
     labeler = CheXpertStyleLabeler()
     return write_page(
         path,

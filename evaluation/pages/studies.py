@@ -1,7 +1,6 @@
 """The studies that a page shows: their images, their findings and both reports with marks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -9,6 +8,7 @@ from PIL import Image
 
 from ...processing.image_reading import load_xray
 from ..labeler import CheXpertStyleLabeler
+from ..study_report import StudyReport
 from .marks import Mark, Verdict, compare_findings, marked_pieces
 from .rendering import data_uri
 
@@ -20,23 +20,13 @@ LEGEND = (*_CHIPS, Verdict.RULED_OUT)
 """The verdicts that a page with studies explains."""
 
 
-@dataclass(frozen=True)
-class StudyResult:
-    """One study: its images (anything `load_xray` reads; perhaps none) with one view name each, and both reports.
-
-    `remark` stands beside its name, such as its score.
-    """
-
-    study_id: str
-    images: Sequence[Image.Image | str | PathLike]
-    views: Sequence[str]
-    reference: str
-    hypothesis: str
-    remark: str = ""
-
-
-def study_view(study: StudyResult, labeler: CheXpertStyleLabeler) -> dict[str, Any]:
+def study_view(study: StudyReport, labeler: CheXpertStyleLabeler, remark: str = "") -> dict[str, Any]:
     """What the template of a study shows.
+
+    Args:
+        study: a study with one view name per image; a report or reference that it lacks counts as empty.
+        labeler: reads the findings of both reports.
+        remark: stands beside the study's name, such as its score.
 
     Raises:
         ValueError: images and views differ in number.
@@ -47,14 +37,15 @@ def study_view(study: StudyResult, labeler: CheXpertStyleLabeler) -> dict[str, A
             f"study {study.study_id!r} has {len(study.images)} images and {len(study.views)} views; "
             "give one view name per image ('' when unknown)"
         )
-    comparison = compare_findings(study.reference, study.hypothesis, labeler)
+    reference, generated = study.reference or "", study.report or ""
+    comparison = compare_findings(reference, generated, labeler)
     return {
         "name": study.study_id,
-        "remark": study.remark,
+        "remark": remark,
         "figures": [_figure(image, view) for image, view in zip(study.images, study.views, strict=True)],
         "findings": {verdict: names for verdict in _CHIPS if (names := comparison.observations(verdict))},
-        "reference": _pieces(study.reference, comparison.reference_marks),
-        "generated": _pieces(study.hypothesis, comparison.hypothesis_marks),
+        "reference": _pieces(reference, comparison.reference_marks),
+        "generated": _pieces(generated, comparison.hypothesis_marks),
     }
 
 

@@ -11,17 +11,15 @@ from mambaxray.evaluation.clinical import label_scores
 from mambaxray.evaluation.labeler import CheXpertStyleLabeler
 from mambaxray.evaluation.pages.charts import histogram
 from mambaxray.evaluation.pages.evaluation_page import write_evaluation_page
-from mambaxray.evaluation.pages.studies import StudyResult
+from mambaxray.evaluation.study_report import StudyReport
 
 
 def studies(count=50):
     return [
-        StudyResult(
+        StudyReport(
             f"s{number}",
-            (),
-            (),
-            "Moderate cardiomegaly. No pleural effusion.",
-            "Moderate cardiomegaly." if number % 2 else "The heart is normal. Small pleural effusion.",
+            reference="Moderate cardiomegaly. No pleural effusion.",
+            report="Moderate cardiomegaly." if number % 2 else "The heart is normal. Small pleural effusion.",
         )
         for number in range(count)
     ]
@@ -29,7 +27,7 @@ def studies(count=50):
 
 def result_of(shown):
     labeler = CheXpertStyleLabeler()
-    references, hypotheses = (labeler.batch(getattr(s, name) for s in shown) for name in ("reference", "hypothesis"))
+    references, hypotheses = (labeler.batch(getattr(s, name) for s in shown) for name in ("reference", "report"))
     scores = {"Bleu_4": 0.123, "CIDEr": 0.456} | label_scores(references, hypotheses)
     return {
         "scores": scores,
@@ -127,7 +125,7 @@ def test_images_are_read_from_the_data_set_for_the_shown_studies_only(page):
 
 def test_nothing_is_fetched_and_nothing_runs_and_texts_are_data(page):
     evil = '<script>alert("1")</script>'
-    shown = page([StudyResult(evil, (), (), evil, evil)], title=evil, summary=evil, notes=[evil])
+    shown = page([StudyReport(evil, reference=evil, report=evil)], title=evil, summary=evil, notes=[evil])
     assert not shown.all("script")
     addresses = [attributes[key] for _, attributes in shown.elements for key in ("src", "href") if key in attributes]
     assert all(address.startswith("#") for address in addresses)
