@@ -39,8 +39,9 @@ class Evidence:
     studies: tuple[RelatedStudy, ...] = field(default=())
 
     def to_dict(self, digits: int = 4) -> dict[str, Any]:
-        """Plain data for a JSON file, numbers rounded to `digits`; what is absent is left out."""
-        values: dict[str, Any] = {"observation": self.observation}
+        """Plain data for a JSON file, without the observation's name, numbers rounded to `digits`; what is absent is
+        left out."""
+        values: dict[str, Any] = {}
         if self.probability is not None:
             values["probability"] = round(self.probability, digits)
         if self.map is not None:

@@ -8,7 +8,7 @@ from transformers import EarlyStoppingCallback, GenerationConfig, Trainer
 from transformers.trainer_pt_utils import LabelSmoother
 
 from mambaxray import MambaXrayForConditionalGeneration, ReportCollator, ReportTrainer
-from mambaxray.data.phantom import make_phantoms
+from mambaxray.data.phantoms import make_phantoms
 from mambaxray.train.report_trainer import smoothing_term
 
 
