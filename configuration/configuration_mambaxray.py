@@ -7,6 +7,7 @@ from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .configuration_vision_mamba import VisionMambaConfig
+from .saved_parts import PrivatePathsMixin, read_separate_parts, without_earlier_fields
 
 # Tokens that encoders of the ViT family put before their patches.
 _LEADING_TOKENS = {
@@ -79,7 +80,7 @@ def as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[Pr
     return AutoConfig.for_model(model_type, **values)
 
 
-class MambaXrayConfig(PreTrainedConfig):
+class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
     r"""What a `MambaXrayForConditionalGeneration` is made of.
 
     Args:
@@ -92,11 +93,9 @@ class MambaXrayConfig(PreTrainedConfig):
         num_visual_tokens: length of the vision encoder's output for one image; derived for the vision Mamba, the
             ViT family and Swin, and needed for others.
         projector_layer_norm_eps: epsilon of the layer norm after the projection.
-        language_model_source: where the language model's weights are when they were left out of a saved model: a
-            folder or a Hub name. Written by `save_pretrained`, as are the next two.
-        language_model_revision: commit, branch or tag on the Hub.
-        language_model_fingerprint: digest of some of these weights' values, by which another model is told;
-            none when it was quantized.
+        separate_parts: the parts that a saved model leaves out, by name, each a dict of its `source` (Hub name; None
+            when it came from a folder of the author's machine), `revision`, `dtype` and `fingerprint`, a digest of
+            the weights that were left out. Written by `save_pretrained`.
 
     Raises:
         TypeError: a sub-configuration is neither a configuration nor a dict.
@@ -115,9 +114,7 @@ class MambaXrayConfig(PreTrainedConfig):
         image_token_id: int = 32000,
         num_visual_tokens: int | None = None,
         projector_layer_norm_eps: float = 1e-5,
-        language_model_source: str | None = None,
-        language_model_revision: str | None = None,
-        language_model_fingerprint: str | None = None,
+        separate_parts: dict[str, dict[str, str | None]] | None = None,
         **kwargs: Any,
     ):
         self.vision_config = as_config(vision_config, VisionMambaConfig)
@@ -125,9 +122,10 @@ class MambaXrayConfig(PreTrainedConfig):
         self.image_token_id = image_token_id
         self.num_visual_tokens = num_visual_tokens
         self.projector_layer_norm_eps = projector_layer_norm_eps
-        self.language_model_source = language_model_source
-        self.language_model_revision = language_model_revision
-        self.language_model_fingerprint = language_model_fingerprint
+        self.separate_parts = read_separate_parts(
+            kwargs | {"separate_parts": separate_parts, "text_config": self.text_config}
+        )
+        kwargs = without_earlier_fields(kwargs)
         if not isinstance(image_token_id, int) or image_token_id < 0:
             raise ValueError(f"image_token_id must be a non-negative integer, got {image_token_id!r}")
         if self.num_image_tokens < 1:

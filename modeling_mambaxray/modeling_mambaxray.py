@@ -26,7 +26,7 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.configuration_mambaxray import MambaXrayConfig
 from .pipeline_image_to_text import ImageToTextPipeline
 from .repository_code import ModelCodeMixin
-from .separate_language_model import LanguageModelReference, SeparateLanguageModelMixin
+from .separate_parts import PartReference, SeparatePartsMixin
 from .vision_encoder import FrozenVisionEncoderMixin, encode_views, load_vision_encoder
 
 
@@ -76,7 +76,7 @@ class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
 
 
 class MambaXrayForConditionalGeneration(
-    FrozenVisionEncoderMixin, SeparateLanguageModelMixin, MambaXrayPreTrainedModel, GenerationMixin
+    FrozenVisionEncoderMixin, SeparatePartsMixin, MambaXrayPreTrainedModel, GenerationMixin
 ):
     """Writes a report for a study of one or several chest X-ray views.
 
@@ -84,7 +84,7 @@ class MambaXrayForConditionalGeneration(
     (vision Mamba + Llama-2) and R2GenGPT (Swin + Llama-2) are configurations of this class.
 
     A pre-trained language model that is frozen is not saved with the model, which then refers to where it came from
-    (`separate_language_model.py`).
+    (`separate_parts.py`).
 
     Attributes:
         supports_continuous_generation: whether the decoder's cache alone carries a study from one token to the next,
@@ -151,7 +151,7 @@ class MambaXrayForConditionalGeneration(
                 part.apply(model._init_weights)
         model.generation_config = GenerationConfig.from_dict(decoder.generation_config.to_dict())
         if isinstance(language_model, str | os.PathLike):
-            model.language_model_reference = LanguageModelReference.of(
+            model.language_model_reference = PartReference.of(
                 decoder, str(language_model), (text_kwargs or {}).get("revision")
             )
         return model.eval()

@@ -1,5 +1,6 @@
-"""Models saved without the language model that they were put together from."""
+"""Models saved without the parts that they were put together from."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -7,16 +8,30 @@ import sys
 
 import pytest
 import torch
+import transformers
+from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tiny import IMAGE_TOKEN_ID, VISION_CONFIGS, tiny_model
-from transformers import AutoModel, AutoModelForImageTextToText, BitsAndBytesConfig, Trainer, TrainingArguments
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    BertConfig,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    Trainer,
+    TrainingArguments,
+)
 
 from mambaxray import MambaXrayForConditionalGeneration
-from mambaxray.modeling_mambaxray.separate_language_model import (
-    LanguageModelChangedError,
-    LanguageModelNotFoundError,
+from mambaxray.modeling_mambaxray.separate_parts import (
+    PartChangedError,
+    PartNotFoundError,
+    PartReference,
+    read_local_parts,
 )
+from mambaxray.modeling_mambaxray.tensor_digests import tensor_digests
 
 
 def save_language_model(folder, text="llama", seed=0, dtype=torch.float32):
@@ -147,7 +162,7 @@ def test_everything_is_saved_when_the_reference_is_dropped(tmp_path, decoder):
     model.save_pretrained(tmp_path / "model")
     shutil.rmtree(decoder)
     loaded = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model")
-    assert loaded.config.language_model_source is None
+    assert loaded.config.separate_parts == {}
     assert torch.equal(logits_of(loaded), logits_of(model))
 
 
@@ -192,7 +207,7 @@ def test_an_absent_language_model_is_named_and_a_copy_elsewhere_is_taken(tmp_pat
     model.freeze_language_model()
     model.save_pretrained(tmp_path / "model")
     decoder.rename(tmp_path / "moved")
-    with pytest.raises(LanguageModelNotFoundError, match=rf"{decoder}.*language_model=FOLDER"):
+    with pytest.raises(PartNotFoundError, match=rf"{decoder}.*language_model=FOLDER"):
         MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model")
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "model", language_model=str(tmp_path / "moved"))
     assert torch.equal(logits_of(loaded), logits_of(model))
@@ -203,17 +218,244 @@ def test_another_language_model_in_its_place_is_refused(tmp_path, decoder):
     model.freeze_language_model()
     model.save_pretrained(tmp_path / "model")
     save_language_model(decoder, seed=7)
-    with pytest.raises(LanguageModelChangedError, match=str(decoder)):
+    with pytest.raises(PartChangedError, match=str(decoder)):
         MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model")
 
 
-def test_a_revision_is_kept(tmp_path, decoder):
-    model = put_together(decoder, revision="v1.2")
+def test_the_saved_model_tells_no_path_and_a_copy_without_the_notes_asks_for_the_part(tmp_path, decoder):
+    model = put_together(decoder)
+    model.vision_encoder.config.name_or_path = str(tmp_path / "encoder")
     model.freeze_language_model()
     model.save_pretrained(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert config["language_model_source"] == str(decoder)
-    assert config["language_model_revision"] == "v1.2"
+    entry = config["separate_parts"]["language_model"]
+    assert (entry["source"], entry["dtype"]) == (None, "float32")
+    assert entry["fingerprint"].startswith("sha256:")
+    assert [path for path in uploaded_files(tmp_path / "model") if str(tmp_path).encode() in path.read_bytes()] == []
+    shutil.copytree(tmp_path / "model", tmp_path / "copy", ignore=shutil.ignore_patterns(".cache"))
+    with pytest.raises(PartNotFoundError, match=r"language_model=FOLDER"):
+        MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "copy")
+    loaded = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "copy", language_model=decoder)
+    assert torch.equal(logits_of(loaded), logits_of(model))
+
+
+def uploaded_files(folder):
+    """What the Hub's client takes of a folder."""
+    return [folder / path for path in filter_repo_objects(files_of(folder), ignore_patterns=DEFAULT_IGNORE_PATTERNS)]
+
+
+def files_of(folder):
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def test_notes_of_an_earlier_save_in_the_same_folder_go_when_the_part_is_saved(tmp_path, decoder):
+    model = put_together(decoder)
+    model.freeze_language_model()
+    model.save_pretrained(tmp_path / "model")
+    assert read_local_parts(tmp_path / "model") == {"language_model": str(decoder)}
+    model.language_model_reference = None
+    model.save_pretrained(tmp_path / "model")
+    assert read_local_parts(tmp_path / "model") == {}
+
+
+def test_a_part_that_the_model_holds_is_not_taken_from_elsewhere(tmp_path, decoder):
+    put_together(decoder).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"holds its language_model: leave language_model=.* out"):
+        MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model", language_model=str(decoder))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_changed_row_of_a_large_embedding_comes_back(tmp_path, dtype):
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, vocab_size=4000
+    )
+    AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(tmp_path / "decoder")
+    model = put_together(tmp_path / "decoder")
+    embeddings = model.get_input_embeddings().weight
+    with torch.no_grad():
+        embeddings[1234] += 1
+    model.freeze_language_model()
+    model.save_pretrained(tmp_path / "model")
+    assert [n for n in saved_names(tmp_path / "model") if n.startswith("language_model")] == [
+        "language_model.model.embed_tokens.weight"
+    ]
+    loaded = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model")
+    assert torch.equal(loaded.get_input_embeddings().weight, embeddings)
+    assert loaded.get_input_embeddings().weight.dtype == dtype
+
+
+def test_a_changed_embedding_that_is_also_the_output_stays_so(tmp_path):
+    # The output's weights in the source are the old ones.
+    save_language_model(tmp_path / "decoder", "gpt2")
+    model = put_together(tmp_path / "decoder")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7] += 1
+    model.freeze_language_model()
+    model.save_pretrained(tmp_path / "model")
+    loaded = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model")
+    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    assert torch.equal(logits_of(loaded), logits_of(model))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: weight.copy_(weight.nextafter(torch.tensor(torch.inf))),
+        lambda weight: weight.view(-1)[3].neg_(),
+        lambda weight: weight.copy_(weight.flip(0)),
+    ],
+)
+def test_the_smallest_change_is_a_change(change):
+    weight = torch.randn(5, 7, dtype=torch.float64)
+    before = tensor_digests({"weight": weight})
+    assert tensor_digests({"weight": weight.clone()}) == before
+    change(weight)
+    assert tensor_digests({"weight": weight}) != before
+
+
+def test_digests_are_of_values_dtype_and_shape_not_of_the_layout_in_memory():
+    weight = torch.randn(4, 6).bfloat16()
+    expected = tensor_digests({"a": weight})["a"]
+    assert tensor_digests({"a": weight.T.contiguous().T})["a"] == expected
+    assert tensor_digests({"a": weight.view(6, 4)})["a"] != expected
+    assert tensor_digests({"a": weight.view(torch.int16)})["a"] != expected
+    zeros = {"scalar": torch.tensor(1.0), "empty": torch.empty(0, 3), "other": torch.empty(0, 4)}
+    assert len(set(tensor_digests(zeros).values())) == 3
+
+
+def test_whatever_dtype_each_part_has_comes_back_without_the_decoder_and_with_it(tmp_path):
+    for encoder, decoder_dtype in itertools.product((torch.float32, torch.bfloat16), repeat=2):
+        folder = tmp_path / f"{encoder}-{decoder_dtype}"
+        save_language_model(folder / "decoder", dtype=decoder_dtype)
+        model = put_together(folder / "decoder")
+        model.vision_encoder.to(encoder)
+        for whole in (False, True):
+            model.freeze_language_model()
+            if whole:
+                model.language_model_reference = None
+            model.save_pretrained(folder / str(whole))
+            loaded = MambaXrayForConditionalGeneration.from_pretrained(folder / str(whole))
+            assert dtypes_of(loaded) == dtypes_of(model)
+            weights = loaded.state_dict()
+            assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+            assert loaded.config.text_config.dtype == decoder_dtype
+            for option in ("dtype", "torch_dtype"):
+                other = AutoModelForImageTextToText.from_pretrained(folder / str(whole), **{option: torch.float64})
+                assert set(dtypes_of(other).values()) == {torch.float64}
+
+
+def dtypes_of(model):
+    return {name: tensor.dtype for name, tensor in model.state_dict().items()}
+
+
+def test_a_change_that_a_cast_hides_is_no_change_and_one_that_it_makes_is_kept(tmp_path, decoder):
+    model = put_together(decoder)
+    model.freeze_language_model()
+    # There and back loses digits that the source has.
+    model.to(torch.bfloat16).to(torch.float32).save_pretrained(tmp_path / "model")
+    assert "language_model" in parts(saved_names(tmp_path / "model"))
+    loaded = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model")
+    assert torch.equal(loaded.get_input_embeddings().weight, model.get_input_embeddings().weight)
+
+
+def test_all_is_saved_when_the_source_is_gone_and_the_dtype_another(tmp_path, decoder, caplog):
+    model = put_together(decoder)
+    model.freeze_language_model()
+    shutil.rmtree(decoder)
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
+    assert "can't be loaded" in caplog.text
+    loaded = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model")
+    assert torch.equal(logits_of(loaded), logits_of(model))
+
+
+def test_what_an_earlier_version_saved_loads_and_says_that_it_is_not_checked(tmp_path, decoder, caplog):
+    model = put_together(decoder)
+    model.freeze_language_model()
+    model.save_pretrained(tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / ".cache")
+    file = tmp_path / "model" / "config.json"
+    config = json.loads(file.read_text())
+    del config["separate_parts"]
+    config |= {
+        "language_model_source": str(decoder),
+        "language_model_revision": None,
+        "language_model_fingerprint": "0123456789abcdef",
+    }
+    file.write_text(json.dumps(config))
+    loaded = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model")
+    assert torch.equal(logits_of(loaded), logits_of(model))
+    assert "saved by an earlier version" in caplog.text
+    loaded.save_pretrained(tmp_path / "again")
+    text = (tmp_path / "again" / "config.json").read_text()
+    assert "language_model_" not in text
+    assert str(tmp_path) not in text
+
+
+class WithMoreParts(MambaXrayForConditionalGeneration):
+    """A system with a frozen text encoder and a head that only training needs."""
+
+    separate_parts = {"language_model": "AutoModelForCausalLM", "text_encoder": "AutoModel"}
+    training_only_parts = ("reconstructor",)
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.text_encoder = AutoModel.from_config(TEXT_ENCODER)
+        self.reconstructor = torch.nn.Linear(4, 4)
+        self.post_init()
+
+
+TEXT_ENCODER = BertConfig(
+    hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=20
+)
+
+
+@pytest.fixture
+def with_more_parts(tmp_path, decoder):
+    AutoModel.from_config(TEXT_ENCODER).to(torch.bfloat16).save_pretrained(tmp_path / "text")
+    model = WithMoreParts(put_together(decoder).config).eval()
+    for name, source in (("language_model", decoder), ("text_encoder", tmp_path / "text")):
+        auto_class = getattr(transformers, WithMoreParts.separate_parts[name])
+        setattr(model, name, auto_class.from_pretrained(source))
+        model.part_references[name] = PartReference.of(getattr(model, name), str(source))
+        model.freeze_part(name)
+    return model
+
+
+def test_a_system_names_its_own_separate_parts(tmp_path, with_more_parts):
+    model = with_more_parts
+    model.save_pretrained(tmp_path / "model")
+    assert parts(saved_names(tmp_path / "model")) == {"vision_encoder", "projector", "layer_norm"}
+    loaded = WithMoreParts.from_pretrained(tmp_path / "model")
+    assert loaded.text_encoder.dtype == torch.bfloat16
+    weights = loaded.state_dict()
+    expected = {name: weight for name, weight in model.state_dict().items() if not name.startswith("reconstructor")}
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weight, weights[name]) for name, weight in expected.items())
+    (tmp_path / "text").rename(tmp_path / "moved")
+    with pytest.raises(PartNotFoundError, match="text_encoder=FOLDER"):
+        WithMoreParts.from_pretrained(tmp_path / "model")
+    WithMoreParts.from_pretrained(tmp_path / "model", text_encoder=tmp_path / "moved")
+    loaded.unfreeze_part("text_encoder")
+    loaded.save_pretrained(tmp_path / "trained")
+    assert "text_encoder" in parts(saved_names(tmp_path / "trained"))
+    with pytest.raises(ValueError, match=r"no part 'decoder'.*text_encoder"):
+        loaded.freeze_part("decoder")
+
+
+def test_what_only_training_needs_is_in_checkpoints_only_unless_asked_for(tmp_path, with_more_parts, caplog):
+    model = with_more_parts
+    model.save_pretrained(tmp_path / "model")
+    loaded = WithMoreParts.from_pretrained(tmp_path / "model")
+    assert loaded.reconstructor is None
+    assert "without its reconstructor" in caplog.text
+    assert torch.equal(logits_of(loaded), logits_of(model))
+    inputs = inputs_for(model)
+    assert loaded.generate(**inputs, max_new_tokens=2).shape[1] <= inputs["input_ids"].shape[1] + 2
+    model.save_pretrained(tmp_path / "asked", save_training_parts=True)
+    model.save_pretrained(tmp_path / "checkpoint-10")
+    for folder in ("asked", "checkpoint-10"):
+        again = WithMoreParts.from_pretrained(tmp_path / folder)
+        assert torch.equal(again.reconstructor.weight, model.reconstructor.weight)
 
 
 def test_adapters_on_a_model_without_its_language_model_load(tmp_path, decoder):
