@@ -32,7 +32,7 @@ from .tensor_digests import fingerprint, tensor_digests
 
 LOCAL_PARTS_FILE = Path(".cache", "huggingface", "local_parts.json")
 """In a model's folder: from which folders of this machine its left-out parts came. The Hub's client uploads nothing
-that is in a folder `.cache/huggingface`, whoever calls it: `hf upload`, or the Trainer, which pushes checkpoints too."""
+that is in a folder `.cache/huggingface`, whoever calls it: `hf upload`, or the Trainer for a model or a checkpoint."""
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
@@ -56,7 +56,7 @@ def refuse_local_parts(sources: Mapping[str, str]) -> None:
     """The check that every push of ours makes before anything is uploaded.
 
     Args:
-        sources: where each part that a model needs and leaves out came from, by name.
+        sources: where the models come from that a model needs and does not hold, by what they are to it.
 
     Raises:
         LocalPartError: one is in a folder of this machine.
@@ -65,9 +65,26 @@ def refuse_local_parts(sources: Mapping[str, str]) -> None:
         if is_local(source):
             raise LocalPartError(
                 f"the model needs its {name} from {source}, which is a folder of this machine that nobody else can "
-                f"load. Load the {name} by its name on the Hub, or save the model whole "
-                f"(model.part_references[{name!r}] = None)"
+                f"load. Make it with the {name}'s name on the Hub, or save it whole (part_references[{name!r}] = None; "
+                "for an adapter, merge it)"
             )
+
+
+def check_can_be_published(model: torch.nn.Module) -> None:
+    """`refuse_local_parts` for a model in memory, of this package or of PEFT around one.
+
+    Raises:
+        LocalPartError: it leaves out a part, or is an adapter to a model, that is in a folder of this machine.
+    """
+    adapters = (getattr(model, "peft_config", None) or {}).values()
+    for adapter in adapters:
+        if adapter.base_model_name_or_path is not None:
+            refuse_local_parts({"base model": adapter.base_model_name_or_path})
+    if not adapters and isinstance(model, SeparatePartsMixin):
+        references = {part: reference for part, reference in model.part_references.items() if reference is not None}
+        if any(is_local(reference.source) for reference in references.values()):
+            left_out = model._note_left_out(model.state_dict())
+            refuse_local_parts({part: reference.source for part, reference in left_out.items()})
 
 
 @dataclass(frozen=True)
@@ -161,7 +178,7 @@ class SeparatePartsMixin:
     def _part(self, name: str) -> torch.nn.Module:
         children = dict(self.named_children())
         if name not in children:
-            raise ValueError(f"the model has no part {name!r}; its parts are {', '.join(children)}")
+            raise ValueError(f"the model has no part {name!r}; the model's parts are {', '.join(children)}")
         return children[name]
 
     def _note_left_out(self, state_dict: Mapping[str, Any], training_parts: bool = True) -> dict[str, PartReference]:
@@ -263,7 +280,7 @@ class SeparatePartsMixin:
                 Nothing is uploaded.
         """
         if push_to_hub:
-            self.refuse_local_parts()
+            check_can_be_published(self)
         if save_training_parts is None:
             save_training_parts = _CHECKPOINT.fullmatch(Path(save_directory).name) is not None
         state_dict = dict(self.state_dict() if state_dict is None else state_dict)
@@ -291,28 +308,16 @@ class SeparatePartsMixin:
         Raises:
             LocalPartError: the model leaves out a part that came from a folder of this machine. Nothing is uploaded.
         """
-        self.refuse_local_parts()
+        check_can_be_published(self)
         return super().push_to_hub(*args, **kwargs)
 
-    def refuse_local_parts(self) -> None:
-        """What every push of this model checks first (see the function of this name).
-
-        Raises:
-            LocalPartError: the model leaves out a part, or has adapters that refer to a model, in a folder of this
-                machine.
-        """
-        if getattr(self, "_hf_peft_config_loaded", False):
-            for adapter in self.active_adapters():
-                base = self.peft_config[adapter].base_model_name_or_path
-                refuse_local_parts({} if base is None else {"base model": base})
-        elif any(reference is not None and is_local(reference.source) for reference in self.part_references.values()):
-            left_out = self._note_left_out(self.state_dict())
-            refuse_local_parts({part: reference.source for part, reference in left_out.items()})
-
     def _get_dtype_plan(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
-        # transformers loads in one dtype, but for what this plan names; the first pattern that is found counts.
+        # transformers loads in one dtype, but for what this plan names. What must be float32 is so whatever was stored.
+        always = [re.compile(name.replace("*", ".*")) for name in self._keep_in_fp32_modules_strict or ()]
         stored = {
-            rf"^{re.escape(name)}$": stored for name, stored in (_stored_dtypes.get() or {}).items() if stored != dtype
+            rf"^{re.escape(name)}$": stored
+            for name, stored in (_stored_dtypes.get() or {}).items()
+            if stored != dtype and not any(pattern.search(name) for pattern in always)
         }
         return stored | super()._get_dtype_plan(dtype)
 
@@ -548,6 +553,7 @@ __all__ = [
     "PartNotFoundError",
     "PartReference",
     "SeparatePartsMixin",
+    "check_can_be_published",
     "read_local_parts",
     "refuse_local_parts",
 ]

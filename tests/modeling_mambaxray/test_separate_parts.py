@@ -327,8 +327,11 @@ def test_whatever_dtype_each_part_has_comes_back_without_the_decoder_and_with_it
     for encoder, decoder_dtype in itertools.product((torch.float32, torch.bfloat16), repeat=2):
         folder = tmp_path / f"{encoder}-{decoder_dtype}"
         save_language_model(folder / "decoder", dtype=decoder_dtype)
-        model = put_together(folder / "decoder")
-        model.vision_encoder.to(encoder)
+        AutoModel.from_config(VISION_CONFIGS["vision_mamba"]()).save_pretrained(folder / "encoder")
+        model = MambaXrayForConditionalGeneration.from_encoder_decoder_pretrained(
+            str(folder / "encoder"), str(folder / "decoder"), vision_kwargs={"dtype": encoder}
+        )
+        assert (model.vision_encoder.dtype, model.language_model.dtype) == (encoder, decoder_dtype)
         for whole in (False, True):
             model.freeze_language_model()
             if whole:
@@ -364,8 +367,8 @@ def test_all_is_saved_when_the_source_is_gone_and_the_dtype_another(tmp_path, de
     shutil.rmtree(decoder)
     model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
     assert "can't be loaded" in caplog.text
-    loaded = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model")
-    assert torch.equal(logits_of(loaded), logits_of(model))
+    weights = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model").state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
 
 
 def test_what_an_earlier_version_saved_loads_and_says_that_it_is_not_checked(tmp_path, decoder, caplog):
@@ -506,6 +509,9 @@ def test_the_plain_trainer_saves_small_checkpoints_and_resumes_from_them(tmp_pat
 @pytest.mark.parametrize("bits", [4, 8])
 def test_only_the_language_model_is_quantized_and_its_weights_are_still_left_out(tmp_path, decoder, bits):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    # Blocks of 64 numbers are quantized together, and its kernels for the CPU take none smaller.
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    AutoModelForCausalLM.from_config(LlamaConfig(**sizes, vocab_size=48)).save_pretrained(decoder)
     quantization = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
     model = put_together(decoder, quantization_config=quantization, device_map={"": "cpu"})
     model.freeze_language_model()
@@ -513,9 +519,10 @@ def test_only_the_language_model_is_quantized_and_its_weights_are_still_left_out
     assert "language_model" not in parts(saved_names(tmp_path / "model"))
     loaded = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model", quantization_config=quantization)
     assert type(loaded.projector) is torch.nn.Linear
-    assert torch.equal(logits_of(loaded), logits_of(model))
+    # Its kernels for the CPU pack the weights anew in the first forward pass, so this comes before it.
     loaded.save_pretrained(tmp_path / "again")
     assert saved_names(tmp_path / "again") == saved_names(tmp_path / "model")
+    assert torch.equal(logits_of(loaded), logits_of(model))
     # What was saved refers to the weights as they are published.
     plain = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "again")
     assert not torch.equal(logits_of(plain), logits_of(model))
