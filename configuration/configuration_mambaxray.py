@@ -6,6 +6,7 @@ from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .configuration_vision_mamba import VisionMambaConfig
+from .saved_parts import PrivatePathsMixin, read_separate_parts, without_earlier_fields
 from .vision_tokens import count_visual_tokens
 
 
@@ -28,7 +29,7 @@ def as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[Pr
     return AutoConfig.for_model(model_type, **values)
 
 
-class MambaXrayConfig(PreTrainedConfig):
+class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
     r"""What a `MambaXrayForConditionalGeneration` is made of.
 
     Args:
@@ -43,11 +44,9 @@ class MambaXrayConfig(PreTrainedConfig):
         projector_layer_norm_eps: epsilon of the layer norm after the projection.
         loss_weights: factor of each named loss in the total, by its name; 1 for a loss that is not named. The names
             are the family's `loss_names`.
-        language_model_source: where the language model's weights are when they were left out of a saved model: a
-            folder or a Hub name. Written by `save_pretrained`, as are the next two.
-        language_model_revision: commit, branch or tag on the Hub.
-        language_model_fingerprint: digest of some of these weights' values, by which another model is told;
-            none when it was quantized.
+        separate_parts: the parts that a saved model leaves out, by name, each a dict of its `source` (Hub name; None
+            when it came from a folder of the author's machine), `revision`, `dtype` and `fingerprint`, a digest of
+            the weights that were left out. Written by `save_pretrained`.
 
     Attributes:
         loss_names: the losses of the family's model: `"report"`, the mean negative log-likelihood of the supervised
@@ -72,9 +71,7 @@ class MambaXrayConfig(PreTrainedConfig):
         num_visual_tokens: int | None = None,
         projector_layer_norm_eps: float = 1e-5,
         loss_weights: dict[str, float] | None = None,
-        language_model_source: str | None = None,
-        language_model_revision: str | None = None,
-        language_model_fingerprint: str | None = None,
+        separate_parts: dict[str, dict[str, str | None]] | None = None,
         **kwargs: Any,
     ):
         self.vision_config = as_config(vision_config, VisionMambaConfig)
@@ -83,9 +80,10 @@ class MambaXrayConfig(PreTrainedConfig):
         self.num_visual_tokens = num_visual_tokens
         self.projector_layer_norm_eps = projector_layer_norm_eps
         self.loss_weights = dict(loss_weights or {})
-        self.language_model_source = language_model_source
-        self.language_model_revision = language_model_revision
-        self.language_model_fingerprint = language_model_fingerprint
+        self.separate_parts = read_separate_parts(
+            kwargs | {"separate_parts": separate_parts, "text_config": self.text_config}
+        )
+        kwargs = without_earlier_fields(kwargs)
         if not isinstance(image_token_id, int) or image_token_id < 0:
             raise ValueError(f"image_token_id must be a non-negative integer, got {image_token_id!r}")
         # Not `num_image_tokens`: a subclass may count with fields that it sets later.

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from . import __version__
+from .configuration.saved_parts import is_local, read_separate_parts
 from .console import SAFETY
-from .model_facts import ModelFacts, is_local, read_facts, without_paths
+from .model_facts import ModelFacts, read_facts, without_paths
 from .modeling_mambaxray.repository_code import PATIENT_TEXT_FOLDER, has_code
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def write_model_card(
     folder: str | Path,
     *,
     scores: str | Path | None = None,
-    base_model: str | None = None,
+    base_model: str | Mapping[str, str] | None = None,
     repo_id: str | None = None,
     examples: bool = True,
 ) -> Path:
@@ -84,7 +85,8 @@ def write_model_card(
     Args:
         folder: what `save_pretrained` wrote.
         scores: what `mambaxray evaluate --output` wrote; see `read_facts`.
-        base_model: Hub name of the model that this one needs, in place of a folder of this machine.
+        base_model: Hub name of the model that this one needs, in place of a folder of this machine (see
+            `ModelFacts.needed_models`).
         repo_id: name of the repository, for the lines of code that load it.
         examples: whether to let the model write the examples. Without, those that are there stay.
 
@@ -92,24 +94,25 @@ def write_model_card(
         The card's file.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_facts`.
+        FileNotFoundError, ValueError: see `read_facts` and `ModelFacts.needed_models`.
     """
     from huggingface_hub import ModelCard
 
     folder = Path(folder)
     facts = read_facts(folder, scores)
+    needed = facts.needed_models(base_model)
     file = folder / CARD_FILE
     existing = ModelCard.load(file, ignore_metadata_errors=True) if file.is_file() else None
     if existing is not None and _BLANK in existing.text and not _MARKED.search(existing.text):
         existing = None  # the form that transformers and peft leave to be filled in
-    sections = _sections(facts, base_model, repo_id or "you/this-model")
+    sections = _sections(facts, needed, repo_id or "you/this-model")
     if examples:
         sections["examples"] = _examples(folder, facts)
     elif existing is None or not _MARKED.search(existing.text):
         sections["examples"] = f"{_EXAMPLES_TITLE}{_UNKNOWN.capitalize()}."
     title = facts.recipe.get("description") or (folder if folder.name != "model" else folder.resolve().parent).name
     body = _merge(f"# {title}" if existing is None else existing.text, sections)
-    data = _metadata(facts, base_model)
+    data = _metadata(facts, needed)
     kept = {} if existing is None else existing.data.to_dict()
     # What the author wrote stays; numbers are ours, as is the list of what the repository is.
     for name in ("license", "language", "datasets", "base_model", "pipeline_tag"):
@@ -134,11 +137,11 @@ def _merge(text: str, sections: Mapping[str, str]) -> str:
     return _MARKED.sub(lambda match: marked.get(match["name"], match[0]), text).strip() + "\n"
 
 
-def _metadata(facts: ModelFacts, base_model: str | None) -> "ModelCardData":
+def _metadata(facts: ModelFacts, needed: Mapping[str, str]) -> "ModelCardData":
     from huggingface_hub import ModelCardData
 
-    needed = base_model or facts.needed_model
-    is_on_hub = needed is not None and not is_local(needed)
+    on_hub = [source for source in needed.values() if not is_local(source)]
+    licences = [licence for source in on_hub if (licence := _licence(source)[1]) is not None]
     name, results = None, _eval_results(facts)
     if results:
         name = str(facts.recipe.get("description") or _family(facts))
@@ -146,8 +149,8 @@ def _metadata(facts: ModelFacts, base_model: str | None) -> "ModelCardData":
         "library_name": "peft" if facts.adapter else "transformers",
         "pipeline_tag": "image-to-text" if _writes_reports(facts) else "image-feature-extraction",
         "tags": ["chest-x-ray", "radiology", "mambaxray", "custom_code"],
-        "base_model": needed if is_on_hub else None,
-        "license": _licence(needed)[1] if is_on_hub else None,
+        "base_model": (on_hub if len(on_hub) > 1 else on_hub[0]) if on_hub else None,
+        "license": licences[0] if licences else None,
     }
     if _writes_reports(facts):
         values["language"] = "en"
@@ -216,8 +219,7 @@ def _licence(model: str | None) -> tuple[str, str | None]:
     return next(known, ("not known here; see its page", None))
 
 
-def _sections(facts: ModelFacts, base_model: str | None, repo_id: str) -> dict[str, str]:
-    needed = base_model or facts.needed_model
+def _sections(facts: ModelFacts, needed: Mapping[str, str], repo_id: str) -> dict[str, str]:
     return {
         "summary": _summary(facts, needed),
         "use": _use(facts, repo_id),
@@ -235,18 +237,22 @@ def _table(rows: Sequence[tuple[str, Any]]) -> str:
     return "\n".join(["| | |", "|---|---|", *lines])
 
 
-def _summary(facts: ModelFacts, needed: str | None) -> str:
+def _summary(facts: ModelFacts, needed: Mapping[str, str]) -> str:
     vision, text = facts.config.get("vision_config", {}), facts.config.get("text_config", {})
     what = next(iter(_description(facts).splitlines()), None) or ("an adapter" if facts.adapter else _family(facts))
-    if needed is not None and is_local(needed):
-        needed = f"{Path(needed).name} (a folder of its author's machine)"
-    revision = facts.config.get("language_model_revision")
+    parts = read_separate_parts(facts.config)
+    others = []
+    for part, source in needed.items():
+        revision = parts.get(part, {}).get("revision")
+        at = f" at revision {revision}" if revision else ""
+        where = f"{Path(source).name} (a folder of its author's machine)" if is_local(source) else f"{source}{at}"
+        others.append(f"{where} (its {part})" if len(needed) > 1 else where)
     rows = [
         ("model", ", ".join(facts.config.get("architectures") or [])),
         ("what it does", what),
         ("image encoder", vision and f"{vision.get('model_type')}, {vision.get('image_size')} px"),
         ("text model", text and f"{text.get('model_type')}, vocabulary {text.get('vocab_size')}"),
-        ("needs another model", f"{needed}{f' at revision {revision}' if revision else ''}" if needed else "no"),
+        ("needs another model", "; ".join(others) or "no"),
         ("parameters in this repository", _count(facts.saved_parameters or None)),
         ("parameters in all", _count(facts.result.get("total_parameters"))),
         ("of these trained", _count(facts.result.get("trained_parameters"))),
@@ -366,10 +372,9 @@ def _limits(facts: ModelFacts) -> str:
     return f"## Limits\n\n{listed}\n\n## Privacy of patients\n\n{privacy}"
 
 
-def _licences(facts: ModelFacts, needed: str | None) -> str:
+def _licences(facts: ModelFacts, needed: Mapping[str, str]) -> str:
     rows = [("code", "Apache-2.0 (mambaxray)"), ("weights", "as the author of this repository states")]
-    if needed is not None:
-        rows.append((f"`{Path(needed).name if is_local(needed) else needed}`", _licence(needed)[0]))
+    rows += [(f"`{Path(s).name if is_local(s) else s}`", _licence(s)[0]) for s in needed.values()]
     encoder = facts.recipe.get("model", {}).get("vision_encoder") if facts.recipe else None
     if isinstance(encoder, str):
         rows.append((f"`{without_paths(encoder)}` (image encoder at the start)", "not known here; see its page"))

@@ -31,7 +31,7 @@ from ..configuration.study_inputs import StudyInputs
 from .image_features import Evidence, ImageFeatures
 from .pipeline_image_to_text import ImageToTextPipeline
 from .repository_code import ModelCodeMixin
-from .separate_language_model import LanguageModelReference, SeparateLanguageModelMixin
+from .separate_parts import PartReference, SeparatePartsMixin
 from .vision_encoder import (
     FrozenVisionEncoderMixin,
     encode_images,
@@ -405,14 +405,14 @@ class _WithoutHead(MambaXrayModel):
         return self._generator.get_image_features(*args, **kwargs)
 
 
-class MambaXrayForConditionalGeneration(SeparateLanguageModelMixin, MambaXrayModel, GenerationMixin):
+class MambaXrayForConditionalGeneration(SeparatePartsMixin, MambaXrayModel, GenerationMixin):
     """Writes a report for a study of one or several chest X-ray views.
 
     Any `AutoModel` vision encoder and any attention-based `AutoModelForCausalLM` decoder fit, so MambaXray-VL
     (vision Mamba + Llama-2) and R2GenGPT (Swin + Llama-2) are configurations of this class.
 
     A pre-trained language model that is frozen is not saved with the model, which then refers to where it came from
-    (`separate_language_model.py`).
+    (`separate_parts.py`).
 
     The decoder is kept whole, so that its logits are its own, whatever its head does (soft caps, scales, biases);
     `base_model` is a view of the same modules that stops before the head.
@@ -470,7 +470,7 @@ class MambaXrayForConditionalGeneration(SeparateLanguageModelMixin, MambaXrayMod
             generation_config.max_new_tokens = DEFAULT_MAX_NEW_TOKENS
         model.generation_config = generation_config
         if isinstance(language_model, str | os.PathLike):
-            model.language_model_reference = LanguageModelReference.of(
+            model.language_model_reference = PartReference.of(
                 decoder, str(language_model), (text_kwargs or {}).get("revision")
             )
         return model

@@ -178,21 +178,19 @@ def freeze(model: PreTrainedModel, parts: Sequence[str]) -> None:
     Raises:
         RecipeError: the model has no such part.
     """
-    children = dict(model.named_children())
     for name in parts:
-        if name not in children:
-            raise RecipeError(f"model.freeze names {name!r}; the model's parts are {', '.join(children)}")
-        children[name].requires_grad_(False)
-    if "language_model" in parts:
-        model.freeze_language_model()
+        try:
+            model.freeze_part(name)
+        except ValueError as error:
+            raise RecipeError(f"model.freeze: {error}") from error
 
 
 def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path) -> PeftModel:
     """Adapters on the language model or the vision encoder; what else is trained goes into their file whole."""
     if PartialState().is_main_process:
         model.save_pretrained(base)
-    # The adapters refer to the model that they belong to.
-    model.name_or_path = model.config.name_or_path = str(base)
+    # The adapters refer to the model that they belong to, and are loaded from other working directories.
+    model.name_or_path = model.config.name_or_path = str(base.resolve())
     if section.vision_lora is not None:
         try:
             return apply_efficient_tuning(model, **section.vision_lora, lora=section.lora)

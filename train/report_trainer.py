@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, ProcessorMixin, Trainer
 from transformers.trainer_utils import EvalPrediction
 
+from ..modeling_mambaxray.separate_parts import check_can_be_published
 from .collator import GENERATION_KEYS
 
 
@@ -51,6 +52,15 @@ class ReportTrainer(Trainer):
         # The plain Trainer shifts labels for the causal language models that it knows by name, and ours is not one.
         self.label_smoother = None
         self._named_losses: dict[str, list[Tensor]] = {}
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """As usual, which is at the start when the model is to be pushed.
+
+        Raises:
+            LocalPartError: nobody else could load it, for it needs a model that is in a folder of this machine.
+        """
+        check_can_be_published(self.accelerator.unwrap_model(self.model))
+        super().init_hf_repo(*args, **kwargs)
 
     def compute_loss(
         self,
