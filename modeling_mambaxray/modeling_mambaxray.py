@@ -475,6 +475,12 @@ class MambaXrayForConditionalGeneration(SeparatePartsMixin, MambaXrayModel, Gene
             )
         return model
 
+    @classmethod
+    def for_released_weights(cls, weights: Mapping[str, Tensor]) -> tuple[type[Self], dict[str, Any]]:
+        """Which class a released checkpoint of this family is for, and the fields of its configuration that the
+        weights, under our names, tell."""
+        return cls, {}
+
     @property
     def base_model(self) -> MambaXrayModel:
         """The same model without the decoder's head: called with the same inputs, it gives `last_hidden_state`, to

@@ -48,6 +48,8 @@ class Recipe:
 
     Attributes:
         stage: which kind of training this is; decides what else the recipe can say.
+        plugins: modules that are imported before the recipe is used, such as one that registers a system of its own
+            (`register_family`). They must be importable: installed, or beside the working folder's files.
         description: paper and data set, in words.
         seed: start of all random numbers: initial weights, order of studies, phantoms.
         data: what is learned from.
@@ -56,6 +58,7 @@ class Recipe:
     """
 
     stage: str
+    plugins: list[str] = field(default_factory=list)
     description: str = ""
     seed: int = 0
     data: DataSection = field(default_factory=DataSection)
