@@ -30,17 +30,17 @@ from transformers import (
 from .configuration.configuration_mambaxray import MambaXrayConfig
 from .configuration.configuration_vision_mamba import VisionMambaConfig
 from .data.annotation_json import load_annotation_json
-from .data.phantom import make_phantoms
-from .data.phantom_maps import make_mapped_phantoms
+from .data.phantoms import make_mapped_phantoms, make_phantoms
 from .data.studies import first_studies
 from .evaluation.baselines import best_constant_report
 from .evaluation.clinical import Labels, label_scores
 from .evaluation.evaluate_model import generate_predictions
 from .evaluation.honesty import unique_ratio
 from .evaluation.labeler import CheXpertStyleLabeler
-from .evaluation.page_parts import ScoreRow, ScoreTable, StudyResult, observation_scores
-from .evaluation.report_page import write_report_page
-from .evaluation.svg_chart import Curve, Line
+from .evaluation.pages.charts import Curve, Line
+from .evaluation.pages.report_page import write_report_page
+from .evaluation.pages.scores import ScoreRow, ScoreTable, observation_scores
+from .evaluation.study_report import StudyReport
 from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from .processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .processing.processing_mambaxray import MambaXrayProcessor
@@ -462,7 +462,9 @@ def _write_page(
     settings: DemoSettings,
 ) -> Path:
     shown = [
-        StudyResult(study["study_id"], study["images"], study["views"], study["report"], hypothesis)
+        StudyReport(
+            study["study_id"], study["images"], views=study["views"], report=hypothesis, reference=study["report"]
+        )
         for study, hypothesis in zip(test.select(range(min(_SHOWN_STUDIES, len(test)))), hypotheses, strict=False)
     ]
     explanations = {

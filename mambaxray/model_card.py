@@ -396,7 +396,7 @@ def _citation(facts: ModelFacts) -> str:
 def _examples(folder: Path, facts: ModelFacts) -> str:
     if not _writes_reports(facts):
         return f"{_EXAMPLES_TITLE}None: this model writes no reports."
-    from .data.phantom import make_study
+    from .data.phantoms import make_study
     from .generate import load_pipeline
 
     size = facts.config.get("vision_config", {}).get("image_size")

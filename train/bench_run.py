@@ -19,9 +19,8 @@ from transformers import AutoConfig
 from ..data.studies import first_studies, load_studies
 from ..data.whole_file import write_whole
 from ..evaluation.evaluate_model import generate_predictions, score_predictions
-from ..evaluation.evaluation_page import write_evaluation_page
-from ..evaluation.page_parts import StudyResult
-from ..evaluation.predictions import read_predictions
+from ..evaluation.pages.evaluation_page import write_evaluation_page
+from ..evaluation.report_files import read_reports
 from .bench_grid import Bench, Cell, make_bench
 from .finetune import make_generator
 from .processes import run_in_processes
@@ -139,13 +138,13 @@ def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
         run_in_processes(_train, (cell.recipe, folder / "run"), bench.processes)
         trained = read_result(folder / "run")
     run_in_processes(_predict, (cell, test, folder, bench), bench.processes)
-    predictions = read_predictions(folder / _PREDICTIONS_FILE)
+    predictions = read_reports(folder / _PREDICTIONS_FILE)
     training_reports = list(splits["train"]["report"]) if len(splits.get("train", ())) else None
     result = score_predictions(predictions, training_reports=training_reports, metrics=bench.test.metrics)
     write_evaluation_page(
         folder / _PAGE_FILE,
         result,
-        [StudyResult(p.study_id, (), (), p.reference, p.report) for p in predictions],
+        predictions,
         title=cell.title,
         dataset=test,
     )

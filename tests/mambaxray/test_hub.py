@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from mambaxray import MambaXrayForConditionalGeneration, PushError, ReportTrainer, make_tiny_models, push_folder
 from mambaxray.cli import app
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 from mambaxray.modeling_mambaxray.ops.selective_scan import use_scan_backend
 from mambaxray.modeling_mambaxray.separate_parts import LocalPartError, PartNotFoundError
 

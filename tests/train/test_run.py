@@ -15,7 +15,7 @@ from tiny_training import TINY
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mambaxray import load_recipe, run_recipe
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 from mambaxray.train.recipe import RecipeError, make_recipe
 
 
