@@ -17,8 +17,8 @@ def tensor_digests(tensors: Mapping[str, Any], threads: int | None = None) -> di
     interpreter's lock), those of another device or layout through a copy, one tensor per thread at a time. One that
     shares its memory with another is read once.
 
-    0.4 to 1.1 GB/s of bfloat16 were measured on two cores of an Intel Xeon that others used as well, with one thread and
-    with two (`python benchmarks/bench_digests.py`). At 1 GB/s a language model of 7 billion parameters, 13.5 GB in
+    On two cores of an Intel Xeon that others used as well, 0.4 to 1.1 GB/s of bfloat16 were measured, with one thread
+    and with two (`python benchmarks/bench_digests.py`). At 1 GB/s a language model of 7 billion parameters, 13.5 GB in
     bfloat16, takes 14 s.
 
     Args:
