@@ -42,22 +42,22 @@ def save_pretraining(case, file, **changes):
 
 
 @pytest.fixture
-def pretrain(golden):
-    return load_case(golden / "official", "arm_pretrain")
+def pretrain():
+    return load_case("arm_pretrain")
 
 
 @pytest.fixture
-def contrastive(golden, tmp_path):
-    case = load_case(golden / "official", "clip_stage")
+def contrastive(tmp_path):
+    case = load_case("clip_stage")
     BertConfig(**case.config["bert"]).save_pretrained(tmp_path / "text")
     tiny_tokenizer("heart lungs").save_pretrained(tmp_path / "text")
     return case
 
 
 @pytest.fixture
-def downstream(golden, tmp_path):
+def downstream(tmp_path):
     """The case and its trainable weights; the frozen language model lies in a folder of its own."""
-    case = load_case(golden / "official", "downstream")
+    case = load_case("downstream")
     weights, extra = case.tensors("weights"), case.config["llama_extra"]
     config = LlamaConfig(
         **case.config["llama"],
