@@ -6,9 +6,10 @@ from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 from .configuration_mambaxray import as_config
 from .configuration_vision_mamba import VisionMambaConfig
+from .saved_parts import PrivatePathsMixin
 
 
-class MambaXrayDualEncoderConfig(PreTrainedConfig):
+class MambaXrayDualEncoderConfig(PrivatePathsMixin, PreTrainedConfig):
     r"""What a `MambaXrayDualEncoder` is made of.
 
     Args:

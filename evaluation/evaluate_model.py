@@ -144,7 +144,7 @@ def generate_predictions(
             progress(len(done), len(studies))
         started = perf_counter()
         open_studies = [studies[index] for index in todo]
-        for written in write_reports(pipeline, open_studies, images=_Views(dataset, todo), **options):
+        for written in write_reports(pipeline, open_studies, rows=_Studies(dataset, todo), **options):
             seconds = (perf_counter() - started) / len(written)
             reports = [replace(report, seconds=seconds, settings=settings) for report in written]
             done |= {report.study_id: report for report in reports}
@@ -202,8 +202,8 @@ def _start(output: Path, resume: bool, studies: Sequence[StudyReport], settings:
     return file
 
 
-class _Views(Sequence):
-    """The images of some studies, decoded when they are asked for."""
+class _Studies(Sequence):
+    """Some studies of a data set, whose images are decoded when they are asked for."""
 
     def __init__(self, dataset: Sequence[Mapping[str, Any]], indices: Sequence[int]):
         self._dataset = dataset
@@ -212,8 +212,8 @@ class _Views(Sequence):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, position: int) -> list[Any]:
-        return list(self._dataset[self._indices[position]]["images"])
+    def __getitem__(self, position: int) -> Mapping[str, Any]:
+        return self._dataset[self._indices[position]]
 
 
 __all__ = ["ModelEvaluation", "evaluate_model", "generate_predictions", "score_predictions"]

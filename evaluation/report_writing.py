@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import ProcessorMixin
 
 from ..modeling_mambaxray.continuous_generation import generate_continuously, is_sharded
-from ..modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
+from ..modeling_mambaxray.image_features import Evidence
+from ..modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline, as_study
 from ..processing.pixel_rules import ImageReadError
 from .study_report import StudyReport
 
@@ -33,6 +34,7 @@ class _Outcome:
     index: int
     report: str | None = None
     error: Exception | None = None
+    evidence: dict[str, Any] | None = None
 
 
 class LostProcessError(RuntimeError):
@@ -43,11 +45,12 @@ def write_reports(
     pipeline: ImageToTextPipeline,
     studies: Sequence[StudyReport],
     *,
-    images: Sequence[Sequence[Any]] | None = None,
+    rows: Sequence[Any] | None = None,
     skip_unreadable: bool = False,
     batch_size: int = 8,
     num_workers: int = 0,
     prompt: str | None = None,
+    evidence: bool = False,
     **generate_kwargs: Any,
 ) -> Iterator[list[StudyReport]]:
     """Writes a report for every study, each in one process.
@@ -57,12 +60,14 @@ def write_reports(
     Args:
         pipeline: of the model, on this process's device.
         studies: what to report on.
-        images: the views of each study, in any form that the processor reads, where the studies do not hold them
-            themselves. They are looked up (and decoded) in order, in a worker process when there are any.
+        rows: the same studies in the package's schema, or their views, in any form that the processor reads, where
+            the studies do not hold all that the model looks at. They are looked up (and decoded) in order, in a worker
+            process when there are any.
         skip_unreadable: give a study whose image can't be read its `error` in place of a report, rather than raise.
         batch_size: studies in work at a time, per process.
         num_workers: processes, per process, that read and prepare images ahead.
         prompt: instruction for all studies, in place of the processor's own.
+        evidence: whether to keep what the model gives as evidence, with each report.
         generate_kwargs: arguments of `model.generate`.
 
     Yields:
@@ -83,10 +88,11 @@ def write_reports(
     steps = [range(start, min(start + per_step, len(studies))) for start in range(0, len(studies), per_step)]
     shares = [_share(step, state, is_even) for step in steps]
     own = [index for share in shares for index in share]
-    views = [study.images for study in studies] if images is None else images
-    prepared = _PreparedStudies(pipeline.processor, views, own, prompt)
+    if rows is None:
+        rows = [{"study_id": study.study_id, "images": study.images} for study in studies]
+    prepared = _PreparedStudies(pipeline.processor, rows, own, prompt)
     arguments = pipeline.generation_arguments(**generate_kwargs)
-    written = _in_order(pipeline, prepared, own, batch_size, num_workers, arguments)
+    written = _in_order(pipeline, prepared, own, batch_size, num_workers, arguments, evidence)
     for step, share in zip(steps, shares, strict=True):
         # Each process's share lies behind the one before it, so repeated studies come last.
         outcomes = _gathered([next(written) for _ in share])[: len(step)]
@@ -98,6 +104,7 @@ def write_reports(
                 studies[outcome.index],
                 report=outcome.report,
                 error=None if outcome.error is None else str(outcome.error),
+                evidence=outcome.evidence,
             )
             for outcome in outcomes
         ]
@@ -157,12 +164,10 @@ def _gathered(own: list[_Outcome]) -> list[_Outcome]:
 class _PreparedStudies(Dataset):
     """What the model takes of each study, or the error of an image that can't be read."""
 
-    def __init__(
-        self, processor: ProcessorMixin, views: Sequence[Sequence[Any]], indices: Sequence[int], prompt: str | None
-    ):
+    def __init__(self, processor: ProcessorMixin, rows: Sequence[Any], indices: Sequence[int], prompt: str | None):
         # Not the pipeline, so that no model is sent to worker processes.
         self._processor = processor
-        self._views = views
+        self._rows = rows
         self._indices = indices
         self._prompt = prompt
 
@@ -171,8 +176,8 @@ class _PreparedStudies(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Tensor] | Exception:
         try:
-            views = list(self._views[self._indices[position]])
-            return dict(self._processor(images=[views], text=self._prompt, return_tensors="pt"))
+            study = as_study(self._rows[self._indices[position]])
+            return dict(self._processor.prepare_studies([study], instruction=self._prompt))
         except (ImageReadError, OSError) as error:
             return error
 
@@ -184,10 +189,15 @@ def _in_order(
     batch_size: int,
     num_workers: int,
     arguments: Mapping[str, Any],
+    with_evidence: bool,
 ) -> Iterator[_Outcome]:
     """This process's reports, put back into order: short ones are finished before longer ones that began earlier."""
     readable: list[int] = []
     done: dict[int, _Outcome] = {}
+    evidence: dict[int, dict[str, Any]] = {}
+
+    def keep(number: int, given: list[Evidence]) -> None:
+        evidence[number] = {each.observation: each.to_dict() for each in given}
 
     def inputs() -> Iterator[dict[str, Tensor]]:
         # One study at a time: they are put together where it is known how many there is room for.
@@ -199,14 +209,17 @@ def _in_order(
                 readable.append(position)
                 yield study
 
-    generated = generate_continuously(pipeline.model, inputs(), batch_size=batch_size, **arguments)
+    generated = generate_continuously(
+        pipeline.model, inputs(), batch_size=batch_size, on_evidence=keep if with_evidence else None, **arguments
+    )
     for position in range(len(indices)):
         while position not in done:
             # When none is left, reading the images to their end has found that this one is missing.
             number, tokens = next(generated, (None, None))
             if number is not None:
                 (text,) = pipeline.processor.post_process_image_text_to_text([tokens])
-                done[readable[number]] = _Outcome(indices[readable[number]], text)
+                index = indices[readable[number]]
+                done[readable[number]] = _Outcome(index, text, evidence=evidence.pop(number, None))
         yield done.pop(position)
 
 

@@ -68,8 +68,22 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE",
+            help="Python module that registers a system of your own, installed or in the working folder. Can be "
+            "repeated.",
+        ),
+    ] = None,
 ) -> None:
-    pass
+    if plugin:
+        from .configuration.families import import_plugins
+
+        try:
+            import_plugins(plugin)
+        except ValueError as error:
+            raise failure(error) from error
 
 
 @app.command()

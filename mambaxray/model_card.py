@@ -7,14 +7,16 @@ and stays.
 import inspect
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from . import __version__
+from .configuration.saved_parts import is_local, read_separate_parts
 from .console import SAFETY
-from .model_facts import ModelFacts, is_local, read_facts, without_paths
+from .model_facts import ModelFacts, read_facts, without_paths
 from .modeling_mambaxray.repository_code import PATIENT_TEXT_FOLDER, has_code
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def write_model_card(
     folder: str | Path,
     *,
     scores: str | Path | None = None,
-    base_model: str | None = None,
+    base_model: str | Mapping[str, str] | None = None,
     repo_id: str | None = None,
     examples: bool = True,
 ) -> Path:
@@ -57,7 +59,8 @@ def write_model_card(
     Args:
         folder: what `save_pretrained` wrote.
         scores: what `mambaxray evaluate --output` wrote; see `read_facts`.
-        base_model: Hub name of the model that this one needs, in place of a folder of this machine.
+        base_model: Hub name of the model that this one needs, in place of a folder of this machine (see
+            `ModelFacts.needed_models`).
         repo_id: name of the repository, for the lines of code that load it.
         examples: whether to let the model write the examples. Without, those that are there stay.
 
@@ -65,18 +68,19 @@ def write_model_card(
         The card's file.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_facts`.
+        FileNotFoundError, ValueError: see `read_facts` and `ModelFacts.needed_models`.
     """
     from huggingface_hub import ModelCard
 
     folder = Path(folder)
     facts = read_facts(folder, scores)
+    needed = facts.needed_models(base_model)
     file = folder / CARD_FILE
     existing = ModelCard.load(file, ignore_metadata_errors=True) if file.is_file() else None
     if existing is not None and _BLANK in existing.text and not _MARKED.search(existing.text):
         existing = None  # the form that transformers and peft leave to be filled in
     title = facts.recipe.get("description") or (folder if folder.name != "model" else folder.resolve().parent).name
-    data = _metadata(facts, base_model)
+    data = _metadata(facts, needed)
     kept = {} if existing is None else existing.data.to_dict()
     # What the author wrote stays; numbers are ours, as is the list of what the repository is.
     for name in ("license", "language", "datasets", "base_model", "pipeline_tag"):
@@ -91,7 +95,7 @@ def write_model_card(
         str(_TEMPLATES / "model_card.md.jinja"),
         top=f"# {title}" if existing is None else existing.text.strip(),
         examples=_examples(folder, facts) if examples and _writes_reports(facts) else None,
-        **_template_values(facts, base_model, repo_id or "you/this-model"),
+        **_template_values(facts, needed, repo_id or "you/this-model"),
     )
     text = card.text
     if existing is not None and _MARKED.search(existing.text):
@@ -104,9 +108,9 @@ def write_model_card(
     return file
 
 
-def _template_values(facts: ModelFacts, base_model: str | None, repo_id: str) -> dict[str, Any]:
+def _template_values(facts: ModelFacts, needed: Mapping[str, str], repo_id: str) -> dict[str, Any]:
     """What the template shows, but for the title and the examples."""
-    needed = base_model or facts.needed_model
+    parts = read_separate_parts(facts.config)
     what_it_does = next(iter(_description(facts).splitlines()), None)
     encoder = facts.recipe.get("model", {}).get("vision_encoder")
     recipe = without_paths(facts.recipe)
@@ -122,12 +126,16 @@ def _template_values(facts: ModelFacts, base_model: str | None, repo_id: str) ->
         "version": __version__,
         "writes_reports": _writes_reports(facts),
         "what_it_does": what_it_does or ("an adapter" if facts.adapter else _family(facts)),
-        "needed_model": needed
-        and {
-            "name": Path(needed).name if is_local(needed) else needed,
-            "is_local": is_local(needed),
-            "licence": _licence(needed)[0],
-        },
+        "needed_models": [
+            {
+                "part": part,
+                "name": Path(source).name if is_local(source) else source,
+                "is_local": is_local(source),
+                "revision": parts.get(part, {}).get("revision"),
+                "licence": _licence(source)[0],
+            }
+            for part, source in needed.items()
+        ],
         "image_encoder": without_paths(encoder) if isinstance(encoder, str) else None,
         "recipe_yaml": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
         "scores": _main_scores(facts),
@@ -137,11 +145,11 @@ def _template_values(facts: ModelFacts, base_model: str | None, repo_id: str) ->
     }
 
 
-def _metadata(facts: ModelFacts, base_model: str | None) -> "ModelCardData":
+def _metadata(facts: ModelFacts, needed: Mapping[str, str]) -> "ModelCardData":
     from huggingface_hub import ModelCardData
 
-    needed = base_model or facts.needed_model
-    is_on_hub = needed is not None and not is_local(needed)
+    on_hub = [source for source in needed.values() if not is_local(source)]
+    licences = [licence for source in on_hub if (licence := _licence(source)[1]) is not None]
     name, results = None, _eval_results(facts)
     if results:
         name = str(facts.recipe.get("description") or _family(facts))
@@ -149,8 +157,8 @@ def _metadata(facts: ModelFacts, base_model: str | None) -> "ModelCardData":
         "library_name": "peft" if facts.adapter else "transformers",
         "pipeline_tag": "image-to-text" if _writes_reports(facts) else "image-feature-extraction",
         "tags": ["chest-x-ray", "radiology", "mambaxray", "custom_code"],
-        "base_model": needed if is_on_hub else None,
-        "license": _licence(needed)[1] if is_on_hub else None,
+        "base_model": (on_hub if len(on_hub) > 1 else on_hub[0]) if on_hub else None,
+        "license": licences[0] if licences else None,
     }
     if _writes_reports(facts):
         values["language"] = "en"

@@ -55,6 +55,8 @@ class Recipe(Section):
 
     Attributes:
         stage: which kind of training this is; decides what else the recipe can say.
+        plugins: modules that are imported before the recipe is used, such as one that registers a system of its own
+            (`register_family`). They must be importable: installed, or beside the working folder's files.
         description: paper and data set, in words.
         seed: seed of everything random: initial weights, order of studies, phantoms.
         data: what is learned from.
@@ -63,6 +65,7 @@ class Recipe(Section):
     """
 
     stage: str
+    plugins: list[str] = Field(default_factory=list)
     description: str = ""
     seed: int = 0
     data: DataSection = Field(default_factory=DataSection)

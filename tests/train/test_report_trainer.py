@@ -124,7 +124,7 @@ def test_label_smoothing_is_in_the_training_loss_only(tmp_path, studies, process
 class _WithNamedLosses(MambaXrayForConditionalGeneration):
     def forward(self, *args, **kwargs):
         outputs = super().forward(*args, **kwargs)
-        outputs["auxiliary_losses"] = {"consistency": torch.tensor(0.25), "reconstruction": outputs.loss.detach() * 2}
+        outputs["losses"] = {"consistency": torch.tensor(0.25), "reconstruction": outputs.loss.detach() * 2}
         return outputs
 
 
