@@ -30,7 +30,7 @@ class Family:
         checkpoint: name of a released checkpoint's kind, for `convert_checkpoint`.
         key_map: function from a released checkpoint's key to ours, None for a key that is unknown.
         left_out: regular expression of keys of such a checkpoint that are of no use here.
-        papers: BibTeX entries of `PAPERS`, by key.
+        papers: what its card cites: keys of `mambaxray/templates/papers.bib`, or whole BibTeX entries.
     """
 
     config: str
@@ -67,7 +67,7 @@ _FAMILIES: dict[str, Family] = {
     "vision_mamba": Family(
         config=".configuration.configuration_vision_mamba:VisionMambaConfig",
         model=".modeling_mambaxray.modeling_vision_mamba:VisionMambaModel",
-        papers=("mambaxray",),
+        papers=("cxpmrg_bench",),
     ),
     "mambaxray_pretraining": Family(
         config=".configuration.configuration_mambaxray_pretraining:MambaXrayPreTrainingConfig",
@@ -77,7 +77,7 @@ _FAMILIES: dict[str, Family] = {
         checkpoint="pretrain",
         key_map=".train.convert:pretraining_key",
         left_out=r"^mask$",  # follows from the sizes
-        papers=("mambaxray",),
+        papers=("cxpmrg_bench",),
     ),
     "mambaxray_dual_encoder": Family(
         config=".configuration.configuration_mambaxray_dual_encoder:MambaXrayDualEncoderConfig",
@@ -87,14 +87,14 @@ _FAMILIES: dict[str, Family] = {
         checkpoint="contrastive",
         key_map=".train.convert:contrastive_key",
         left_out=r"^text_encoder\.(pooler\.|embeddings\.position_ids$)",  # never used
-        papers=("mambaxray",),
+        papers=("cxpmrg_bench",),
     ),
     "mambaxray": Family(
         config=".configuration.configuration_mambaxray:MambaXrayConfig",
         model=".modeling_mambaxray.modeling_mambaxray:MambaXrayForConditionalGeneration",
         checkpoint="downstream",
         key_map=".train.convert:downstream_key",
-        papers=("mambaxray",),
+        papers=("cxpmrg_bench",),
         **_GENERATOR,
     ),
     "emrrg": Family(
@@ -104,7 +104,7 @@ _FAMILIES: dict[str, Family] = {
         key_map=".train.convert:emrrg_key",
         # The released adapters change the output of the last block's mixer, in every block.
         left_out=r"^visual_encoder\.layers\.\d+\.mixer\.lora_X\.",
-        papers=("emrrg", "mambaxray"),
+        papers=("emrrg", "cxpmrg_bench"),
         **_GENERATOR,
     ),
 }

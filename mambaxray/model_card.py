@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from . import __version__
-from .configuration.saved_parts import is_local, read_separate_parts
+from .configuration.families import families
+from .configuration.saved_parts import read_separate_parts
 from .console import SAFETY
-from .model_facts import ModelFacts, read_facts, without_paths
+from .model_facts import ModelFacts, is_local, read_facts, without_paths
 from .modeling_mambaxray.repository_code import PATIENT_TEXT_FOLDER, has_code
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ _logger = logging.getLogger(__name__)
 
 _MARKED = re.compile(r"<!-- mambaxray: (?P<name>[\w ]+) -->\n.*?<!-- /mambaxray -->", re.DOTALL)
 
-# Entries of papers.bib, by the names that the classes' docstrings give as their source.
-_PAPERS = {"CXPMRG-Bench": "cxpmrg_bench", "R2GenGPT": "r2gengpt", "EMRRG": "emrrg"}
 # Licences of language models by what their names begin with.
 _LICENCES = {
     "meta-llama/llama-2": ("Llama 2 Community License", "llama2"),
@@ -238,12 +237,13 @@ def _description(facts: ModelFacts) -> str:
 
 def _papers(facts: ModelFacts) -> list[str]:
     """The BibTeX entries of the papers that the model comes from."""
-    sources = _description(facts).partition("Source:")[2]
+    family = families().get(facts.config.get("model_type", ""))
+    papers = list(family.papers) if family is not None else []
     if facts.config.get("vision_config", {}).get("model_type") in ("swin", "swinv2"):
-        sources += " R2GenGPT"
+        papers.append("r2gengpt")
     entries = (_TEMPLATES / "papers.bib").read_text(encoding="utf-8").strip().split("\n\n")
-    keys = [key for name, key in _PAPERS.items() if name in sources]
-    return [entry for key in keys for entry in entries if f"{{{key}," in entry]
+    known = {entry.partition("{")[2].partition(",")[0]: entry for entry in entries}
+    return [known.get(paper, paper) for paper in papers]
 
 
 def _examples(folder: Path, facts: ModelFacts) -> list[dict[str, str]]:

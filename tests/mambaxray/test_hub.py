@@ -20,7 +20,7 @@ from mambaxray import MambaXrayForConditionalGeneration, PushError, ReportTraine
 from mambaxray.cli import app
 from mambaxray.data.phantoms import make_study
 from mambaxray.modeling_mambaxray.ops.selective_scan import use_scan_backend
-from mambaxray.modeling_mambaxray.separate_parts import LocalPartError, PartNotFoundError
+from mambaxray.modeling_mambaxray.separate_parts import LOCAL_PARTS_FILE, LocalPartError, PartNotFoundError
 
 
 @pytest.fixture(scope="module")
@@ -194,11 +194,14 @@ def test_the_trainers_push_tells_no_path_of_this_machine(
     row = {"input_ids": ids, "labels": ids.masked_fill(ids == 48, -100), "pixel_values": torch.zeros(3, 32, 32)}
     arguments = {"max_steps": 2, "save_steps": 1, "remove_unused_columns": False, "use_cpu": True, "report_to": []}
     arguments |= {"push_to_hub": True, "hub_model_id": "me/model", "hub_strategy": strategy}
+    arguments |= {"hub_always_push": True}  # also while the push before goes on
     arguments = TrainingArguments("run", **arguments)
     processor = AutoProcessor.from_pretrained(tiny_folder)
     trainer = Trainer(with_local_decoder, arguments, train_dataset=[row] * 4, processing_class=processor)
     trainer.train()
     trainer.push_to_hub()
+    notes = (tmp_path / "run" / "checkpoint-2" / LOCAL_PARTS_FILE).read_text(encoding="utf-8")
+    assert str(tmp_path / "decoder") in notes
     files = hub.files("me/model")
     assert "config.json" in files
     assert ("checkpoint-2/config.json" in files) == (strategy == "all_checkpoints")
