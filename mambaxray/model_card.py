@@ -243,7 +243,8 @@ def _summary(facts: ModelFacts, needed: Mapping[str, str]) -> str:
     parts = read_separate_parts(facts.config)
     others = []
     for part, source in needed.items():
-        revision = parts.get(part, {}).get("revision")
+        noted = parts.get(part, {})
+        revision = noted.get("revision") if noted.get("source") == source else None
         at = f" at revision {revision}" if revision else ""
         where = f"{Path(source).name} (a folder of its author's machine)" if is_local(source) else f"{source}{at}"
         others.append(f"{where} (its {part})" if len(needed) > 1 else where)

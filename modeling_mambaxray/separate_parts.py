@@ -171,7 +171,8 @@ class SeparatePartsMixin:
             ValueError: the model has no such part.
         """
         self._part(name).requires_grad_(False)
-        self._note_left_out(self.state_dict())
+        if name in self.separate_parts:
+            self._note_left_out(self.state_dict())
 
     def unfreeze_part(self, name: str) -> None:
         """Trains a part again, which is then saved.
@@ -180,7 +181,8 @@ class SeparatePartsMixin:
             ValueError: the model has no such part.
         """
         self._part(name).requires_grad_(True)
-        self._note_left_out(self.state_dict())
+        if name in self.separate_parts:
+            self._note_left_out(self.state_dict())
 
     def freeze_language_model(self) -> None:
         """As `freeze_part("language_model")`."""
@@ -333,8 +335,12 @@ class SeparatePartsMixin:
         saved = _saved_dtypes.get()
         if saved is None:
             return super()._get_dtype_plan(dtype)
-        # What must be float32 is so whatever was stored.
-        plan = {f"^*{name}": torch.float32 for name in self._keep_in_fp32_modules_strict or ()}
+        plan = {}
+        for name in self._keep_in_fp32_modules_strict or ():
+            # Never in less than float32, whatever was stored.
+            pattern = re.compile(name.replace("*", ".*"))
+            stored_in = {dtype for tensor, dtype in saved.tensors.items() if pattern.search(tensor)}
+            plan[f"^*{name}"] = torch.float64 if torch.float64 in stored_in else torch.float32
         by_part: dict[str, dict[str, torch.dtype]] = {}
         for name, stored in saved.tensors.items():
             by_part.setdefault(name.partition(".")[0], {})[name] = stored

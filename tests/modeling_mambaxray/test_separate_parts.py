@@ -376,7 +376,21 @@ def dtypes_of(model):
     return {name: tensor.dtype for name, tensor in model.state_dict().items()}
 
 
-def test_a_change_that_a_cast_hides_is_no_change_and_one_that_it_makes_is_kept(tmp_path, decoder):
+def test_a_model_loaded_in_another_dtype_is_saved_as_it_is_then(tmp_path):
+    save_language_model(tmp_path / "decoder", dtype=torch.bfloat16)
+    model = put_together(tmp_path / "decoder")
+    model.freeze_language_model()
+    model.save_pretrained(tmp_path / "model")
+    wide = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=torch.float64)
+    wide.save_pretrained(tmp_path / "wide")
+    # What the cast gives is also what loading the source so gives.
+    assert "language_model" not in parts(saved_names(tmp_path / "wide"))
+    again = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "wide")
+    assert dtypes_of(again) == dtypes_of(wide)
+    assert all(torch.equal(weight, wide.state_dict()[name]) for name, weight in again.state_dict().items())
+
+
+def test_digits_that_a_cast_has_lost_do_not_come_back(tmp_path, decoder):
     model = put_together(decoder)
     model.freeze_language_model()
     # There and back loses digits that the source has.
