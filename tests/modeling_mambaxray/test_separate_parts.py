@@ -545,6 +545,26 @@ def test_the_plain_trainer_saves_small_checkpoints_and_resumes_from_them(tmp_pat
     assert torch.equal(logits_of(loaded), logits_of(straight))
 
 
+def test_training_goes_on_with_what_only_training_needs(tmp_path, with_more_parts):
+    row = inputs_for(with_more_parts)
+    row = {name: tensor[0] for name, tensor in row.items()}
+    row["labels"] = row["input_ids"].masked_fill(row["input_ids"] == IMAGE_TOKEN_ID, -100)
+    options = {"save_steps": 1, "remove_unused_columns": False, "use_cpu": True, "report_to": []}
+
+    def trainer(steps):
+        arguments = TrainingArguments(str(tmp_path / "run"), max_steps=steps, **options)
+        return Trainer(model=with_more_parts, args=arguments, train_dataset=[row] * 8)
+
+    trainer(1).train()
+    expected = with_more_parts.reconstructor.weight.clone()
+    torch.nn.init.zeros_(with_more_parts.reconstructor.weight)
+    resumed = trainer(1)
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(with_more_parts.reconstructor.weight, expected)
+    resumed.save_model(str(tmp_path / "model"))
+    assert "reconstructor" not in parts(saved_names(tmp_path / "model"))
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_only_the_language_model_is_quantized_and_its_weights_are_still_left_out(tmp_path, decoder, bits):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
