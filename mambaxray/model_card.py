@@ -130,7 +130,7 @@ def _template_values(facts: ModelFacts, needed: Mapping[str, str], repo_id: str)
                 "part": part,
                 "name": Path(source).name if is_local(source) else source,
                 "is_local": is_local(source),
-                "revision": parts.get(part, {}).get("revision"),
+                "revision": noted.get("revision") if (noted := parts.get(part, {})).get("source") == source else None,
                 "licence": _licence(source)[0],
             }
             for part, source in needed.items()

@@ -11,10 +11,7 @@ import json
 import logging
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -29,6 +26,7 @@ from transformers.utils.hub import resolve_revision
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..configuration.saved_parts import LANGUAGE_MODEL, is_local
+from .saved_dtypes import SavedDtypesMixin, loading_in
 from .tensor_digests import fingerprint, tensor_digests
 
 LOCAL_PARTS_FILE = Path(".cache", "huggingface", "local_parts.json")
@@ -38,17 +36,6 @@ that is in a folder `.cache/huggingface`, whoever calls it: `hf upload`, or the 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _SavedDtypes:
-    """Of a model that is being loaded: the dtypes of its tensors and of its sub-configurations, by name."""
-
-    tensors: Mapping[str, torch.dtype]
-    configs: Mapping[str, Any]
-
-
-_saved_dtypes: ContextVar[_SavedDtypes | None] = ContextVar("saved_dtypes", default=None)
 
 
 class PartNotFoundError(OSError):
@@ -125,7 +112,7 @@ class PartReference:
         )
 
 
-class SeparatePartsMixin:
+class SeparatePartsMixin(SavedDtypesMixin):
     """For a model that was put together from others, whose unchanged weights are to be left out when it is saved.
 
     Attributes:
@@ -147,10 +134,6 @@ class SeparatePartsMixin:
         cls._keys_to_ignore_on_load_missing = [*known, *(p for p in patterns if p not in known)] or None
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
-        if (saved := _saved_dtypes.get()) is not None:
-            # transformers has just given them all the model's; what a part computes at its start needs its own.
-            for name, dtype in saved.configs.items():
-                getattr(config, name).dtype = dtype
         super().__init__(config, *args, **kwargs)
         self.part_references = {}
 
@@ -171,7 +154,8 @@ class SeparatePartsMixin:
             ValueError: the model has no such part.
         """
         self._part(name).requires_grad_(False)
-        self._note_left_out(self.state_dict())
+        if name in self.separate_parts:
+            self._note_left_out(self.state_dict())
 
     def unfreeze_part(self, name: str) -> None:
         """Trains a part again, which is then saved.
@@ -180,7 +164,8 @@ class SeparatePartsMixin:
             ValueError: the model has no such part.
         """
         self._part(name).requires_grad_(True)
-        self._note_left_out(self.state_dict())
+        if name in self.separate_parts:
+            self._note_left_out(self.state_dict())
 
     def freeze_language_model(self) -> None:
         """As `freeze_part("language_model")`."""
@@ -327,22 +312,6 @@ class SeparatePartsMixin:
         check_can_be_published(self)
         return super().push_to_hub(*args, **kwargs)
 
-    def _get_dtype_plan(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
-        # transformers loads in one dtype but for what this plan names, by patterns in which `*` is any text. The first
-        # one counts that is found furthest left, so all begin at the name's beginning.
-        saved = _saved_dtypes.get()
-        if saved is None:
-            return super()._get_dtype_plan(dtype)
-        # What must be float32 is so whatever was stored.
-        plan = {f"^*{name}": torch.float32 for name in self._keep_in_fp32_modules_strict or ()}
-        by_part: dict[str, dict[str, torch.dtype]] = {}
-        for name, stored in saved.tensors.items():
-            by_part.setdefault(name.partition(".")[0], {})[name] = stored
-        usual = {part: Counter(dtypes.values()).most_common(1)[0][0] for part, dtypes in by_part.items()}
-        for part, dtypes in by_part.items():
-            plan |= {rf"^{re.escape(name)}$": stored for name, stored in dtypes.items() if stored != usual[part]}
-        return plan | {rf"^{re.escape(part)}(?:\.|$)": stored for part, stored in usual.items()}
-
     @classmethod
     def from_pretrained(
         cls,
@@ -387,7 +356,7 @@ class SeparatePartsMixin:
         automatic = kwargs.get("dtype", kwargs.get("torch_dtype")) in (None, "auto")
         keep_dtypes = automatic and "quantization_config" not in kwargs and not hasattr(saved, "quantization_config")
         if not saved.separate_parts:
-            with _loading_in(stored if keep_dtypes else None, saved):
+            with loading_in(stored if keep_dtypes else None, saved):
                 loaded = super().from_pretrained(path, *model_args, config=config, **kwargs)
             model = loaded[0] if kwargs.get("output_loading_info") else loaded
             model._settle(base, stored)
@@ -402,7 +371,7 @@ class SeparatePartsMixin:
         for file in files:
             tensors |= load_state_dict(file)
         dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
-        with _loading_in(dtypes if keep_dtypes else None, saved):
+        with loading_in(dtypes if keep_dtypes else None, saved):
             loaded = super().from_pretrained(None, *model_args, config=saved, state_dict=tensors, **kwargs)
         model = loaded[0] if kwargs.get("output_loading_info") else loaded
         for part, reference in references.items():
@@ -481,22 +450,6 @@ class SeparatePartsMixin:
             if getattr(self, name, None) is not None and stored and not any(n.startswith(f"{name}.") for n in stored):
                 setattr(self, name, None)
                 _logger.warning("%s was saved without its %s, which only training needs", path, name)
-
-
-@contextmanager
-def _loading_in(tensors: Mapping[str, torch.dtype] | None, config: PreTrainedConfig) -> Iterator[None]:
-    """The model that is loaded meanwhile gets these dtypes and its configuration's, unless there are none."""
-    saved = None
-    if tensors is not None:
-        saved = _SavedDtypes(
-            {name: dtype for name, dtype in tensors.items() if dtype.is_floating_point},
-            {n: dtype for n in config.sub_configs if (dtype := getattr(getattr(config, n), "dtype", None)) is not None},
-        )
-    token = _saved_dtypes.set(saved)
-    try:
-        yield
-    finally:
-        _saved_dtypes.reset(token)
 
 
 def _absent(state_dict: Mapping[str, Tensor], stored: set[str]) -> set[str]:

@@ -376,7 +376,21 @@ def dtypes_of(model):
     return {name: tensor.dtype for name, tensor in model.state_dict().items()}
 
 
-def test_a_change_that_a_cast_hides_is_no_change_and_one_that_it_makes_is_kept(tmp_path, decoder):
+def test_a_model_loaded_in_another_dtype_is_saved_as_it_is_then(tmp_path):
+    save_language_model(tmp_path / "decoder", dtype=torch.bfloat16)
+    model = put_together(tmp_path / "decoder")
+    model.freeze_language_model()
+    model.save_pretrained(tmp_path / "model")
+    wide = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=torch.float64)
+    wide.save_pretrained(tmp_path / "wide")
+    # What the cast gives is also what loading the source so gives.
+    assert "language_model" not in parts(saved_names(tmp_path / "wide"))
+    again = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "wide")
+    assert dtypes_of(again) == dtypes_of(wide)
+    assert all(torch.equal(weight, wide.state_dict()[name]) for name, weight in again.state_dict().items())
+
+
+def test_digits_that_a_cast_has_lost_do_not_come_back(tmp_path, decoder):
     model = put_together(decoder)
     model.freeze_language_model()
     # There and back loses digits that the source has.
@@ -529,6 +543,26 @@ def test_the_plain_trainer_saves_small_checkpoints_and_resumes_from_them(tmp_pat
     assert torch.equal(logits_of(resumed), logits_of(straight))
     loaded = MambaXrayForConditionalGeneration.from_pretrained(tmp_path / "resumed" / "checkpoint-4")
     assert torch.equal(logits_of(loaded), logits_of(straight))
+
+
+def test_training_goes_on_with_what_only_training_needs(tmp_path, with_more_parts):
+    row = inputs_for(with_more_parts)
+    row = {name: tensor[0] for name, tensor in row.items()}
+    row["labels"] = row["input_ids"].masked_fill(row["input_ids"] == IMAGE_TOKEN_ID, -100)
+    options = {"save_steps": 1, "remove_unused_columns": False, "use_cpu": True, "report_to": []}
+
+    def trainer(steps):
+        arguments = TrainingArguments(str(tmp_path / "run"), max_steps=steps, **options)
+        return Trainer(model=with_more_parts, args=arguments, train_dataset=[row] * 8)
+
+    trainer(1).train()
+    expected = with_more_parts.reconstructor.weight.clone()
+    torch.nn.init.zeros_(with_more_parts.reconstructor.weight)
+    resumed = trainer(1)
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(with_more_parts.reconstructor.weight, expected)
+    resumed.save_model(str(tmp_path / "model"))
+    assert "reconstructor" not in parts(saved_names(tmp_path / "model"))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
