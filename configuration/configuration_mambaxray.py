@@ -7,6 +7,7 @@ from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .configuration_vision_mamba import VisionMambaConfig
+from .configuration_vmamba import VMambaConfig
 
 # Tokens that encoders of the ViT family put before their patches.
 _LEADING_TOKENS = {
@@ -28,7 +29,7 @@ def count_visual_tokens(vision_config: PreTrainedConfig) -> int:
     Raises:
         ValueError: the encoder's family is not known here; `num_visual_tokens` must then be given.
     """
-    if isinstance(vision_config, VisionMambaConfig):
+    if isinstance(vision_config, VisionMambaConfig | VMambaConfig):
         return vision_config.num_tokens
     family = vision_config.model_type
     if family in _LEADING_TOKENS:
@@ -74,8 +75,9 @@ def as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[Pr
         raise TypeError(f"expected a configuration or a dict, got {type(config).__name__}")
     values = dict(config)
     model_type = values.pop("model_type", default.model_type)
-    if model_type == VisionMambaConfig.model_type:
-        return VisionMambaConfig(**values)
+    for own in (VisionMambaConfig, VMambaConfig):
+        if model_type == own.model_type:
+            return own(**values)
     return AutoConfig.for_model(model_type, **values)
 
 
@@ -89,8 +91,8 @@ class MambaXrayConfig(PreTrainedConfig):
             not given.
         image_token_id: id of the placeholder that image embeddings replace. It may lie outside the language
             model's vocabulary, since its embedding is never looked up.
-        num_visual_tokens: length of the vision encoder's output for one image; derived for the vision Mamba, the
-            ViT family and Swin, and needed for others.
+        num_visual_tokens: length of the vision encoder's output for one image; derived for the vision Mamba, VMamba,
+            the ViT family and Swin, and needed for others.
         projector_layer_norm_eps: epsilon of the layer norm after the projection.
         language_model_source: where the language model's weights are when they were left out of a saved model: a
             folder or a Hub name. Written by `save_pretrained`, as are the next two.

@@ -19,11 +19,13 @@ if not (_here / "configuration").is_dir() and (_here.parent / "setup.cfg").is_fi
 
 _PUBLIC = {
     "VisionMambaConfig": "configuration.configuration_vision_mamba",
+    "VMambaConfig": "configuration.configuration_vmamba",
     "MambaXrayConfig": "configuration.configuration_mambaxray",
     "EMRRGConfig": "configuration.configuration_emrrg",
     "MambaXrayDualEncoderConfig": "configuration.configuration_mambaxray_dual_encoder",
     "MambaXrayPreTrainingConfig": "configuration.configuration_mambaxray_pretraining",
     "VisionMambaModel": "modeling_mambaxray.modeling_vision_mamba",
+    "VMambaModel": "modeling_mambaxray.modeling_vmamba",
     "MambaXrayForConditionalGeneration": "modeling_mambaxray.modeling_mambaxray",
     "EMRRGForConditionalGeneration": "modeling_mambaxray.modeling_emrrg",
     "MambaXrayForPreTraining": "modeling_mambaxray.modeling_mambaxray_pretraining",

@@ -40,20 +40,24 @@ def register_auto_classes() -> None:
     from .configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
     from .configuration.configuration_mambaxray_pretraining import MambaXrayPreTrainingConfig
     from .configuration.configuration_vision_mamba import VisionMambaConfig
+    from .configuration.configuration_vmamba import VMambaConfig
     from .modeling_mambaxray.modeling_emrrg import EMRRGForConditionalGeneration
     from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
     from .modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
     from .modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
     from .modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
+    from .modeling_mambaxray.modeling_vmamba import VMambaModel
     from .processing.image_processing_mambaxray import MambaXrayImageProcessor
     from .processing.processing_mambaxray import MambaXrayProcessor
 
     AutoConfig.register("vision_mamba", VisionMambaConfig, exist_ok=True)
+    AutoConfig.register("vmamba", VMambaConfig, exist_ok=True)
     AutoConfig.register("mambaxray", MambaXrayConfig, exist_ok=True)
     AutoConfig.register("emrrg", EMRRGConfig, exist_ok=True)
     AutoConfig.register("mambaxray_pretraining", MambaXrayPreTrainingConfig, exist_ok=True)
     AutoConfig.register("mambaxray_dual_encoder", MambaXrayDualEncoderConfig, exist_ok=True)
     AutoModel.register(VisionMambaConfig, VisionMambaModel, exist_ok=True)
+    AutoModel.register(VMambaConfig, VMambaModel, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForImageTextToText):
         auto_class.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
         auto_class.register(EMRRGConfig, EMRRGForConditionalGeneration, exist_ok=True)
@@ -61,7 +65,8 @@ def register_auto_classes() -> None:
     for auto_class in (AutoModel, AutoModelForPreTraining):
         auto_class.register(MambaXrayPreTrainingConfig, MambaXrayForPreTraining, exist_ok=True)
     generators = (MambaXrayConfig, EMRRGConfig)
-    for config_class in (VisionMambaConfig, *generators, MambaXrayPreTrainingConfig, MambaXrayDualEncoderConfig):
+    encoders = (VisionMambaConfig, VMambaConfig)
+    for config_class in (*encoders, *generators, MambaXrayPreTrainingConfig, MambaXrayDualEncoderConfig):
         AutoImageProcessor.register(
             config_class, image_processor_classes={"pil": MambaXrayImageProcessor}, exist_ok=True
         )

@@ -21,6 +21,7 @@ from transformers import (
 
 from .configuration.configuration_mambaxray import MambaXrayConfig
 from .configuration.configuration_vision_mamba import VisionMambaConfig
+from .configuration.configuration_vmamba import VMambaConfig
 from .data.phantom import make_study
 from .modeling_mambaxray.repository_code import has_code
 from .processing.image_processing_mambaxray import MambaXrayImageProcessor
@@ -33,6 +34,7 @@ _SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "n
 _VISION_SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "image_size": IMAGE_SIZE, "state_size": 4}
 # Of stage 1: two clusters a side.
 _PRETRAINING_SIZES = _VISION_SIZES | {"patch_size": 8, "cluster_size": 2, "decoder_hidden_size": 16}
+_VMAMBA_SIZES = {"image_size": IMAGE_SIZE, "embed_dim": 8, "depths": [1, 1]}
 _SWIN_SIZES = {"patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
 _NAME_OF_SWIN = "r2gengpt"
 
@@ -82,6 +84,8 @@ def _configs(tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, PreTrain
                 yield _NAME_OF_SWIN, config_class(swin, decoder, image_token_id=len(tokenizer))
         elif issubclass(config_class, VisionMambaConfig):
             yield name, config_class(**_VISION_SIZES if config_class is VisionMambaConfig else _PRETRAINING_SIZES)
+        elif config_class is VMambaConfig:
+            yield name, config_class(**_VMAMBA_SIZES)
         else:
             yield name, config_class(VisionMambaConfig(**_VISION_SIZES), BertConfig(**_SIZES, **tokens), 16)
 

@@ -1,7 +1,7 @@
 """The authors' released checkpoints in our parameter names.
 
 The key lists come from the released code's state_dict (MambaXray-VL, `models_mamba.py` and
-`MambaXrayVL_DownStream.py`; EMRRG, `hybrid_decoder_layer.py`).
+`MambaXrayVL_DownStream.py`; EMRRG, `hybrid_decoder_layer.py`; VMamba, `vmamba.py`).
 """
 
 import re
@@ -51,6 +51,29 @@ _PRETRAINING_RENAMES: tuple[tuple[str, str], ...] = (
     (r"^dec_block\.(\d+)\.norm2\.(weight|bias)$", r"decoder_layers.\1.mlp_norm.\2"),
     (r"^dec_block\.(\d+)\.mlp\.(fc[12])\.(weight|bias)$", r"decoder_layers.\1.\2.\3"),
 )
+# VMamba's classification checkpoints of all public versions (`classification/models/vmamba.py`); the oldest ones say
+# `proj`, `ln_1`, `self_attention` and `norm`.
+_VMAMBA_BLOCK = r"^layers\.(\d+)\.blocks\.(\d+)\."
+_SS2D = r"(?:op|self_attention)\."
+_VMAMBA_RENAMES: tuple[tuple[str, str], ...] = (
+    (r"^patch_embed\.(?:0|proj)\.(weight|bias)$", r"embeddings.0.\1"),
+    (r"^patch_embed\.(?:2|norm)\.(weight|bias)$", r"embeddings.1.\1"),
+    (r"^patch_embed\.5\.(weight|bias)$", r"embeddings.3.\1"),
+    (r"^patch_embed\.7\.(weight|bias)$", r"embeddings.4.\1"),
+    (rf"{_VMAMBA_BLOCK}(?:norm|ln_1)\.(weight|bias)$", r"stages.\1.layers.\2.norm1.\3"),
+    (rf"{_VMAMBA_BLOCK}norm2\.(weight|bias)$", r"stages.\1.layers.\2.norm2.\3"),
+    (rf"{_VMAMBA_BLOCK}mlp\.(fc[12])\.(weight|bias)$", r"stages.\1.layers.\2.mlp.\3.\4"),
+    (rf"{_VMAMBA_BLOCK}{_SS2D}(in_proj|conv2d|out_proj)\.(weight|bias)$", r"stages.\1.layers.\2.mixer.\3.\4"),
+    (rf"{_VMAMBA_BLOCK}{_SS2D}out_norm\.(weight|bias)$", r"stages.\1.layers.\2.mixer.norm.\3"),
+    (rf"{_VMAMBA_BLOCK}{_SS2D}x_proj_weight$", r"stages.\1.layers.\2.mixer.x_proj_weight"),
+    (rf"{_VMAMBA_BLOCK}{_SS2D}dt_projs_(weight|bias)$", r"stages.\1.layers.\2.mixer.dt_proj_\3"),
+    (rf"{_VMAMBA_BLOCK}{_SS2D}A_logs$", r"stages.\1.layers.\2.mixer.A_log"),
+    (rf"{_VMAMBA_BLOCK}{_SS2D}Ds$", r"stages.\1.layers.\2.mixer.D"),
+    (r"^layers\.(\d+)\.downsample\.1\.(weight|bias)$", r"stages.\1.downsample.0.\2"),
+    (r"^layers\.(\d+)\.downsample\.3\.(weight|bias)$", r"stages.\1.downsample.1.\2"),
+    (r"^layers\.(\d+)\.downsample\.(reduction|norm)\.(weight|bias)$", r"stages.\1.downsample.\2.\3"),
+    (r"^(?:classifier\.)?norm\.(weight|bias)$", r"norm.\1"),
+)
 _CONTRASTIVE_PREFIXES = {
     "text_encoder.": "text_encoder.",
     "vision_proj.": "visual_projection.",
@@ -75,6 +98,11 @@ _CROSS_ATTENTION_RENAMES = tuple(
 def vision_mamba_key(official: str) -> str | None:
     """Our name of a vision Mamba parameter, or None when the official name is not one of the encoder's."""
     return _rename(official, _ENCODER_RENAMES)
+
+
+def vmamba_key(official: str) -> str | None:
+    """Our name of a VMamba parameter, or None when the official name is not one of the encoder's."""
+    return _rename(official, _VMAMBA_RENAMES)
 
 
 def pretraining_key(official: str) -> str | None:
@@ -122,6 +150,7 @@ _KEY_MAPS = {
     "contrastive": contrastive_key,
     "downstream": downstream_key,
     "emrrg": emrrg_key,
+    "vmamba": vmamba_key,
 }
 # What the checkpoints hold without need: the mask follows from the sizes, and the text's pooler is never used. And what
 # is of no use elsewhere: the released adapters of EMRRG change the output of the last block's mixer.
@@ -129,6 +158,7 @@ _LEFT_OUT = {
     "pretrain": re.compile(r"^mask$"),
     "contrastive": re.compile(r"^text_encoder\.(pooler\.|embeddings\.position_ids$)"),
     "emrrg": re.compile(r"^visual_encoder\.layers\.\d+\.mixer\.lora_X\."),
+    "vmamba": re.compile(r"^(classifier\.)?head\."),
 }
 
 
@@ -138,7 +168,8 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
     Args:
         state_dict: parameters under their official names.
         stage: `"encoder"` (the vision Mamba alone), `"pretrain"` (stage 1), `"contrastive"` (stage 2), `"downstream"`
-            (stage 3: encoder, projection, decoder) or `"emrrg"` (stage 3 with hybrid layers).
+            (stage 3: encoder, projection, decoder), `"emrrg"` (stage 3 with hybrid layers) or `"vmamba"` (VMamba's
+            classification checkpoints, of which the head is left out).
 
     Raises:
         ValueError: the stage or some keys are unknown; the message lists them.
@@ -168,4 +199,5 @@ __all__ = [
     "emrrg_key",
     "pretraining_key",
     "vision_mamba_key",
+    "vmamba_key",
 ]
