@@ -85,6 +85,13 @@ _DOWNSTREAM_PREFIXES = {
     "layer_norm.": "layer_norm.",
     "llama_model.": "language_model.",
 }
+_HOPFIELD_RENAMES: tuple[tuple[str, str], ...] = (
+    (r"^association_core\.([qkv])_proj_weight$", r"\1_proj.weight"),
+    (r"^association_core\.out_proj\.(weight|bias)$", r"out_proj.\1"),
+    (r"^norm_state_pattern\.(weight|bias)$", r"state_norm.\1"),
+    (r"^norm_stored_pattern\.(weight|bias)$", r"key_norm.\1"),
+    (r"^norm_pattern_projection\.(weight|bias)$", r"value_norm.\1"),
+)
 _CROSS_ATTENTION_RENAMES = tuple(
     (rf"^llama_model\.model\.layers\.(\d+)\.self_attn\.cross_attn_{theirs}$", rf"cross_attention.layers.\1.{ours}")
     for theirs, ours in (
@@ -119,6 +126,30 @@ def contrastive_key(official: str) -> str | None:
 def downstream_key(official: str) -> str | None:
     """Our name of a report generator's parameter (stage 3), or None when the official name is unknown."""
     return _key_of_parts(official, _DOWNSTREAM_PREFIXES)
+
+
+def convert_hopfield(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a `Hopfield` of hflayers (AM-MRG's memories) as those of a `HopfieldAssociation`.
+
+    Args:
+        weights: by their names within the module, such as `association_core.q_proj_weight`. What else a `HopfieldLayer`
+            has, the memories (`lookup_weights`), is no part of it.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    converted = {}
+    for name, weight in weights.items():
+        if name == "association_core.in_proj_bias":
+            sizes = [weights[f"association_core.{part}_proj_weight"].shape[0] for part in "qkv"]
+            for part, bias in zip("qkv", weight.split(sizes), strict=True):
+                converted[f"{part}_proj.bias"] = bias
+            continue
+        key = _rename(name, _HOPFIELD_RENAMES)
+        if key is None:
+            raise ValueError(f"{name} is no weight of a Hopfield association")
+        converted[key] = weight
+    return converted
 
 
 def emrrg_key(official: str) -> str | None:
@@ -194,6 +225,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
 
 __all__ = [
     "contrastive_key",
+    "convert_hopfield",
     "convert_state_dict",
     "downstream_key",
     "emrrg_key",

@@ -62,7 +62,6 @@ class HopfieldAssociation(nn.Module):
         memory_size = hidden_size if memory_size is None else memory_size
         value_size = head_size if value_size is None else value_size
         output_size = hidden_size if output_size is None else output_size
-        self.beta = head_size**-0.5 if beta is None else beta
         for name, value in (
             ("hidden_size", hidden_size),
             ("memory_size", memory_size),
@@ -70,10 +69,11 @@ class HopfieldAssociation(nn.Module):
             ("head_size", head_size),
             ("value_size", value_size),
             ("output_size", output_size),
-            ("beta", self.beta),
+            ("beta", 1 if beta is None else beta),
         ):
             if value <= 0:
                 raise ValueError(f"{name} must be positive, got {value!r}")
+        self.beta = head_size**-0.5 if beta is None else beta
         self.num_heads, self.update_steps, self.tolerance = num_heads, update_steps, tolerance
         self.layer_norm_eps = layer_norm_eps
         self.q_proj = nn.Linear(hidden_size, num_heads * head_size)
@@ -83,6 +83,11 @@ class HopfieldAssociation(nn.Module):
         self.state_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps) if normalize else None
         self.key_norm = nn.LayerNorm(memory_size, eps=layer_norm_eps) if normalize else None
         self.value_norm = nn.LayerNorm(memory_size, eps=layer_norm_eps) if normalize else None
+        if update_steps == 0:
+            # What all keys have in common changes no softmax: such a parameter would never get a gradient.
+            self.k_proj.bias.requires_grad_(False)
+            if self.key_norm is not None:
+                self.key_norm.bias.requires_grad_(False)
 
     def forward(
         self, states: Tensor, memories: Tensor, value_memories: Tensor | None = None, output_weights: bool = False
@@ -150,12 +155,12 @@ class HopfieldAssociation(nn.Module):
         for _ in range(steps):
             mixture = self._mixture(self._folded(patterns), keys, keys)
             updated = _head_by_head(mixture, self.k_proj, self.key_norm, self.num_heads)
-            patterns = torch.where(running[:, None, None], updated, patterns)
             if previous is not None:
                 moved = torch.linalg.vector_norm((updated - previous).detach(), dim=(2, 3)).amax(dim=0)
                 running = running & (moved > self.tolerance)
                 if not running.any():
                     break
+            patterns = torch.where(running[:, None, None], updated, patterns)
             previous = updated
         return patterns
 
@@ -168,7 +173,8 @@ class HopfieldAssociation(nn.Module):
 
     def _weights(self, queries: Tensor, keys: Tensor) -> Tensor:
         products = queries @ (keys if keys.ndim == 2 else keys[:, None]).mT
-        return (self.beta * products.float()).softmax(dim=-1).to(queries.dtype)
+        precise = torch.promote_types(products.dtype, torch.float32)
+        return (self.beta * products).softmax(dim=-1, dtype=precise).to(queries.dtype)
 
 
 def _head_by_head(mixture: Tensor, projection: nn.Linear, norm: nn.LayerNorm | None, heads: int) -> Tensor:
