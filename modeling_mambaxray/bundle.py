@@ -60,15 +60,20 @@ class _Module:
 
 
 @functools.cache
-def class_code(cls: type) -> str:
+def class_code(cls: type, parts: frozenset[type] = frozenset()) -> str:
     """The text of the file that holds a class with all that it needs, and starts with licence and version.
 
     What the file's models are made of is registered with the Auto classes at its end.
 
+    Args:
+        cls: the class.
+        parts: further models that one of its configurations is made of, and that its code does not name.
+
     Raises:
         BundleError: as `bundle`.
     """
-    included = set(modules_of(cls.__module__))
+    beside = sorted(part.__module__ for part in parts)
+    included = set(modules_of(cls.__module__, beside))
     registrations = sorted(
         (auto_class, config_class.__name__, model_class.__name__)
         for auto_class, registered in registered_models()
@@ -92,10 +97,17 @@ def class_code(cls: type) -> str:
         header,
         "\n".join(footer) if registrations else "",
         {("transformers", auto_class) for auto_class, _, _ in registrations},
+        beside,
     )
 
 
-def bundle(module: str, header: str, footer: str = "", footer_imports: Iterable[tuple[str, str]] = ()) -> str:
+def bundle(
+    module: str,
+    header: str,
+    footer: str = "",
+    footer_imports: Iterable[tuple[str, str]] = (),
+    beside: Iterable[str] = (),
+) -> str:
     """The source of one file that holds a module and all modules of its package that it needs, in their order.
 
     What a module needs are its relative imports. One inside a `try` is optional: the bundle goes without it, as if it
@@ -106,13 +118,13 @@ def bundle(module: str, header: str, footer: str = "", footer_imports: Iterable[
         header: comment at the start, without `#`.
         footer: statements at the end.
         footer_imports: what they need, as pairs of a module and a name.
+        beside: full names of further modules that the file holds, with all that these need.
 
     Raises:
         BundleError: two modules give one public name two meanings, or a relative import is of a form that has no
             equivalent in one file.
     """
-    modules: dict[str, _Module] = {}
-    _collect(module, modules)
+    modules = _modules_for(module, beside)
     imports = {found for each in modules.values() for found in each.imports}
     imports |= {_Import(source, name, None) for source, name in footer_imports}
     bodies = _without_clashes(list(modules.values()), imports)
@@ -126,11 +138,16 @@ def bundle(module: str, header: str, footer: str = "", footer_imports: Iterable[
     return start + "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def modules_of(module: str) -> list[str]:
+def modules_of(module: str, beside: Iterable[str] = ()) -> list[str]:
     """Full names of the modules that `bundle` puts together, in their order."""
+    return list(_modules_for(module, beside))
+
+
+def _modules_for(module: str, beside: Iterable[str]) -> dict[str, _Module]:
     modules: dict[str, _Module] = {}
-    _collect(module, modules)
-    return list(modules)
+    for name in (*beside, module):
+        _collect(name, modules)
+    return modules
 
 
 def _collect(name: str, modules: dict[str, _Module], pending: tuple[str, ...] = ()) -> None:

@@ -10,7 +10,7 @@ Models, processors and image processors get a file each, for they are also saved
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ try:
     from .bundle import class_code
 except ImportError:
 
-    def class_code(cls: type) -> str:
+    def class_code(cls: type, parts: frozenset[type] = frozenset()) -> str:
         """The text of the file that holds a class: this one, which is handed on as it is."""
         return Path(sys.modules[cls.__module__].__file__).read_text(encoding="utf-8")
 
@@ -44,15 +44,20 @@ def has_code(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
-def write_code(cls: type, folder: str | os.PathLike) -> None:
+def write_code(cls: type, folder: str | os.PathLike, parts: Iterable[type] = ()) -> None:
     """Writes the file that holds a class into a folder.
+
+    Args:
+        cls: the class.
+        folder: where the file goes.
+        parts: further models that the file holds, for what is made of them.
 
     Raises:
         BundleError: a module of the package can't go into one file.
     """
     file = Path(folder) / f"{_file_stem(cls)}.py"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(class_code(cls), encoding="utf-8")
+    file.write_text(class_code(cls, frozenset(parts)), encoding="utf-8")
 
 
 class _CodeMixin:
@@ -118,7 +123,7 @@ class ModelCodeMixin(_CodeMixin):
         """
         if is_main_process:
             for cls in self._classes_of_files():
-                write_code(cls, save_directory)
+                write_code(cls, save_directory, self._classes_of_parts() if cls is type(self) else ())
         entries = self._config_entries()
         # Only what is saved has them: with them, transformers asks for trust in code that nobody needs here.
         before = {name: vars(self.config).pop(name) for name in entries if name in vars(self.config)}
@@ -129,6 +134,12 @@ class ModelCodeMixin(_CodeMixin):
             for name in entries:
                 del vars(self.config)[name]
             vars(self.config).update(before)
+
+    def _classes_of_parts(self) -> set[type]:
+        """Models of this package that the configuration names, such as a vision encoder."""
+        configs = [type(getattr(self.config, name, None)) for name in self.config.sub_configs]
+        found = [registered.get(config) for config in configs for _, registered in registered_models()]
+        return {cls for cls in found if cls is not None and has_code(cls)}
 
     def _config_entries(self) -> dict[str, Any]:
         """What `config.json` says about the code."""

@@ -38,6 +38,9 @@ def load_vision_encoder(name_or_path: str, *, image_size: int | None = None, **k
     encoder = model.get_encoder("image")
     if image_size in (None, encoder.config.image_size):
         return encoder
+    if encoder.config.model_type == "vmamba":
+        encoder.config.image_size = image_size  # it has no positions, so nothing else depends on the size
+        return encoder
     if not isinstance(encoder, VisionMambaModel):
         raise ValueError(
             f"the {encoder.config.model_type} encoder of {name_or_path} takes images of {encoder.config.image_size} "

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import tiny_model
 from transformers import CONFIG_MAPPING, IMAGE_PROCESSOR_MAPPING, MODEL_MAPPING, PROCESSOR_MAPPING
 
 import mambaxray
@@ -74,6 +75,14 @@ def test_an_encoders_file_holds_no_other_family(tmp_path):
     text = (tmp_path / "modeling_vision_mamba.py").read_text(encoding="utf-8")
     assert "class VisionMambaModel" in text
     assert not re.search(r"class MambaXray|Pipeline|Processor\b.*:|numba|triton", text)
+
+
+def test_a_generators_file_holds_its_own_vision_encoder_and_no_other_one(tmp_path):
+    for vision, holds in (("vmamba", True), ("swin", False)):
+        tiny_model(vision).save_pretrained(tmp_path / vision)
+        text = (tmp_path / vision / "modeling_mambaxray.py").read_text(encoding="utf-8")
+        assert ("class VMambaModel" in text) == holds
+        assert ("AutoModel.register(VMambaConfig, VMambaModel, exist_ok=True)" in text) == holds
 
 
 @pytest.fixture
