@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
 from mambaxray import VMambaConfig, VMambaModel, load_vision_encoder, use_scan_backend
-from mambaxray.configuration.configuration_mambaxray import MambaXrayConfig, count_visual_tokens, patch_positions
+from mambaxray.configuration.configuration_mambaxray import MambaXrayConfig
 from mambaxray.configuration.configuration_vmamba import vmamba_v0_options
+from mambaxray.configuration.vision_tokens import count_visual_tokens, patch_positions
 from mambaxray.modeling_mambaxray.modeling_vmamba import (
     VMambaDropPath,
     VMambaMixer,
