@@ -69,13 +69,6 @@ _FAMILIES: dict[str, Family] = {
         model=".modeling_mambaxray.modeling_vision_mamba:VisionMambaModel",
         papers=("cxpmrg_bench",),
     ),
-    "vmamba": Family(
-        config=".configuration.configuration_vmamba:VMambaConfig",
-        model=".modeling_mambaxray.modeling_vmamba:VMambaModel",
-        checkpoint="vmamba",
-        key_map=".train.convert:vmamba_key",
-        left_out=r"^(classifier\.)?head\.",  # of the classification checkpoints
-    ),
     "mambaxray_pretraining": Family(
         config=".configuration.configuration_mambaxray_pretraining:MambaXrayPreTrainingConfig",
         model=".modeling_mambaxray.modeling_mambaxray_pretraining:MambaXrayForPreTraining",
@@ -113,6 +106,13 @@ _FAMILIES: dict[str, Family] = {
         left_out=r"^visual_encoder\.layers\.\d+\.mixer\.lora_X\.",
         papers=("emrrg", "cxpmrg_bench"),
         **_GENERATOR,
+    ),
+    "vmamba": Family(
+        config=".configuration.configuration_vmamba:VMambaConfig",
+        model=".modeling_mambaxray.modeling_vmamba:VMambaModel",
+        checkpoint="vmamba",
+        key_map=".train.convert:vmamba_key",
+        left_out=r"^(classifier\.)?head\.",  # of the classification checkpoints
     ),
 }
 _on_registration: list[Callable[[Family], None]] = []
