@@ -4,11 +4,9 @@ import json
 import resource
 import shutil
 
-import huggingface_hub
 import pytest
 import torch
 from fresh_environment import FreshEnvironment
-from hub_server import TOKEN, HubServer
 from huggingface_hub.errors import HTTPError
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -42,23 +40,6 @@ def tiny_folder(tmp_path_factory):
 @pytest.fixture
 def folder(tiny_folder, tmp_path):
     return shutil.copytree(tiny_folder, tmp_path / "model")
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """The server, which this process takes for the Hub, with a cache of its own and no pauses between tries."""
-    with HubServer() as server:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        # Made once per process, for one Hub: transformers' client, and the one that peft uses.
-        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.url)
-        monkeypatch.setattr("time.sleep", lambda seconds: None)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
 
 
 def push(folder, **options):
