@@ -12,7 +12,7 @@ from .evaluation.study_report import StudyReport
 if TYPE_CHECKING:
     import torch
 
-    from .modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
+    from .modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline
 
 _T = TypeVar("_T")
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}

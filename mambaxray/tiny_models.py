@@ -23,7 +23,7 @@ from .configuration.configuration_mambaxray import MambaXrayConfig
 from .configuration.configuration_vision_mamba import VisionMambaConfig
 from .configuration.configuration_vmamba import VMambaConfig
 from .data.phantoms import make_study
-from .modeling_mambaxray.repository_code import has_code
+from .modeling_mambaxray.hub.repository_code import has_code
 from .processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .processing.processing_mambaxray import MambaXrayProcessor
 from .train.tokenizer import train_report_tokenizer

@@ -29,12 +29,12 @@ from ..configuration.configuration_mambaxray_pretraining import MambaXrayPreTrai
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
 from ..configuration.configuration_vmamba import VMambaConfig
 from ..configuration.families import Family, families_by_checkpoint
+from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
 from ..modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
 from ..modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
 from ..modeling_mambaxray.modeling_vmamba import VMambaModel
-from ..modeling_mambaxray.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .convert import convert_state_dict
 
