@@ -1,5 +1,7 @@
 """Recipes: what they say, and what they refuse."""
 
+import math
+
 import pytest
 
 from mambaxray import load_recipe
@@ -47,6 +49,41 @@ def test_a_resolved_recipe_reads_back_as_it_is(tmp_path, name):
 def test_what_a_recipe_cannot_say_is_named(values, message):
     with pytest.raises(RecipeError, match=message.replace("[", r"\[")):
         make_recipe(MINIMAL | values)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_share_of_all_steps_evaluates_at_every_part_of_an_epoch_and_at_the_last_step(name):
+    training = load_recipe(name).training
+    share = training.get("eval_steps")
+    if not isinstance(share, float):
+        pytest.skip("evaluates by epochs or by a number of steps")
+    times = 2 * training["num_train_epochs"]
+    for half_epoch in range(1, 20_000, 7):
+        assert math.ceil(times * half_epoch * share) == half_epoch
+
+
+PAPERS = "Generate a comprehensive and detailed diagnosis report for this chest X-ray image."
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch", "length", "language_model"),
+    [
+        ("emrrg_iu", 30, 20, 60, "Qwen/Qwen1.5-1.8B-Chat"),
+        ("emrrg_iu_llama2", 30, 20, 60, "meta-llama/Llama-2-7b-chat-hf"),
+        ("emrrg_mimic", 6, 18, 100, "meta-llama/Llama-2-7b-chat-hf"),
+        ("emrrg_chexpert_plus", 6, 18, 100, "meta-llama/Llama-2-7b-chat-hf"),
+    ],
+)
+def test_emrrgs_recipes_have_what_its_section_4_2_states(name, epochs, batch, length, language_model):
+    recipe = load_recipe(name)
+    assert recipe.training["num_train_epochs"] == epochs
+    assert recipe.training["per_device_train_batch_size"] == batch
+    assert recipe.model.max_report_length == length
+    assert recipe.model.language_model == language_model
+    assert recipe.model.instruction == PAPERS
+    assert recipe.model.vision_lora["features"] == "X+in_proj"
+    if name.startswith("emrrg_iu"):
+        assert recipe.training["eval_strategy"] == "epoch"
 
 
 def test_a_recipe_without_what_its_stage_needs_is_refused():
