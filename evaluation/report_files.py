@@ -9,6 +9,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..data.csv_table import delimiter_of, plain_cell
+
 _ID_COLUMNS = ("study_id", "id")
 _REPORT_COLUMNS = ("report", "hypothesis", "prediction", "generated_text")
 _SPLIT_ALIASES = {"val": "validation"}
@@ -74,9 +76,13 @@ def _json_lines(content: str) -> Iterator[tuple[str, Any]]:
 
 def _csv_lines(content: str) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(max(csv.field_size_limit(), len(content)))
-    reader = csv.DictReader(StringIO(content, newline=""))
+    reader = csv.DictReader(StringIO(content, newline=""), delimiter=delimiter_of(content.partition("\n")[0]))
     for values in reader:
-        yield f"line {reader.line_num}", {(name or "").strip(): value for name, value in values.items()}
+        cells = {(name or "").strip(): value for name, value in values.items()}
+        yield (
+            f"line {reader.line_num}",
+            {name: plain_cell(value) if isinstance(value, str) else value for name, value in cells.items()},
+        )
 
 
 def _annotation(content: str, split: str | None) -> Iterator[tuple[str, Any]]:
@@ -117,7 +123,11 @@ def _first(values: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def matched_reports(
-    predictions: str | PathLike, references: str | PathLike | None = None, *, split: str = "test"
+    predictions: str | PathLike,
+    references: str | PathLike | None = None,
+    *,
+    split: str = "test",
+    only_present: bool = False,
 ) -> list[ReportRow]:
     """One row per study with its reference and, unless the study failed, its generated report.
 
@@ -125,9 +135,11 @@ def matched_reports(
         predictions: file of generated reports.
         references: file of the references; None when `predictions` holds both.
         split: of a reference file in R2Gen's format.
+        only_present: take the studies that `predictions` holds, and leave out references of others, as for a pilot.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_report_file`; also studies that only one of the files holds.
+        FileNotFoundError, ValueError: see `read_report_file`; also studies that only one of the files holds, unless
+            `only_present` allows for them.
     """
     generated = read_report_file(predictions, split=split)
     if references is None:
@@ -141,12 +153,13 @@ def matched_reports(
             raise ValueError(f"{references}: study {row.study_id!r} has no report")
         known[row.study_id] = replace(row, reference=text)
     scored = {row.study_id for row in generated}
-    missing = [study for study in known if study not in scored]
+    missing = [] if only_present else [study for study in known if study not in scored]
     unknown = [row.study_id for row in generated if row.study_id not in known]
     for studies, where, lacking in ((missing, references, predictions), (unknown, predictions, references)):
         if studies:
             shown = ", ".join(studies[:3]) + (" …" if len(studies) > 3 else "")
-            raise ValueError(f"{len(studies)} studies of {where} are not in {lacking}: {shown}")
+            hint = "; score those that are there with --only-present" if studies is missing else ""
+            raise ValueError(f"{len(studies)} studies of {where} are not in {lacking}: {shown}{hint}")
     return [
         replace(
             row,

@@ -38,6 +38,14 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Which studies of an annotation.json to score.")] = "test",
+    only_present: Annotated[
+        bool,
+        typer.Option(
+            "--only-present",
+            help="Score the studies that PREDICTIONS holds and leave out other references, as for a pilot. Such scores "
+            "can't be compared with those of all studies.",
+        ),
+    ] = False,
     training_reports: Annotated[
         Path | None,
         typer.Option(
@@ -119,7 +127,7 @@ def evaluate(
         from .evaluation.report_files import matched_reports
         from .evaluation.scoring import evaluate_reports
 
-        rows = matched_reports(predictions, references, split=split)
+        rows = matched_reports(predictions, references, split=split, only_present=only_present)
         empty = sum(row.report is None for row in rows)
         if empty:
             console.print(f"{empty} of {len(rows)} studies have no generated report and count as empty ones")

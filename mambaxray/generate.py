@@ -10,6 +10,8 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .data.csv_table import plain_cell, read_csv_lines, write_csv
+
 if TYPE_CHECKING:
     import torch
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
-_IMAGE_COLUMNS = ("image", "path", "image_path")
+_IMAGE_COLUMNS = ("image", "images", "path", "image_path", "file_name")
 _STUDY_COLUMN = "study_id"
 _OUTPUT_SUFFIXES = (".jsonl", ".csv")
 _OUTPUT_COLUMNS = ("study_id", "images", "report", "error")
@@ -117,39 +119,40 @@ def _natural_order(path: Path) -> list[list[str | int]]:
 def _studies_in_csv(path: Path) -> list[Study]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such CSV file")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
-            rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV file in UTF-8 ({error})") from error
-    image_column = next((columns[name] for name in _IMAGE_COLUMNS if name in columns), None)
-    if image_column is None:
-        raise ValueError(
-            f"{path}: no column of images; name it {' or '.join(_IMAGE_COLUMNS)} and separate columns by commas "
-            f"(columns found: {', '.join(columns) or 'none'})"
-        )
     images: dict[str, list[str]] = {}
-    for line, row in rows:
-        image = (row[image_column] or "").strip()
-        if not image:
+    for line, row in read_csv_lines(path):
+        columns = {name.lower(): name for name in row}
+        image_column = next((columns[name] for name in _IMAGE_COLUMNS if name in columns), None)
+        if image_column is None:
+            raise ValueError(
+                f"{path}: no column of images; name it {' or '.join(_IMAGE_COLUMNS)} and separate columns by commas, "
+                f"semicolons or tabs (columns found: {', '.join(columns)})"
+            )
+        cell = row[image_column].strip()
+        # Our own output has all views of a study in one cell.
+        own = image_column.lower() == _OUTPUT_COLUMNS[1]
+        views_here = [view for view in cell.split(_IMAGE_SEPARATOR) if view] if own else [cell]
+        if not cell or not views_here:
             raise ValueError(f"{path}, line {line}: the column {image_column!r} is empty")
-        study_id = image
+        study_id = cell
         if _STUDY_COLUMN in columns:
-            study_id = (row[columns[_STUDY_COLUMN]] or "").strip()
+            study_id = row[columns[_STUDY_COLUMN]].strip()
             if not study_id:
                 raise ValueError(f"{path}, line {line}: the column {_STUDY_COLUMN!r} is empty")
         views = images.setdefault(study_id, [])
-        if (located := _relative_to(path.parent, image)) not in views:
-            views.append(located)
+        for image in views_here:
+            if (located := _relative_to(path.parent, image)) not in views:
+                views.append(located)
     if not images:
         raise ValueError(f"{path}: no rows below the header")
     return [Study(study_id, tuple(views)) for study_id, views in images.items()]
 
 
 def _relative_to(folder: Path, image: str) -> str:
-    return image if _is_url(image) else str(folder / image)
+    """Where an image of a CSV file lies: relative to the file or, as our own output names it, to where we are."""
+    if _is_url(image) or (not os.path.isfile(folder / image) and os.path.isfile(image)):
+        return image
+    return str(folder / image)
 
 
 def _is_url(name: str) -> bool:
@@ -309,7 +312,7 @@ class ReportFile:
         draft = self._path.with_name(f".{self._path.name}.tmp")
         with draft.open("w", encoding="utf-8", newline="") as file:
             if not self._is_json:
-                csv.writer(file).writerow(_OUTPUT_COLUMNS)
+                write_csv(file, [_OUTPUT_COLUMNS])
             self._write_to(file, self._kept)
         os.replace(draft, self._path)
         self._is_started = True
@@ -318,8 +321,12 @@ class ReportFile:
         if self._is_json:
             file.writelines(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
             return
-        csv.writer(file).writerows(
-            (record.study_id, _IMAGE_SEPARATOR.join(record.images), record.report, record.error) for record in records
+        write_csv(
+            file,
+            (
+                (record.study_id, _IMAGE_SEPARATOR.join(record.images), record.report, record.error)
+                for record in records
+            ),
         )
 
     def _read(self) -> list[Record]:
@@ -345,5 +352,5 @@ def _parse_csv(content: str) -> Iterator[Record]:
     header = next(rows, None)
     if header is not None and tuple(header) != _OUTPUT_COLUMNS:
         raise ValueError(f"its columns are {', '.join(header)}")
-    for study_id, images, report, error in rows:
+    for study_id, images, report, error in (map(plain_cell, row) for row in rows):
         yield Record(study_id, tuple(images.split(_IMAGE_SEPARATOR)), report or None, error or None)

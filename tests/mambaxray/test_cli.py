@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModel, BertConfig
@@ -252,6 +253,23 @@ def test_csv_paths_are_relative_to_the_csv_and_each_row_is_a_study_without_ids(t
     ]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_other_separators_and_the_column_of_hugging_face_are_read(separator: str, tmp_path: Path) -> None:
+    table = tmp_path / "metadata.csv"
+    table.write_text(f"text{separator}file_name\nClear.{separator}a.png\n", encoding="utf-8")
+    assert collect_studies([str(table)]) == [Study("a.png", (str(tmp_path / "a.png"),))]
+
+
+def test_our_own_output_is_an_input_wherever_it_lies(pictures: list[Path], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans").mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(pictures[0], tmp_path / "scans" / name)
+    views = ("scans/a.png", "scans/b.png")
+    ReportFile(Path("out/reports.csv")).write([Record("=1+1", views, "- Clear.", None)])
+    assert collect_studies(["out/reports.csv"]) == [Study("=1+1", views)]
+
+
 def test_a_csv_that_cannot_be_understood_is_told_by_file_and_line(tmp_path: Path) -> None:
     table = tmp_path / "list.csv"
     table.write_text("image,study_id\n1.png,a\n,b\n")
@@ -278,7 +296,7 @@ def test_an_input_given_twice_is_one_study_and_an_ambiguous_id_is_refused(tmp_pa
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
 def test_a_report_file_resumes_with_any_text_and_forgets_failures(name: str, tmp_path: Path) -> None:
-    good = Record("1", ("a.png", "b.png"), 'Two lines,\nwith "quotes" \u2028 and ß.', None)
+    good = Record("1", ("a.png", "b.png"), '=Two lines,\nwith "quotes" \u2028 and ß.', None)
     bad = Record("2", ("c.png",), None, "c.png: truncated")
     path = tmp_path / name
     ReportFile(path).write([good, bad])

@@ -104,6 +104,15 @@ def test_studies_of_only_one_file_are_named(predictions, annotation, tmp_path):
     assert done.returncode == 2
     assert "2 studies of" in done.stderr
     assert "s6, s7" in done.stderr
+    assert "--only-present" in done.stderr
+    pilot = evaluate(few, "--references", annotation, "--only-present", "--metric", "ROUGE_L", "--no-ci")
+    assert pilot.returncode == 0, pilot.stderr
+    assert "|studies:6|" in pilot.stdout
+    # A report without its reference is refused all the same.
+    few.write_text(few.read_text().replace('"s0"', '"elsewhere"'))
+    unknown = evaluate(few, "--references", annotation, "--only-present")
+    assert unknown.returncode == 2
+    assert "1 studies of" in unknown.stderr
 
 
 def test_two_systems_are_compared(predictions, annotation, tmp_path):
