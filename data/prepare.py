@@ -27,12 +27,13 @@ from .csv_table import write_csv
 from .iu_xray import read_iu_xray
 from .mimic_cxr import read_mimic_cxr
 from .options import call_with_options
+from .output_lock import LOCK_FILE, locked_output
 from .plain_image import ImageStructureError, strip_metadata
 from .prepared import CARD_FILE, LEFT_OUT_FILE, PreparedError, read_card
 from .schema import study_features
 from .source import LeftOut, Source, SourceError, compare_counts, count_reasons, count_splits
 from .table import read_table
-from .whole_file import write_whole
+from .whole_file import put_in_place, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ def prepare_studies(
 
     Raises:
         PreparedError: the folder holds something else, or was begun from other studies or settings.
+        OutputInUseError: another process writes into this folder.
         SourceError: no image at all could be read.
         ValueError: a number below 1.
     """
@@ -123,6 +125,18 @@ def prepare_studies(
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     output = Path(output)
+    with locked_output(output, is_folder=True):
+        return _prepare(source, output, shorter_side, studies_per_shard, num_proc, on_progress)
+
+
+def _prepare(
+    source: Source,
+    output: Path,
+    shorter_side: int | None,
+    studies_per_shard: int,
+    num_proc: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
     settings = {"format": FORMAT_VERSION, "shorter_side": shorter_side, "studies_per_shard": studies_per_shard}
     fingerprint = _fingerprint(source, settings)
     if (output / CARD_FILE).is_file():
@@ -154,7 +168,7 @@ def _begin(output: Path, fingerprint: str) -> None:
             )
         return
     # A kill between these two steps leaves an empty work folder.
-    if output.is_dir() and any(path.name != _WORK for path in output.iterdir()):
+    if output.is_dir() and any(path.name not in (_WORK, LOCK_FILE) for path in output.iterdir()):
         raise PreparedError(f"{output} is not empty and was not begun by this command: choose another folder")
     work.mkdir(parents=True, exist_ok=True)
     write_whole(begun, fingerprint)
@@ -227,7 +241,7 @@ def _write_shard(shard: _Shard) -> int:
                 rows = []
     write_whole(shard.problems, json.dumps([asdict(problem) for problem in problems]))
     # Last, since a shard's file is what tells that it is done.
-    os.replace(draft, shard.file)
+    put_in_place(draft, shard.file)
     return len(shard.studies)
 
 
@@ -295,9 +309,11 @@ def _finish(source: Source, output: Path, shards: list[_Shard], settings: Mappin
     if not any(counts.values()):
         first = next((entry.reason for entry in left_out if entry.item != "study"), "")
         raise SourceError(f"{source.name}: no image could be read; the first: {first}")
-    with (output / LEFT_OUT_FILE).open("w", encoding="utf-8", newline="") as file:
+    draft = output / _WORK / LEFT_OUT_FILE
+    with draft.open("w", encoding="utf-8", newline="") as file:
         write_csv(file, [("study_id", "item", "reason")])
         write_csv(file, ((entry.study_id, entry.item, entry.reason) for entry in left_out))
+    put_in_place(draft, output / LEFT_OUT_FILE)
     card = {
         "data_set": source.name,
         "section": source.section,

@@ -54,6 +54,8 @@ def append_predictions(path: str | os.PathLike, predictions: Iterable[Prediction
     lines = "".join(json.dumps(asdict(prediction)) + "\n" for prediction in predictions)
     with Path(path).open("a", encoding="utf-8") as file:
         file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def drop_half_line(path: str | os.PathLike) -> None:

@@ -175,6 +175,9 @@ def generate(
 
     - mambaxray generate studies.csv --model demo/model --output reports.jsonl --resume
     """
+    from click import get_current_context
+
+    from .data.output_lock import locked_output
     from .generate import ReportFile, agree, check_output, collect_studies, default_workers, is_main, load_pipeline
 
     console = error_console()
@@ -183,6 +186,8 @@ def generate(
         with console.status("Looking for images and loading the model"):
             if output is not None:
                 check_output(output, overwrite=overwrite, resume=resume)
+                if is_main():
+                    get_current_context().with_resource(locked_output(output, is_folder=False))
             elif resume or overwrite:
                 raise ValueError("--resume and --overwrite need --output")
             studies = collect_studies(images)

@@ -19,6 +19,10 @@ _Recipe = Annotated[
 _Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the model, checkpoints and results.")
 ]
+_Restart = Annotated[
+    bool,
+    typer.Option("--restart", help="Delete the run that the folder holds, and nothing else in it, and begin again."),
+]
 _Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -45,12 +49,13 @@ def recipes() -> None:
     Console(highlight=False, markup=False).print(table)
 
 
-def pretrain(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> None:
+def pretrain(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restart: _Restart = False) -> None:
     """Train an image encoder on X-rays without reports (stage 1).
 
     It learns to predict parts of each image from other parts. The folder gets the model (FOLDER/model), pictures of
     what is predicted (FOLDER/pictures), checkpoints, the resolved recipe, the environment and the results. The same
-    command goes on where an interrupted run stopped. Watch it with: tensorboard --logdir FOLDER.
+    command goes on where an interrupted run stopped; with more steps it extends a finished one. Watch it with:
+    tensorboard --logdir FOLDER.
 
     Examples:
 
@@ -58,10 +63,10 @@ def pretrain(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> 
 
     - mambaxray pretrain --recipe mambaxray_base_pretrain --output runs/1 data.folders=[my/xrays,more/xrays]
     """
-    _run("pretrain", recipe, output, overrides)
+    _run("pretrain", recipe, output, overrides, restart)
 
 
-def contrast(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> None:
+def contrast(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restart: _Restart = False) -> None:
     """Train an image encoder on X-rays with reports, to tell which belong together (stage 2).
 
     The folder gets the model (FOLDER/model), checkpoints, the resolved recipe, the environment and the results, among
@@ -75,10 +80,10 @@ def contrast(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> 
     - mambaxray contrast --recipe mambaxray_base_contrast --output runs/2 data.source=my/studies
       model.vision_encoder=runs/1/model
     """
-    _run("contrast", recipe, output, overrides)
+    _run("contrast", recipe, output, overrides, restart)
 
 
-def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> None:
+def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restart: _Restart = False) -> None:
     """Train a model to write reports, from X-rays with reports (stage 3).
 
     The folder gets the model (FOLDER/model), checkpoints, the resolved recipe, the environment and the results. The
@@ -92,10 +97,10 @@ def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> 
 
     - mambaxray finetune --recipe mambaxray_base_iu --output runs/iu data.source=path/to/iu_xray
     """
-    _run("finetune", recipe, output, overrides)
+    _run("finetune", recipe, output, overrides, restart)
 
 
-def _run(stage: str, recipe: str, output: Path, overrides: list[str] | None) -> None:
+def _run(stage: str, recipe: str, output: Path, overrides: list[str] | None, restart: bool) -> None:
     from .train.parameter_table import parameter_table
     from .train.recipe import RecipeError, load_recipe
     from .train.run import run_recipe
@@ -105,7 +110,9 @@ def _run(stage: str, recipe: str, output: Path, overrides: list[str] | None) -> 
         loaded = load_recipe(recipe, overrides or ())
         if loaded.stage != stage:
             raise RecipeError(f"{recipe} is a recipe of {loaded.stage}: mambaxray {loaded.stage} --recipe {recipe}")
-        result = run_recipe(loaded, output, on_start=lambda model: console.print(parameter_table(model)))
+        result = run_recipe(
+            loaded, output, restart=restart, on_start=lambda model: console.print(parameter_table(model))
+        )
     except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     share = f"{result.trained_parameters:,} of {result.total_parameters:,} parameters"

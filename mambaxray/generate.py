@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .data.csv_table import plain_cell, read_csv_lines, write_csv
+from .data.whole_file import put_in_place
 
 if TYPE_CHECKING:
     import torch
@@ -305,6 +306,8 @@ class ReportFile:
             self._start()
         with self._path.open("a", encoding="utf-8", newline="") as file:
             self._write_to(file, records)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _start(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -314,7 +317,7 @@ class ReportFile:
             if not self._is_json:
                 write_csv(file, [_OUTPUT_COLUMNS])
             self._write_to(file, self._kept)
-        os.replace(draft, self._path)
+        put_in_place(draft, self._path)
         self._is_started = True
 
     def _write_to(self, file: Any, records: Iterable[Record]) -> None:

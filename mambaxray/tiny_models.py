@@ -22,6 +22,7 @@ from transformers import (
 from .configuration.configuration_mambaxray import MambaXrayConfig
 from .configuration.configuration_vision_mamba import VisionMambaConfig
 from .data.phantom import make_study
+from .data.whole_file import require_free_folder
 from .modeling_mambaxray.repository_code import has_code
 from .processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .processing.processing_mambaxray import MambaXrayProcessor
@@ -45,6 +46,9 @@ def make_tiny_models(folder: str | Path, seed: int = 0) -> list[Path]:
             with a Swin encoder.
         seed: start of the random weights.
 
+    Raises:
+        FileExistsError: a folder of such a name holds something already.
+
     Returns:
         The models' folders. All together they hold less than 2 MB.
     """
@@ -52,6 +56,7 @@ def make_tiny_models(folder: str | Path, seed: int = 0) -> list[Path]:
     made = []
     for name, config in _configs(tokenizer):
         path = Path(folder) / name
+        require_free_folder(path)
         # The processor of a report generator adds its placeholder to the tokenizer.
         _save_processor(config, copy.deepcopy(tokenizer), path)
         torch.manual_seed(seed)

@@ -8,7 +8,7 @@ import gc
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import find_executable_batch_size
 from transformers import AutoConfig
 
+from ..data.output_lock import locked_output
 from ..data.studies import first_studies, load_studies
 from ..data.whole_file import write_whole
 from ..evaluation.evaluate_model import generate_predictions, score_predictions
@@ -27,8 +28,9 @@ from ..evaluation.predictions import Prediction, read_predictions
 from ..evaluation.report_files import read_report_file
 from .bench_grid import LARGEST_BATCH, Bench, Cell, make_bench
 from .finetune import make_generator
+from .parts import named_part
 from .processes import run_in_processes
-from .recipe import FinetuneRecipe
+from .recipe import FinetuneRecipe, RecipeError
 from .run import read_result, run_recipe
 
 if TYPE_CHECKING:
@@ -84,11 +86,29 @@ def run_bench(
     Raises:
         RecipeError: a choice sets what its recipe has not.
         FileNotFoundError: a recipe that does not exist.
+        FileExistsError: the folder holds something else.
+        OutputInUseError: another process runs a bench in this folder.
     """
     cells = bench.cells()
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / BENCH_FILE, json.dumps(asdict(bench), indent=1))
+    with locked_output(output, is_folder=True):
+        _claim(output, bench)
+        return _run_cells(cells, bench, output, progress)
+
+
+def _claim(output: Path, bench: Bench) -> None:
+    """Writes the bench into its folder, unless something else lies there."""
+    file = output / BENCH_FILE
+    if file.is_file():
+        read_bench(output)
+    elif (output / "cells").exists():
+        raise FileExistsError(f"{output / 'cells'} exists and is of no bench: choose another output folder")
+    write_whole(file, json.dumps(asdict(bench), indent=1))
+
+
+def _run_cells(
+    cells: Sequence[Cell], bench: Bench, output: Path, progress: Callable[[Cell, CellResult | None], None] | None
+) -> list[tuple[Cell, CellResult]]:
     results = []
     for cell in cells:
         result = _read(output, cell, bench)
@@ -108,11 +128,16 @@ def read_bench(output: str | Path) -> tuple[Bench, list[tuple[Cell, CellResult]]
 
     Raises:
         FileNotFoundError: no bench has run in this folder.
+        RecipeError: its file is not what a bench writes.
     """
     file = Path(output) / BENCH_FILE
     if not file.is_file():
         raise FileNotFoundError(f"{output} holds no bench; start one with: mambaxray bench run BENCH.yaml")
-    bench = make_bench({name: value for name, value in json.loads(file.read_text(encoding="utf-8")).items() if value})
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        bench = make_bench({name: value for name, value in values.items() if value})
+    except (ValueError, AttributeError) as error:
+        raise RecipeError(f"{file} is not what a bench writes: {error}") from error
     return bench, [(cell, _read(Path(output), cell, bench)) for cell in bench.cells()]
 
 
@@ -201,9 +226,10 @@ def _studies(recipe: FinetuneRecipe) -> "Mapping[str, Dataset]":
 def _require_weights(recipe: FinetuneRecipe) -> None:
     """Asks for the configurations of pre-trained parts, which is cheap, before any of them is loaded."""
     model = recipe.model
-    for name in (model.checkpoint, model.vision_encoder, model.language_model):
-        if isinstance(name, str):
-            AutoConfig.from_pretrained(name)
+    for key in ("checkpoint", "vision_encoder", "language_model"):
+        if isinstance(name := getattr(model, key), str):
+            with named_part(f"model.{key}", name):
+                AutoConfig.from_pretrained(name)
 
 
 def _train(recipe: FinetuneRecipe, folder: Path) -> None:

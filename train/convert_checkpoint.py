@@ -27,6 +27,7 @@ from transformers import (
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
 from ..configuration.configuration_mambaxray_pretraining import MambaXrayPreTrainingConfig
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
+from ..data.whole_file import require_free_folder
 from ..modeling_mambaxray.modeling_emrrg import EMRRGForConditionalGeneration
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
@@ -136,12 +137,13 @@ def convert_checkpoint(
         raise ValueError(
             f"a checkpoint of stage {stage!r} does not hold its language model: give the folder or Hub id as text_model"
         )
+    output = Path(output)
+    require_free_folder(output)
     official = read_checkpoint(checkpoint)
     try:
         weights = convert_state_dict(official, stage)
     except ValueError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
-    output = Path(output)
     if stage == "pretrain":
         model: PreTrainedModel = MambaXrayForPreTraining(_pretraining_config(weights, checkpoint))
         _load(model, weights, checkpoint)

@@ -104,8 +104,15 @@ class ImageDataSection(DataSection):
     def __post_init__(self) -> None:
         if self.folders and self.source is not None:
             raise RecipeError("data.source and data.folders exclude each other")
-        if self.streaming and self.source is not None:
-            raise RecipeError("data.streaming is for data.folders")
+        for name in ("streaming", "validation_share"):
+            if getattr(self, name) and self.source is not None:
+                raise RecipeError(
+                    f"data.{name} is for data.folders; take it back with data.{name}={_default(self, name)}"
+                )
+        if self.folders and self.options:
+            raise RecipeError("data.options are for data.source; with data.folders give data.options={}")
+        if self.max_validation is not None and self.folders and not self.validation_share:
+            raise RecipeError("data.max_validation with data.folders needs a data.validation_share")
         if not 0 <= self.validation_share < 1:
             raise RecipeError(f"data.validation_share must be at least 0 and below 1, got {self.validation_share}")
         if self.streaming and self.validation_share:
@@ -183,6 +190,7 @@ class DualEncoderSection:
 
     def __post_init__(self) -> None:
         _check_parts(self, "vision_encoder", "text_encoder")
+        _check_checkpoint(self, "projection_dim", "vocab_size", "image_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +254,12 @@ class GeneratorSection:
 
     def __post_init__(self) -> None:
         _check_parts(self, "vision_encoder", "language_model")
+        _check_checkpoint(
+            self, "system", "options", "language_model_revision", "language_model_dtype", "vocab_size", "image_size"
+        )
+        for name in ("language_model_revision", "language_model_dtype"):
+            if getattr(self, name) is not None and not isinstance(self.language_model, str):
+                raise RecipeError(f"model.{name} needs a pre-trained model.language_model")
         if self.quantization not in (None, "4bit", "8bit"):
             raise RecipeError(f"model.quantization must be 4bit, 8bit or null, got {self.quantization!r}")
         if self.quantization is not None and not isinstance(self.language_model, str):
@@ -336,13 +350,33 @@ def _check_parts(section: Any, *names: str) -> None:
     """A model is either taken whole from a checkpoint or put together from all of its parts."""
     given = [name for name in names if getattr(section, name) is not None]
     if section.checkpoint is not None and given:
-        raise RecipeError(f"model.checkpoint is a whole model, so model.{given[0]} can't be given too")
+        raise RecipeError(
+            f"model.checkpoint is a whole model, so model.{given[0]} can't be given too; take it back with "
+            f"model.{given[0]}=null"
+        )
     if section.checkpoint is None and len(given) < len(names):
         raise RecipeError(f"give model.checkpoint, or both {' and '.join(f'model.{name}' for name in names)}")
     for name in given:
         value = getattr(section, name)
         if isinstance(value, dict) and "model_type" not in value:
             raise RecipeError(f"model.{name} is a configuration without model_type")
+
+
+def _check_checkpoint(section: Any, *names: str) -> None:
+    """What a whole model has settled can't be given beside it: nothing a recipe says is passed over."""
+    if section.checkpoint is None:
+        return
+    for name in names:
+        if getattr(section, name) != (default := _default(section, name)):
+            raise RecipeError(
+                f"model.checkpoint is a whole model, which model.{name} can't change; leave it out, or take it back "
+                f"with model.{name}={'null' if default is None else default}"
+            )
+
+
+def _default(section: Any, name: str) -> Any:
+    (found,) = [f for f in fields(section) if f.name == name]
+    return found.default if found.default is not dataclasses.MISSING else found.default_factory()
 
 
 def _recipe_folder() -> Any:

@@ -215,7 +215,7 @@ def test_an_interrupted_cell_goes_on_from_its_trained_model(finished, tmp_path):
 def test_a_checkpoint_is_evaluated_as_it_is(finished, tmp_path):
     folder, _, results, _ = finished
     model = {"model.checkpoint": str(folder / "cells/phantoms/tiny/run/model")}
-    model |= {"model.vision_encoder": None, "model.language_model": None}
+    model |= {"model.vision_encoder": None, "model.language_model": None, "model.vocab_size": 1000}
     bench = grid(variant={"ready": {"set": model, "train": False}})
     ((_, result),) = run_bench(bench, tmp_path / "bench")
     assert result.state == "done", result.reason
@@ -257,7 +257,7 @@ def test_the_largest_batch_that_fits_is_found(finished, tmp_path, monkeypatch):
 
     monkeypatch.setattr(bench_run, "generate_predictions", generate)
     model = {"model.checkpoint": str(folder / "cells/phantoms/tiny/run/model")}
-    model |= {"model.vision_encoder": None, "model.language_model": None}
+    model |= {"model.vision_encoder": None, "model.language_model": None, "model.vocab_size": 1000}
     test = tiny()["test"] | {"batch_size": "largest"}
     bench = grid(variant={"ready": {"set": model, "train": False}}, test=test)
     ((_, result),) = run_bench(bench, tmp_path / "bench")

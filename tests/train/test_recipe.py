@@ -42,6 +42,15 @@ def test_a_resolved_recipe_reads_back_as_it_is(tmp_path, name):
         ({"model": {"checkpoint": "a", "vision_encoder": "b"}}, "whole model"),
         ({"model": {"vision_encoder": {"hidden_size": 3}, "language_model": "b"}}, "without model_type"),
         ({"model": {"vision_encoder": "a", "language_model": "b", "quantization": "3bit"}}, "4bit, 8bit or null"),
+        ({"model": {"checkpoint": "a", "system": "nonsense"}}, "which model.system can't change.*model.system=mambaxray"),
+        ({"model": {"checkpoint": "a", "options": {"x": 1}}}, "which model.options can't change"),
+        ({"model": {"checkpoint": "a", "image_size": 64}}, "which model.image_size can't change.*model.image_size=null"),
+        ({"model": {"checkpoint": "a", "vocab_size": 64}}, "which model.vocab_size can't change.*model.vocab_size=1000"),
+        ({"model": {"checkpoint": "a", "language_model_dtype": "float32"}}, "model.language_model_dtype can't change"),
+        (
+            {"model": {"vision_encoder": "a", "language_model": {"model_type": "llama"}, "language_model_dtype": "float32"}},
+            "model.language_model_dtype needs a pre-trained",
+        ),
         ({"metrics": ["BLUE"]}, "metrics: unknown metric 'BLUE'"),
         ({"early_stopping_patience": 2}, "needs training.metric_for_best_model"),
     ],
@@ -84,6 +93,25 @@ def test_emrrgs_recipes_have_what_its_section_4_2_states(name, epochs, batch, le
     assert recipe.model.vision_lora["features"] == "X+in_proj"
     if name.startswith("emrrg_iu"):
         assert recipe.training["eval_strategy"] == "epoch"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"folders": ["a"], "options": {"x": 1}}, "data.options are for data.source"),
+        ({"source": "a", "validation_share": 0.1}, "data.validation_share is for data.folders"),
+        ({"source": "a", "streaming": True}, "data.streaming is for data.folders"),
+        ({"folders": ["a"], "max_validation": 3}, "needs a data.validation_share"),
+    ],
+)
+def test_data_that_a_pretraining_recipe_would_pass_over_is_refused(data, message):
+    with pytest.raises(RecipeError, match=message):
+        make_recipe({"stage": "pretrain", "model": {"checkpoint": "a"}, "data": data})
+
+
+def test_a_dual_encoders_checkpoint_settles_its_width():
+    with pytest.raises(RecipeError, match="which model.projection_dim can't change"):
+        make_recipe({"stage": "contrast", "model": {"checkpoint": "a", "projection_dim": 64}})
 
 
 def test_a_recipe_without_what_its_stage_needs_is_refused():
