@@ -104,6 +104,7 @@ def demo(
 
 @app.command()
 def generate(
+    context: typer.Context,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -175,8 +176,6 @@ def generate(
 
     - mambaxray generate studies.csv --model demo/model --output reports.jsonl --resume
     """
-    from click import get_current_context
-
     from .data.output_lock import locked_output
     from .generate import ReportFile, agree, check_output, collect_studies, default_workers, is_main, load_pipeline
 
@@ -187,7 +186,7 @@ def generate(
             if output is not None:
                 check_output(output, overwrite=overwrite, resume=resume)
                 if is_main():
-                    get_current_context().with_resource(locked_output(output, is_folder=False))
+                    context.with_resource(locked_output(output, is_folder=False))
             elif resume or overwrite:
                 raise ValueError("--resume and --overwrite need --output")
             studies = collect_studies(images)
@@ -228,8 +227,9 @@ def info(
     """
     from .info import ModelLoadError, describe_environment, describe_model
 
-    quiet_transformers()
     try:
+        if model is not None:
+            quiet_transformers()
         sections = describe_environment() if model is None else describe_model(model)
     except ModelLoadError as error:
         raise failure(error) from error

@@ -38,14 +38,15 @@ def recipes() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .train.recipe import list_recipes, load_recipe
+    from .train.recipe import list_recipes, read_recipe
 
     table = Table(box=None, pad_edge=False)
     for title in ("recipe", "stage", "what it is"):
         table.add_column(title, overflow="fold")
     for name in list_recipes():
-        recipe = load_recipe(name)
-        table.add_row(name, recipe.stage, recipe.description)
+        # As their files have it: to check them would take seconds.
+        recipe = read_recipe(name)
+        table.add_row(name, recipe["stage"], recipe["description"])
     Console(highlight=False, markup=False).print(table)
 
 
@@ -101,18 +102,28 @@ def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None, res
 
 
 def _run(stage: str, recipe: str, output: Path, overrides: list[str] | None, restart: bool) -> None:
-    from .train.parameter_table import parameter_table
-    from .train.recipe import RecipeError, load_recipe
-    from .train.run import run_recipe
+    from .train.recipe import RecipeError, make_recipe, read_recipe
+    from .train.run_result import finished_result
 
     console = error_console()
     try:
-        loaded = load_recipe(recipe, overrides or ())
-        if loaded.stage != stage:
-            raise RecipeError(f"{recipe} is a recipe of {loaded.stage}: mambaxray {loaded.stage} --recipe {recipe}")
-        result = run_recipe(
-            loaded, output, restart=restart, on_start=lambda model: console.print(parameter_table(model))
-        )
+        values = read_recipe(recipe, overrides or ())
+        if values.get("stage") != stage:
+            make_recipe(values)
+            raise RecipeError(
+                f"{recipe} is a recipe of {values['stage']}: mambaxray {values['stage']} --recipe {recipe}"
+            )
+        result = None if restart else finished_result(values, output)
+        if result is None:
+            from .train.parameter_table import parameter_table
+            from .train.run import run_recipe
+
+            result = run_recipe(
+                make_recipe(values),
+                output,
+                restart=restart,
+                on_start=lambda model: console.print(parameter_table(model)),
+            )
     except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     share = f"{result.trained_parameters:,} of {result.total_parameters:,} parameters"

@@ -2,6 +2,7 @@
 
 A recipe is a tree of the dataclasses below. Its file may leave out what has a default; a key that does not exist is
 an error that names the nearest one. Values can be replaced by overrides such as `training.learning_rate=1e-4`.
+Reading a recipe loads neither torch nor transformers; checking one does.
 """
 
 import dataclasses
@@ -16,9 +17,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from transformers import GenerationConfig, TrainingArguments
-
-from ..evaluation.score_tables import wanted_scores
 
 
 class RecipeError(ValueError):
@@ -66,6 +64,8 @@ class Recipe:
     _RESERVED: ClassVar[tuple[str, ...]] = ("output_dir", "seed", "data_seed", "remove_unused_columns")
 
     def __post_init__(self) -> None:
+        from transformers import TrainingArguments
+
         known = [f.name for f in fields(TrainingArguments) if f.init and f.name not in self._RESERVED]
         _refuse_unknown(self.training, known, "training")
         if self.early_stopping_patience is not None:
@@ -283,6 +283,10 @@ class FinetuneRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        from transformers import GenerationConfig
+
+        from ..evaluation.score_tables import wanted_scores
+
         _refuse_unknown(self.generation, list(GenerationConfig().to_dict()), "generation")
         try:
             wanted_scores(self.metrics)
@@ -315,14 +319,11 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         FileNotFoundError: neither a file nor a name that is known.
         RecipeError: the file is no YAML, or a key or value is not one that the stage has.
     """
-    values = read_recipe(recipe)
-    for override in overrides:
-        _override(values, override)
-    return make_recipe(values)
+    return make_recipe(read_recipe(recipe, overrides))
 
 
-def read_recipe(recipe: str | Path) -> dict[str, Any]:
-    """A recipe's plain data, as its file has it; arguments and errors as for `load_recipe`."""
+def read_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A recipe's plain data, as its file and the overrides have it; arguments and errors as for `load_recipe`."""
     name = str(recipe)
     bundled = _recipe_folder() / f"{name}.yaml"
     if Path(name).is_file():
@@ -331,7 +332,26 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
         text = bundled.read_text(encoding="utf-8")
     else:
         raise FileNotFoundError(f"no recipe {name!r}: give a YAML file, or one of {', '.join(list_recipes())}")
-    return parse_mapping(text, name)
+    values = parse_mapping(text, name)
+    for override in overrides:
+        _override(values, override)
+    return values
+
+
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's plain data with every default written out, as `Recipe.to_dict` has it, but unchecked."""
+    return _with_defaults(RECIPE_CLASSES[values["stage"]], values)
+
+
+def _with_defaults(section: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = typing.get_type_hints(section)
+    filled = dict(values)
+    for f in fields(section):
+        if dataclasses.is_dataclass(kinds[f.name]):
+            filled[f.name] = _with_defaults(kinds[f.name], values.get(f.name, {}))
+        elif f.name not in values and (f.default, f.default_factory) != (dataclasses.MISSING, dataclasses.MISSING):
+            filled[f.name] = _default(section, f.name)
+    return filled
 
 
 def make_recipe(values: Mapping[str, Any]) -> Recipe:
@@ -512,4 +532,5 @@ __all__ = [
     "parse_mapping",
     "read_recipe",
     "set_value",
+    "with_defaults",
 ]

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,36 +25,13 @@ from ..data.whole_file import flush_to_disk, write_whole
 from .checkpoints import CheckpointSeal, last_complete_checkpoint
 from .parameter_table import parameter_groups
 from .recipe import Recipe
-from .run_folder import CHECKPOINTS, MODEL, RESULT_FILE, check_run_folder, claim_run_folder, delete_run
+from .run_folder import CHECKPOINTS, MODEL, check_run_folder, claim_run_folder, delete_run
+from .run_result import RESULT_FILE, RunResult, read_result
 
 logger = logging.getLogger(__name__)
 
 _STAGES = {"pretrain": "pretrain", "contrast": "contrast", "finetune": "finetune"}
 """In which module of this package each stage lies."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What came out of a run.
-
-    Attributes:
-        model_dir: folder of the trained model, with its processor.
-        metrics: the last evaluation, `eval_loss` and others; of the best checkpoint where the recipe goes back to it.
-            Empty without validation data.
-        history: the Trainer's log, one dict per entry, with `step`.
-        steps: optimizer steps in all.
-        seconds: time of training in the process that finished it.
-        trained_parameters: number of parameters that were trained.
-        total_parameters: number of all parameters.
-    """
-
-    model_dir: Path
-    metrics: dict[str, float]
-    history: list[dict[str, Any]]
-    steps: int
-    seconds: float
-    trained_parameters: int
-    total_parameters: int
 
 
 def run_recipe(
@@ -103,16 +80,6 @@ def run_recipe(
         if torch.distributed.is_initialized():
             # A process that leaves early takes the group's connections down with it.
             torch.distributed.destroy_process_group()
-
-
-def read_result(output: str | Path) -> RunResult:
-    """The result of a finished run.
-
-    Raises:
-        FileNotFoundError: the run in this folder is not finished.
-    """
-    values = json.loads((Path(output) / RESULT_FILE).read_text(encoding="utf-8"))
-    return RunResult(**values | {"model_dir": Path(output) / "model"})
 
 
 def _train(

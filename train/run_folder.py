@@ -19,8 +19,9 @@ import torch
 from ..data.whole_file import write_whole
 from .checkpoints import last_complete_checkpoint
 from .recipe import Recipe, RecipeError, make_recipe, read_recipe
+from .run_result import RECIPE_FILE, RESULT_FILE
 
-RECIPE_FILE, ENVIRONMENT_FILE, RESULT_FILE = "recipe.yaml", "environment.json", "result.json"
+ENVIRONMENT_FILE = "environment.json"
 CHECKPOINTS, MODEL, BASE, PICTURES = "checkpoints", "model", "base", "pictures"
 _MADE = (RECIPE_FILE, ENVIRONMENT_FILE, RESULT_FILE, CHECKPOINTS, MODEL, BASE, PICTURES)
 _PACKAGES = ("mambaxray", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy", "pillow")
@@ -169,8 +170,6 @@ __all__ = [
     "ENVIRONMENT_FILE",
     "MODEL",
     "PICTURES",
-    "RECIPE_FILE",
-    "RESULT_FILE",
     "check_run_folder",
     "claim_run_folder",
     "delete_run",

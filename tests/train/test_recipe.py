@@ -42,13 +42,28 @@ def test_a_resolved_recipe_reads_back_as_it_is(tmp_path, name):
         ({"model": {"checkpoint": "a", "vision_encoder": "b"}}, "whole model"),
         ({"model": {"vision_encoder": {"hidden_size": 3}, "language_model": "b"}}, "without model_type"),
         ({"model": {"vision_encoder": "a", "language_model": "b", "quantization": "3bit"}}, "4bit, 8bit or null"),
-        ({"model": {"checkpoint": "a", "system": "nonsense"}}, "which model.system can't change.*model.system=mambaxray"),
+        (
+            {"model": {"checkpoint": "a", "system": "nonsense"}},
+            "which model.system can't change.*model.system=mambaxray",
+        ),
         ({"model": {"checkpoint": "a", "options": {"x": 1}}}, "which model.options can't change"),
-        ({"model": {"checkpoint": "a", "image_size": 64}}, "which model.image_size can't change.*model.image_size=null"),
-        ({"model": {"checkpoint": "a", "vocab_size": 64}}, "which model.vocab_size can't change.*model.vocab_size=1000"),
+        (
+            {"model": {"checkpoint": "a", "image_size": 64}},
+            "which model.image_size can't change.*model.image_size=null",
+        ),
+        (
+            {"model": {"checkpoint": "a", "vocab_size": 64}},
+            "which model.vocab_size can't change.*model.vocab_size=1000",
+        ),
         ({"model": {"checkpoint": "a", "language_model_dtype": "float32"}}, "model.language_model_dtype can't change"),
         (
-            {"model": {"vision_encoder": "a", "language_model": {"model_type": "llama"}, "language_model_dtype": "float32"}},
+            {
+                "model": {
+                    "vision_encoder": "a",
+                    "language_model": {"model_type": "llama"},
+                    "language_model_dtype": "float32",
+                }
+            },
             "model.language_model_dtype needs a pre-trained",
         ),
         ({"metrics": ["BLUE"]}, "metrics: unknown metric 'BLUE'"),

@@ -126,7 +126,10 @@ def test_a_recipe_file_that_is_damaged_is_told(folder):
     [
         ("model.vision_encoder=runs/mambaxray_base_contrast/model", "no such folder; give model.vision_encoder=FOLDER"),
         ("model.vision_encoder=/nowhere", "model.vision_encoder=/nowhere: no such folder"),
-        ("model.language_model=runs/of/nobody", "give model.language_model=FOLDER, or its name on the Hugging Face Hub"),
+        (
+            "model.language_model=runs/of/nobody",
+            "give model.language_model=FOLDER, or its name on the Hugging Face Hub",
+        ),
         ("model.language_model=setup.cfg", "model.language_model=setup.cfg is a file"),
         ("model.vision_encoder=models/stage2", "neither a folder here nor a model that could be had from the Hub"),
     ],
