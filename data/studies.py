@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from .annotation_json import load_annotation_json
 from .options import call_with_options
-from .phantom import make_phantoms
+from .phantoms import make_phantoms
 from .prepared import CARD_FILE, load_prepared
 from .table import is_table, load_table
 

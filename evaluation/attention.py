@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..configuration.configuration_mambaxray import patch_positions
+from ..configuration.vision_tokens import patch_positions
 from ..modeling_mambaxray.hybrid_attention import GatedCrossAttention
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def explain_report(
         ImageReadError, FileNotFoundError: an image that can't be read.
         ValueError: the model wrote nothing, or its visual tokens are no square of patches.
     """
-    inputs = processor(images=[list(views)], text=prompt, return_tensors="pt").to(model.device)
+    inputs = processor.prepare_studies([{"images": list(views)}], instruction=prompt).to(model.device)
     tokens = model.generate(**inputs, **generate_kwargs | {"num_return_sequences": 1})
     length = inputs["input_ids"].shape[1]
     words, owners = words_of_tokens(processor.tokenizer, tokens[0, length:].tolist())

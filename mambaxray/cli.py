@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from .generate import Record
+    from .evaluation.study_report import StudyReport
 
 _MODEL_HELP = "The model: its folder, or its name on the Hugging Face Hub."
 
@@ -68,8 +68,22 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE",
+            help="Python module that registers a system of your own, installed or in the working folder. Can be "
+            "repeated.",
+        ),
+    ] = None,
 ) -> None:
-    pass
+    if plugin:
+        from .configuration.families import import_plugins
+
+        try:
+            import_plugins(plugin)
+        except ValueError as error:
+            raise failure(error) from error
 
 
 @app.command()
@@ -177,7 +191,8 @@ def generate(
     - mambaxray generate studies.csv --model demo/model --output reports.jsonl --resume
     """
     from .data.output_lock import locked_output
-    from .generate import ReportFile, agree, check_output, collect_studies, default_workers, is_main, load_pipeline
+    from .evaluation.report_files import GENERATED, ReportFile
+    from .generate import agree, check_output, collect_studies, default_workers, is_main, load_pipeline
 
     console = error_console()
     console.quiet = not is_main()
@@ -191,8 +206,8 @@ def generate(
                 raise ValueError("--resume and --overwrite need --output")
             studies = collect_studies(images)
             total = len(studies)
-            file = None if output is None else ReportFile(output, resume=resume)
-            finished = agree(set() if file is None else file.finished)
+            file = None if output is None else ReportFile(output, GENERATED, resume=resume)
+            finished = agree(set() if file is None else {report.study_id for report in file.kept})
             if finished:
                 studies = [study for study in studies if study.study_id not in finished]
                 console.print(f"{total - len(studies)} of {total} studies have a report in {output} already")
@@ -286,7 +301,7 @@ def _run_batches(
     return failed
 
 
-def _hand_out(records: "Sequence[Record]", file: Any, progress: "Progress") -> None:
+def _hand_out(records: "Sequence[StudyReport]", file: Any, progress: "Progress") -> None:
     if file is not None:
         file.write(records)
         return
@@ -295,7 +310,7 @@ def _hand_out(records: "Sequence[Record]", file: Any, progress: "Progress") -> N
     progress.start()
 
 
-def _print_reports(records: "Sequence[Record]") -> None:
+def _print_reports(records: "Sequence[StudyReport]") -> None:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from .console import error_console, failure, print_unavailable, quiet_transformers, result_console
 
 if TYPE_CHECKING:
-    from .evaluation.report_files import ReportRow
+    from .evaluation.study_report import StudyReport
 
 _TRAINING_SPLIT = "train"
 _AVERAGES = ("_micro_", "_macro_", "_example_")
@@ -166,7 +167,7 @@ def load_tokenizer(name: str) -> Any:
 
 
 def _training_reports(file: Path | None, references: Path | None) -> list[str] | None:
-    from .evaluation.report_files import read_report_file
+    from .evaluation.report_files import read_reports
 
     split = _TRAINING_SPLIT
     if file is None:
@@ -175,7 +176,7 @@ def _training_reports(file: Path | None, references: Path | None) -> list[str] |
         file = references
         if split not in json.loads(file.read_text(encoding="utf-8-sig")):
             return None
-    rows = read_report_file(file, split=split)
+    rows = read_reports(file, split=split)
     return [text for row in rows if (text := row.reference or row.report)]
 
 
@@ -212,14 +213,13 @@ def _print_result(result: Mapping[str, Any]) -> None:
     console.print(result["signature"], soft_wrap=True)
 
 
-def _write_page(path: Path, result: Mapping[str, Any], rows: Sequence["ReportRow"]) -> Path:
-    from .evaluation.evaluation_page import write_evaluation_page
-    from .evaluation.page_parts import StudyResult
+def _write_page(path: Path, result: Mapping[str, Any], rows: Sequence["StudyReport"]) -> Path:
+    from .evaluation.pages.evaluation_page import write_evaluation_page
 
     studies = []
     for row in rows:
         images = [image for image in row.images if Path(image).is_file()]
-        studies.append(StudyResult(row.study_id, images, [""] * len(images), row.reference, row.report or ""))
+        studies.append(replace(row, images=images, views=[""] * len(images)))
     rank_by = "ROUGE_L" if "ROUGE_L" in result["per_sample"] else next(iter(result["per_sample"]), None)
     if rank_by is None:
         raise ValueError("--html ranks the studies and needs a metric that single studies have, e.g. --metric ROUGE_L")

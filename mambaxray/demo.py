@@ -31,8 +31,7 @@ from .configuration.configuration_mambaxray import MambaXrayConfig
 from .configuration.configuration_vision_mamba import VisionMambaConfig
 from .data.annotation_json import load_annotation_json
 from .data.output_lock import locked_output
-from .data.phantom import make_phantoms
-from .data.phantom_maps import make_mapped_phantoms
+from .data.phantoms import make_mapped_phantoms, make_phantoms
 from .data.studies import first_studies
 from .data.whole_file import write_whole
 from .evaluation.baselines import best_constant_report
@@ -40,9 +39,10 @@ from .evaluation.clinical import Labels, label_scores
 from .evaluation.evaluate_model import generate_predictions
 from .evaluation.honesty import unique_ratio
 from .evaluation.labeler import CheXpertStyleLabeler
-from .evaluation.page_parts import ScoreRow, ScoreTable, StudyResult, observation_scores
-from .evaluation.report_page import write_report_page
-from .evaluation.svg_chart import Curve, Line
+from .evaluation.pages.charts import Curve, Line
+from .evaluation.pages.report_page import write_report_page
+from .evaluation.pages.scores import ScoreRow, ScoreTable, observation_scores
+from .evaluation.study_report import StudyReport
 from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from .processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .processing.processing_mambaxray import MambaXrayProcessor
@@ -495,7 +495,9 @@ def _write_page(
     settings: DemoSettings,
 ) -> Path:
     shown = [
-        StudyResult(study["study_id"], study["images"], study["views"], study["report"], hypothesis)
+        StudyReport(
+            study["study_id"], study["images"], views=study["views"], report=hypothesis, reference=study["report"]
+        )
         for study, hypothesis in zip(test.select(range(min(_SHOWN_STUDIES, len(test)))), hypotheses, strict=False)
     ]
     explanations = {

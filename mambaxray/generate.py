@@ -1,17 +1,14 @@
-"""The engine behind `mambaxray generate`: what to report on, in which batches, and where the reports go."""
+"""The engine behind `mambaxray generate`: what to report on, with which model, on which device."""
 
-import csv
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .data.csv_table import plain_cell, read_csv_lines, write_csv
-from .data.whole_file import put_in_place
+from .data.csv_table import read_csv_lines
+from .evaluation.report_files import IMAGE_SEPARATOR
+from .evaluation.study_report import StudyReport
 
 if TYPE_CHECKING:
     import torch
@@ -23,35 +20,9 @@ _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".
 _IMAGE_COLUMNS = ("image", "images", "path", "image_path", "file_name")
 _STUDY_COLUMN = "study_id"
 _OUTPUT_SUFFIXES = (".jsonl", ".csv")
-_OUTPUT_COLUMNS = ("study_id", "images", "report", "error")
-# Between the images of a study in one cell of a CSV file.
-_IMAGE_SEPARATOR = ";"
 
 
-@dataclass(frozen=True)
-class Study:
-    """Images that one report is written for.
-
-    Attributes:
-        study_id: the CSV's `study_id`, else the image as it was given: the same in every run.
-        images: paths (or URLs) of the views.
-    """
-
-    study_id: str
-    images: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Record:
-    """What became of a study: a report, or the error that kept it from one."""
-
-    study_id: str
-    images: tuple[str, ...]
-    report: str | None
-    error: str | None
-
-
-def collect_studies(inputs: Iterable[str]) -> list[Study]:
+def collect_studies(inputs: Iterable[str]) -> list[StudyReport]:
     """Turns what stands on the command line into studies, in its order and each once.
 
     Args:
@@ -63,7 +34,7 @@ def collect_studies(inputs: Iterable[str]) -> list[Study]:
             images.
         FileNotFoundError: no such CSV file.
     """
-    studies: dict[str, Study] = {}
+    studies: dict[str, StudyReport] = {}
     for name in inputs:
         for study in _studies_of(name):
             known = studies.setdefault(study.study_id, study)
@@ -75,21 +46,21 @@ def collect_studies(inputs: Iterable[str]) -> list[Study]:
     return list(studies.values())
 
 
-def _studies_of(name: str) -> list[Study]:
+def _studies_of(name: str) -> list[StudyReport]:
     path = Path(name)
     if path.is_dir():
         return _studies_in_folder(path)
     if path.suffix.lower() == ".csv":
         return _studies_in_csv(path)
-    return [Study(name, (name,))]
+    return [StudyReport(name, (name,))]
 
 
-def _studies_in_folder(folder: Path) -> list[Study]:
+def _studies_in_folder(folder: Path) -> list[StudyReport]:
     files = (path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder)))
     images = sorted((path for path in files if _is_image(path)), key=_natural_order)
     if not images:
         raise ValueError(f"{folder}: no images in this folder (looked for {', '.join(sorted(_IMAGE_SUFFIXES))})")
-    return [Study(path.as_posix(), (str(path),)) for path in images]
+    return [StudyReport(path.as_posix(), (str(path),)) for path in images]
 
 
 def _is_hidden(path: Path) -> bool:
@@ -116,7 +87,7 @@ def _natural_order(path: Path) -> list[list[str | int]]:
     ]
 
 
-def _studies_in_csv(path: Path) -> list[Study]:
+def _studies_in_csv(path: Path) -> list[StudyReport]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such CSV file")
     images: dict[str, list[str]] = {}
@@ -130,8 +101,8 @@ def _studies_in_csv(path: Path) -> list[Study]:
             )
         cell = row[image_column].strip()
         # Our own output has all views of a study in one cell.
-        own = image_column.lower() == _OUTPUT_COLUMNS[1]
-        views_here = [view for view in cell.split(_IMAGE_SEPARATOR) if view] if own else [cell]
+        own = image_column.lower() == "images"
+        views_here = [view for view in cell.split(IMAGE_SEPARATOR) if view] if own else [cell]
         if not cell or not views_here:
             raise ValueError(f"{path}, line {line}: the column {image_column!r} is empty")
         study_id = cell
@@ -145,7 +116,7 @@ def _studies_in_csv(path: Path) -> list[Study]:
                 views.append(located)
     if not images:
         raise ValueError(f"{path}: no rows below the header")
-    return [Study(study_id, tuple(views)) for study_id, views in images.items()]
+    return [StudyReport(study_id, tuple(views)) for study_id, views in images.items()]
 
 
 def _relative_to(folder: Path, image: str) -> str:
@@ -221,14 +192,14 @@ def load_pipeline(model: str, device: str = "auto") -> "ImageToTextPipeline":
 
 
 def generate_reports(
-    studies: Sequence[Study],
+    studies: Sequence[StudyReport],
     pipeline: "ImageToTextPipeline",
     *,
     batch_size: int = 8,
     num_workers: int = 0,
     **options: Any,
-) -> Iterator[list[Record]]:
-    """Writes reports, some at a time. Studies with an image that can't be read are told, not raised.
+) -> Iterator[list[StudyReport]]:
+    """Writes reports, some at a time; a study with an image that can't be read gets its error in place of one.
 
     Args:
         studies: what to report on.
@@ -238,24 +209,15 @@ def generate_reports(
         options: `prompt`, and arguments of `model.generate` (`max_new_tokens`, `num_beams`, …).
 
     Yields:
-        The next records, in the order of the studies; under `torchrun` the same in every process.
+        The next studies with their reports, in the order of the studies; under `torchrun` the same in every process.
 
     Raises:
         LostProcessError: another process has ended.
     """
     from .evaluation.report_writing import write_reports
 
-    views = [study.images for study in studies]
-    for written in write_reports(pipeline, views, batch_size=batch_size, num_workers=num_workers, **options):
-        yield [
-            Record(
-                studies[report.index].study_id,
-                studies[report.index].images,
-                report.report,
-                None if report.error is None else str(report.error),
-            )
-            for report in written
-        ]
+    options = {"batch_size": batch_size, "num_workers": num_workers, **options}
+    yield from write_reports(pipeline, studies, skip_unreadable=True, **options)
 
 
 def check_output(path: Path, *, overwrite: bool = False, resume: bool = False) -> None:
@@ -273,86 +235,3 @@ def check_output(path: Path, *, overwrite: bool = False, resume: bool = False) -
         raise ValueError(f"{path}: is a folder")
     if path.exists() and not (overwrite or resume):
         raise FileExistsError(f"{path} exists: --resume adds the studies that it lacks, --overwrite replaces it")
-
-
-class ReportFile:
-    """A .jsonl or .csv file of records, complete on disk after every batch.
-
-    Each line of JSON is `{"study_id", "images": [...], "report", "error"}`. In CSV the columns are the same, with
-    images joined by ";" and nothing for null.
-
-    Args:
-        path: where to write; folders above it are made with the first records.
-        resume: keep the reports that the file holds, and leave out its failed studies to try them again.
-
-    Attributes:
-        finished: ids of the studies that have a report already.
-
-    Raises:
-        ValueError: the file to resume was not written by this class.
-    """
-
-    def __init__(self, path: Path, *, resume: bool = False):
-        self._path = path
-        self._is_json = path.suffix.lower() == ".jsonl"
-        self._kept = [record for record in self._read() if record.error is None] if resume and path.exists() else []
-        self._is_started = False
-        self.finished = {record.study_id for record in self._kept}
-
-    def write(self, records: Iterable[Record]) -> None:
-        """Adds records at the end. What the file held before is replaced no earlier than here."""
-        if not self._is_started:
-            self._start()
-        with self._path.open("a", encoding="utf-8", newline="") as file:
-            self._write_to(file, records)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _start(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside and then put in place, so that an interruption here loses nothing.
-        draft = self._path.with_name(f".{self._path.name}.tmp")
-        with draft.open("w", encoding="utf-8", newline="") as file:
-            if not self._is_json:
-                write_csv(file, [_OUTPUT_COLUMNS])
-            self._write_to(file, self._kept)
-        put_in_place(draft, self._path)
-        self._is_started = True
-
-    def _write_to(self, file: Any, records: Iterable[Record]) -> None:
-        if self._is_json:
-            file.writelines(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
-            return
-        write_csv(
-            file,
-            (
-                (record.study_id, _IMAGE_SEPARATOR.join(record.images), record.report, record.error)
-                for record in records
-            ),
-        )
-
-    def _read(self) -> list[Record]:
-        content = self._path.read_text(encoding="utf-8")
-        # A process that was killed can leave half a line at the end.
-        content = content[: content.rfind("\n") + 1]
-        try:
-            return list(_parse_json(content) if self._is_json else _parse_csv(content))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{self._path}: not an output of `mambaxray generate`, so it can't be resumed ({error})"
-            ) from error
-
-
-def _parse_json(content: str) -> Iterator[Record]:
-    for line in content.split("\n")[:-1]:
-        values = json.loads(line)
-        yield Record(values["study_id"], tuple(values["images"]), values["report"], values["error"])
-
-
-def _parse_csv(content: str) -> Iterator[Record]:
-    rows = csv.reader(StringIO(content, newline=""))
-    header = next(rows, None)
-    if header is not None and tuple(header) != _OUTPUT_COLUMNS:
-        raise ValueError(f"its columns are {', '.join(header)}")
-    for study_id, images, report, error in (map(plain_cell, row) for row in rows):
-        yield Record(study_id, tuple(images.split(_IMAGE_SEPARATOR)), report or None, error or None)

@@ -21,7 +21,7 @@ from transformers import (
 
 from .configuration.configuration_mambaxray import MambaXrayConfig
 from .configuration.configuration_vision_mamba import VisionMambaConfig
-from .data.phantom import make_study
+from .data.phantoms import make_study
 from .data.whole_file import require_free_folder
 from .modeling_mambaxray.repository_code import has_code
 from .processing.image_processing_mambaxray import MambaXrayImageProcessor

@@ -10,7 +10,7 @@ beams, a paged attention of its own, and most of the memory at once; it does not
 
 import inspect
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -26,6 +26,7 @@ from transformers.generation import stopping_criteria as criteria
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import ModelOutput
 
+from .image_features import Evidence
 from .report_search import BeamSearch, GreedySearch
 from .slot_cache import SlotCache
 from .study_batch import stack_studies
@@ -61,6 +62,7 @@ def generate_continuously(
     studies: Iterable[Mapping[str, Tensor]],
     *,
     batch_size: int = 8,
+    on_evidence: Callable[[int, list[Evidence]], None] | None = None,
     **generate_kwargs: Any,
 ) -> Iterator[tuple[int, Tensor]]:
     """Generates a report for each study, as soon as there is room for it.
@@ -73,8 +75,11 @@ def generate_continuously(
         model: a `MambaXrayForConditionalGeneration`, in evaluation mode.
         studies: what the processor makes of one study each: `input_ids` and `attention_mask` `(1, tokens)`,
             `pixel_values` `(1, views, 3, height, width)` and `view_mask` `(1, views)`. Up to `batch_size` are read
-            ahead. Of those that are there, studies whose prompts are equally long start together.
+            ahead. Of those that are there, studies whose prompts are equally long start together. The model's
+            `study_inputs` belong to it, `(1, …)`.
         batch_size: studies in work at a time.
+        on_evidence: called with a study's position and its evidence, before its report is yielded, where the model
+            gives any.
         generate_kwargs: arguments of `model.generate`.
 
     Yields:
@@ -87,7 +92,7 @@ def generate_continuously(
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     waiting = _Waiting(studies, batch_size)
-    batch = _Batch(model, waiting.count(), generate_kwargs)
+    batch = _Batch(model, waiting.count(), generate_kwargs, on_evidence)
     try:
         while waiting.peek() or batch.count:
             # In groups, since a prompt alone computes less efficiently.
@@ -97,7 +102,7 @@ def generate_continuously(
                 yield from batch.step()
     except _NotServable as reason:
         logger.info("plain generate in batches of %d: %s", batch_size, reason)
-        yield from _generate_in_batches(model, waiting.give_back(), batch_size, generate_kwargs)
+        yield from _generate_in_batches(model, waiting.give_back(), batch_size, generate_kwargs, on_evidence)
 
 
 def is_sharded(model: PreTrainedModel) -> bool:
@@ -178,8 +183,15 @@ class _Report:
 class _Batch:
     """The studies in work: rows of a cache and of a search, the first `count` of them in use."""
 
-    def __init__(self, model: PreTrainedModel, rows: int, generate_kwargs: Mapping[str, Any]):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: int,
+        generate_kwargs: Mapping[str, Any],
+        on_evidence: Callable[[int, list[Evidence]], None] | None,
+    ):
         self._model = model
+        self._on_evidence = on_evidence
         self._rows = rows
         self._generate_kwargs = generate_kwargs
         self._reports: list[_Report] = []
@@ -216,7 +228,7 @@ class _Batch:
             )
 
         # `generate` prepares everything, the embeddings of images included, and calls `begin` in place of its loop.
-        inputs = stack_studies([study for _, study in studies])
+        inputs = stack_studies([study for _, study in studies], study_inputs=self._model.study_inputs)
         inputs = {name: value.to(self._model.device) for name, value in inputs.items()}
         return self._model.generate(**inputs, **self._generate_kwargs, custom_generate=begin)
 
@@ -233,6 +245,9 @@ class _Batch:
         model_kwargs = {name: _one_per_study(value, config.num_beams) for name, value in model_kwargs.items()}
         inputs = self._model.prepare_inputs_for_generation(prompts, is_first_iteration=True, **model_kwargs)
         outputs = self._model(**inputs, return_dict=True)
+        if self._on_evidence is not None:
+            for position, evidence in zip(positions, outputs.evidence or (), strict=False):
+                self._on_evidence(position, evidence)
         if self._cache is None:
             self._open(len(outputs.cache.layers), config)
         rows = slice(self.count, self.count + len(positions))
@@ -374,14 +389,19 @@ def _generate_in_batches(
     studies: Iterator[tuple[int, dict[str, Tensor]]],
     batch_size: int,
     generate_kwargs: Mapping[str, Any],
+    on_evidence: Callable[[int, list[Evidence]], None] | None,
 ) -> Iterator[tuple[int, Tensor]]:
     while batch := list(islice(studies, batch_size)):
-        inputs = stack_studies([study for _, study in batch], model.generation_config.pad_token_id)
+        positions = [position for position, _ in batch]
+        inputs = stack_studies([study for _, study in batch], model.generation_config.pad_token_id, model.study_inputs)
         inputs = {name: value.to(model.device) for name, value in inputs.items()}
-        sequences = model.generate(**inputs, **generate_kwargs)
+        outputs = model.generate(**inputs, **{**generate_kwargs, "return_dict_in_generate": True})
+        if on_evidence is not None:
+            for position, evidence in zip(positions, outputs.get("evidence") or (), strict=False):
+                on_evidence(position, evidence)
         # Of several sequences per study the first one is the best.
-        sequences = sequences[:: len(sequences) // len(batch), inputs["input_ids"].shape[1] :]
-        yield from zip((position for position, _ in batch), sequences, strict=True)
+        sequences = outputs.sequences[:: len(outputs.sequences) // len(batch), inputs["input_ids"].shape[1] :]
+        yield from zip(positions, sequences, strict=True)
 
 
 __all__ = ["generate_continuously", "is_sharded"]

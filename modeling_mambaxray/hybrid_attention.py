@@ -9,6 +9,7 @@ Shapes in this file: S studies, B rows (S times the beams or samples per study),
 heads of keys and values, d channels per head, D = H * d.
 """
 
+import copy
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -186,6 +187,13 @@ def make_hybrid(language_model: PreTrainedModel, layers: list[int]) -> None:
             attention.config = _HybridConfig(attention.config)
 
 
+def with_shared_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a model's modules over the same parameters and buffers: changing its modules leaves the original's as
+    they are, and no weight is held twice."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
 def hybrid_attention_forward(
     module: nn.Module,
     query: Tensor,
@@ -214,4 +222,5 @@ __all__ = [
     "HybridCrossAttention",
     "TokenGate",
     "make_hybrid",
+    "with_shared_weights",
 ]

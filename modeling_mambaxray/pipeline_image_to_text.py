@@ -74,11 +74,11 @@ class ImageToTextPipeline(Pipeline):
         """Write reports.
 
         Args:
-            images: one picture, or a dictionary `{"images": picture or list of views, "text": prompt}` (the prompt
-                is optional): one study. A list, whose members are pictures, lists of views of one study, or such
-                dictionaries: one study each. So is an array or tensor `(studies, 3, height, width)` or
-                `(studies, views, 3, height, width)`. A data set or a generator of such members is read as the
-                results are asked for.
+            images: one image, or a dictionary `{"images": image or list of views, "text": prompt}` (the prompt is
+                optional, and a system may look at more keys): one study. A list, whose members are images, lists of
+                views of one study, or such dictionaries: one study each. So is an array or tensor
+                `(studies, 3, height, width)` or `(studies, views, 3, height, width)`. A data set or a generator of
+                such members is read as the results are asked for.
             prompt: instruction for all studies, in place of the processor's own.
             max_new_tokens: most tokens per report; 256 when neither this nor the model's generation config says.
             generate_kwargs: arguments of `model.generate` (`num_beams`, `do_sample`, …). They can also be given
@@ -115,8 +115,9 @@ class ImageToTextPipeline(Pipeline):
         )
 
     def preprocess(self, study: Any, prompt: str | None = None) -> dict[str, Tensor]:
-        views, text = _views_and_text(study)
-        return dict(self.processor(images=[views], text=prompt if text is None else text, return_tensors="pt"))
+        study = as_study(study)
+        text = study.pop("text", None)
+        return dict(self.processor.prepare_studies([study], instruction=prompt if text is None else text))
 
     def get_iterator(
         self,
@@ -138,7 +139,7 @@ class ImageToTextPipeline(Pipeline):
         return PipelineIterator(outputs, self.postprocess, postprocess_params)
 
     def _collate(self, studies: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return stack_studies(studies, self.tokenizer.pad_token_id)
+        return stack_studies(studies, self.tokenizer.pad_token_id, self.model.study_inputs)
 
     def _forward(
         self, model_inputs: dict[str, Tensor], generate_kwargs: dict[str, Any] | None = None
@@ -217,16 +218,21 @@ class _Studies(Dataset):
         return self._members[index]
 
 
-def _views_and_text(study: Any) -> tuple[list[Any], str | None]:
-    text = None
+def as_study(study: Any) -> dict[str, Any]:
+    """A study in the package's schema from its views, one view, or a dictionary of either under `images` or `image`.
+
+    Raises:
+        ValueError: a dictionary without images.
+    """
+    rest: dict[str, Any] = {}
     if isinstance(study, Mapping) and not ({"bytes", "path"} & study.keys()):
-        text = study.get("text")
         key = next((key for key in _IMAGE_KEYS if study.get(key) is not None), None)
         if key is None:
             raise ValueError(f"a study given as a dictionary needs 'images'; this one has {sorted(study)}")
+        rest = {name: value for name, value in study.items() if name not in _IMAGE_KEYS}
         study = study[key]
     is_several = isinstance(study, (list, tuple)) or getattr(study, "ndim", 0) > 3
-    return (list(study) if is_several else [study]), text
+    return {**rest, "images": list(study) if is_several else [study]}
 
 
-__all__ = ["ImageToTextPipeline"]
+__all__ = ["ImageToTextPipeline", "as_study"]

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import IMAGE_PROCESSOR_MAPPING
 
 from .auto_classes import registered_models
+from .separate_parts import LOCAL_PARTS_FILE
 
 try:
     from .bundle import class_code
@@ -67,7 +68,7 @@ class _CodeMixin:
         # transformers notes what there was after the code has been written, and would miss it.
         code = {f"{_file_stem(cls)}.py" for cls in self._classes_of_files()}
         before = {name: time for name, time in files_timestamps.items() if name not in code}
-        before[PATIENT_TEXT_FOLDER] = math.inf
+        before |= dict.fromkeys((PATIENT_TEXT_FOLDER, LOCAL_PARTS_FILE.parts[0]), math.inf)
         return super()._upload_modified_files(working_dir, repo_id, before, **kwargs)
 
 

@@ -8,13 +8,24 @@ import copy
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from ..evaluation.score_tables import wanted_scores
-from .recipe import FinetuneRecipe, RecipeError, build_section, make_recipe, parse_mapping, read_recipe, set_value
+from .recipe import (
+    FinetuneRecipe,
+    RecipeError,
+    Section,
+    build_section,
+    make_recipe,
+    parse_mapping,
+    read_recipe,
+    set_value,
+)
 
 LARGEST_BATCH = 256
 """Where `test.batch_size: largest` begins."""
@@ -23,8 +34,7 @@ AXES: tuple[str, ...] = ("dataset", "vision_encoder", "decoder", "variant", "che
 """The axes of CXPMRG-Bench, in the order in which their choices replace values."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
+class Choice(Section):
     """One choice on an axis.
 
     Attributes:
@@ -36,19 +46,18 @@ class Choice:
         only: combine this choice with the named choices of other axes alone: `{dataset: [CheXpert Plus]}`.
     """
 
-    set: dict[str, Any] = field(default_factory=dict)
+    set: dict[str, Any] = Field(default_factory=dict)
     recipe: str | None = None
     train: bool | None = None
     predictions: str | None = None
-    only: dict[str, Any] = field(default_factory=dict)
+    only: dict[str, Any] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TestSection:
+class TestSection(Section):
     """How the test split is evaluated.
 
     Attributes:
-        max_studies: at most so many test studies, the first ones; all when null.
+        max_studies: use only the first N test studies; all when null.
         batch_size: studies per process and step; `largest` for what fits in the device's memory, as for the time column
             of CXPMRG-Bench: `LARGEST_BATCH`, made smaller by a tenth as often as it does not fit.
         num_workers: processes that read images ahead, per process.
@@ -60,7 +69,7 @@ class TestSection:
     num_workers: int = 0
     metrics: list[str] | None = None
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any) -> None:
         if isinstance(self.batch_size, str) and self.batch_size != "largest":
             raise RecipeError(f"test.batch_size must be a number or largest, got {self.batch_size!r}")
         for name in ("max_studies", "batch_size"):
@@ -72,8 +81,7 @@ class TestSection:
             raise RecipeError(f"test.metrics: {error}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bench:
+class Bench(Section):
     """What a bench file says.
 
     Attributes:
@@ -91,18 +99,18 @@ class Bench:
 
     recipe: str
     description: str = ""
-    set: dict[str, Any] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=list)
+    set: dict[str, Any] = Field(default_factory=dict)
+    seeds: list[int] = Field(default_factory=list)
     processes: int = 1
     published: str = "own"
-    test: TestSection = field(default_factory=TestSection)
-    dataset: dict[str, Choice] = field(default_factory=dict)
-    vision_encoder: dict[str, Choice] = field(default_factory=dict)
-    decoder: dict[str, Choice] = field(default_factory=dict)
-    variant: dict[str, Choice] = field(default_factory=dict)
-    checkpoint: dict[str, Choice] = field(default_factory=dict)
+    test: TestSection = Field(default_factory=TestSection)
+    dataset: dict[str, Choice] = Field(default_factory=dict)
+    vision_encoder: dict[str, Choice] = Field(default_factory=dict)
+    decoder: dict[str, Choice] = Field(default_factory=dict)
+    variant: dict[str, Choice] = Field(default_factory=dict)
+    checkpoint: dict[str, Choice] = Field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any) -> None:
         if self.processes < 1:
             raise RecipeError(f"processes must be positive, got {self.processes}")
         if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in self.seeds) or len(

@@ -22,10 +22,9 @@ from ..data.output_lock import locked_output
 from ..data.studies import first_studies, load_studies
 from ..data.whole_file import write_whole
 from ..evaluation.evaluate_model import generate_predictions, score_predictions
-from ..evaluation.evaluation_page import write_evaluation_page
-from ..evaluation.page_parts import StudyResult
-from ..evaluation.predictions import Prediction, read_predictions
-from ..evaluation.report_files import read_report_file
+from ..evaluation.pages.evaluation_page import write_evaluation_page
+from ..evaluation.report_files import read_reports
+from ..evaluation.study_report import StudyReport
 from .bench_grid import LARGEST_BATCH, Bench, Cell, make_bench
 from .finetune import make_generator
 from .parts import named_part
@@ -103,7 +102,7 @@ def _claim(output: Path, bench: Bench) -> None:
         read_bench(output)
     elif (output / "cells").exists():
         raise FileExistsError(f"{output / 'cells'} exists and is of no bench: choose another output folder")
-    write_whole(file, json.dumps(asdict(bench), indent=1))
+    write_whole(file, json.dumps(bench.model_dump(), indent=1))
 
 
 def _run_cells(
@@ -171,13 +170,13 @@ def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
             run_in_processes(_train, (cell.recipe, folder / "run"), bench.processes)
             trained = read_result(folder / "run")
         run_in_processes(_predict, (cell, test, folder, bench), bench.processes)
-        predictions = read_predictions(folder / _PREDICTIONS_FILE)
+        predictions = read_reports(folder / _PREDICTIONS_FILE)
     training_reports = list(splits["train"]["report"]) if len(splits.get("train", ())) else None
     result = score_predictions(predictions, training_reports=training_reports, metrics=bench.test.metrics)
     write_evaluation_page(
         folder / _PAGE_FILE,
         result,
-        [StudyResult(p.study_id, (), (), p.reference, p.report) for p in predictions],
+        predictions,
         title=cell.title,
         dataset=test,
     )
@@ -193,16 +192,16 @@ def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
     )
 
 
-def _somebodys(file: str, test: "Dataset") -> list[Prediction]:
+def _somebodys(file: str, test: "Dataset") -> list[StudyReport]:
     """The reports of a file beside our references; the file's own references play no part."""
-    reports = {row.study_id: row.report for row in read_report_file(file)}
+    reports = {row.study_id: row.report for row in read_reports(file)}
     studies = test.remove_columns([name for name in test.column_names if name not in _TEXT_COLUMNS])
     missing = [study["study_id"] for study in studies if study["study_id"] not in reports]
     if missing:
         shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
         raise ValueError(f"{file} has no report for {len(missing)} of {len(test)} test studies: {shown}")
     return [
-        Prediction(
+        StudyReport(
             study_id=study["study_id"],
             patient_id=study.get("patient_id") or study["study_id"],
             reference=study["report"],

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
 from statistics import mean, stdev
 from typing import Literal, get_args
 
-from ..evaluation.page_parts import footer, header, html_document
+from ..evaluation.pages.table_page import table_page
 from ..evaluation.published import PublishedRow, load_published
 from .bench_grid import Bench, Cell
 from .bench_run import CellResult
@@ -196,23 +195,11 @@ def _latex(title: str, rows: Sequence[TableRow], notes: Sequence[str]) -> str:
 
 
 def _html(title: str, rows: Sequence[TableRow], notes: Sequence[str]) -> str:
-    def cells(tag: str, values: Sequence[str]) -> str:
-        names = len(_HEADS) - len(_NUMBERS) - 1
-        kinds = ["name"] * names + ["number"] * len(_NUMBERS) + ["name"]
-        return "".join(
-            f'<{tag} class="{kind}">{escape(value)}</{tag}>' for kind, value in zip(kinds, values, strict=True)
-        )
-
-    lines = "".join(
-        f'<tr class="{"published" if row.is_published else "own"}">{cells("td", _cells(row))}</tr>' for row in rows
+    columns = [(name, "number" if name in _NUMBERS else "name") for name in _HEADS]
+    lines = [("published" if row.is_published else "own", _cells(row)) for row in rows]
+    return table_page(
+        columns, lines, title=title, summary="Our runs, and below them what the papers print.", notes=notes
     )
-    body = (
-        header(title, "Our runs, and below them what the papers print.", {})
-        + f'<main><section><div class="wide"><table class="bench"><thead><tr>{cells("th", _HEADS)}</tr></thead>'
-        + f"<tbody>{lines}</tbody></table></div></section></main>"
-        + footer(notes)
-    )
-    return html_document(title, body)
 
 
 __all__ = ["TableFormat", "TableRow", "bench_rows", "render_table"]

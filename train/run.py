@@ -20,6 +20,7 @@ from accelerate import PartialState
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from ..configuration.families import import_plugins
 from ..data.output_lock import locked_output
 from ..data.whole_file import flush_to_disk, write_whole
 from .checkpoints import CheckpointSeal, last_complete_checkpoint
@@ -59,9 +60,11 @@ def run_recipe(
     Raises:
         RecipeError: the folder holds another recipe's run or something else, or the recipe's parts do not fit each
             other.
+        ValueError: a module of the recipe's `plugins` is absent.
         OutputInUseError: another process trains in this folder.
         FileNotFoundError: data or models that the recipe names are absent.
     """
+    import_plugins(recipe.plugins)
     output = Path(output)
     arguments = training_arguments(recipe, output / CHECKPOINTS)
     state = PartialState()

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 
 REPORTS = {f"s{seed}": make_study(seed, image_size=32)["report"] for seed in range(8)}
 NO_JAVA = [part for name in ("BLEU", "ROUGE_L", "clinical") for part in ("--metric", name)]

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
 
 from mambaxray import make_tiny_models
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 from mambaxray.modeling_mambaxray.ops.selective_scan import use_scan_backend
 from mambaxray.tiny_models import IMAGE_SIZE
 

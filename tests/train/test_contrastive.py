@@ -16,7 +16,7 @@ from mambaxray import (
     MambaXrayImageProcessor,
     compute_retrieval_metrics,
 )
-from mambaxray.data.phantom import make_phantoms
+from mambaxray.data.phantoms import make_phantoms
 from mambaxray.train.processes import run_in_processes
 
 

@@ -36,6 +36,10 @@ def test_a_resolved_recipe_reads_back_as_it_is(tmp_path, name):
         ({"training": {"output_dir": "x"}}, "unknown key training.output_dir"),
         ({"seed": "one"}, "seed must be int, got 'one'"),
         ({"seed": True}, "seed must be int, got True"),
+        ({"model": {"checkpoint": "a", "freeze": ["b", 1]}}, "model.freeze must be list of str, got ['b', 1]"),
+        ({"model": {"vision_encoder": 3}}, "model.vision_encoder must be str or dict or null, got 3"),
+        ({3: "three"}, "unknown key 3; known: stage"),
+        ({"sede": 1, "seed": "one"}, "unknown key sede; did you mean seed"),
         ({"data": 3}, "data must hold keys and values, got 3"),
         ({"stage": "finetuen"}, "stage is 'finetuen'; it must be one of"),
         ({"model": {}}, "give model.checkpoint, or both"),
@@ -125,7 +129,7 @@ def test_data_that_a_pretraining_recipe_would_pass_over_is_refused(data, message
 
 
 def test_a_dual_encoders_checkpoint_settles_its_width():
-    with pytest.raises(RecipeError, match="which model.projection_dim can't change"):
+    with pytest.raises(RecipeError, match=r"which model\.projection_dim can't change"):
         make_recipe({"stage": "contrast", "model": {"checkpoint": "a", "projection_dim": 64}})
 
 

@@ -15,7 +15,7 @@ from tiny_training import TINY
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mambaxray import load_recipe, run_recipe
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 from mambaxray.train.recipe import RecipeError, make_recipe
 
 
@@ -149,6 +149,15 @@ def test_lora_by_recipe_loads_again(tmp_path):
     result = run_recipe(tiny_recipe("training.max_steps=2", "model.lora={r: 2}"), tmp_path)
     assert not (result.model_dir / "model.safetensors").exists()
     model = AutoModelForImageTextToText.from_pretrained(result.model_dir)
+    assert any("lora_A" in name for name in model.state_dict())
+
+
+def test_an_adapter_trained_into_a_relative_folder_loads_from_another_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run_recipe(tiny_recipe("training.max_steps=1", "training.eval_strategy=no", "model.lora={r: 2}"), "run")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "model")
     assert any("lora_A" in name for name in model.state_dict())
 
 
