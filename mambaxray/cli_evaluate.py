@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import error_console, failure, print_unavailable, quiet_transformers, result_console
+from .console import error_console, failure, print_unavailable, quiet_transformers, refuse_inputs, result_console
 
 if TYPE_CHECKING:
     from .evaluation.study_report import StudyReport
@@ -125,9 +125,12 @@ def evaluate(
     """
     console = error_console()
     try:
+        from .data.whole_file import write_whole
         from .evaluation.report_files import matched_reports
         from .evaluation.scoring import evaluate_reports
 
+        for written in (output, html):
+            refuse_inputs(written, predictions, references, training_reports)
         rows = matched_reports(predictions, references, split=split, only_present=only_present)
         empty = sum(row.report is None for row in rows)
         if empty:
@@ -151,7 +154,7 @@ def evaluate(
         _print_result(result)
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+            write_whole(output, json.dumps(result, indent=1, ensure_ascii=False))
         if html is not None:
             console.print(f"page: {_write_page(html, result, rows)}")
     except (ImportError, OSError, RuntimeError, ValueError) as error:

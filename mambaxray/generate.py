@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
-_IMAGE_COLUMNS = ("image", "images", "path", "image_path", "file_name")
+_IMAGE_COLUMNS = ("image", "path", "image_path", "file_name", "images")
 _STUDY_COLUMN = "study_id"
 _OUTPUT_SUFFIXES = (".jsonl", ".csv")
 

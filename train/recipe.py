@@ -113,11 +113,8 @@ class ImageDataSection(DataSection):
     def model_post_init(self, context: Any) -> None:
         if self.folders and self.source is not None:
             raise RecipeError("data.source and data.folders exclude each other")
-        for name in ("streaming", "validation_share"):
-            if getattr(self, name) and self.source is not None:
-                raise RecipeError(
-                    f"data.{name} is for data.folders; take it back with data.{name}={_default(self, name)}"
-                )
+        if self.streaming and self.source is not None:
+            raise RecipeError("data.streaming is for data.folders")
         if self.folders and self.options:
             raise RecipeError("data.options are for data.source; with data.folders give data.options={}")
         if self.max_validation is not None and self.folders and not self.validation_share:

@@ -20,6 +20,7 @@ from mambaxray import (
     MambaXrayPreTrainingConfig,
     VisionMambaConfig,
 )
+from mambaxray.data.output_lock import locked_output
 from mambaxray.evaluation.report_files import GENERATED, ReportFile
 from mambaxray.evaluation.study_report import StudyReport
 from mambaxray.generate import check_output, collect_studies, resolve_device
@@ -343,6 +344,16 @@ def test_a_file_of_something_else_is_not_resumed(name: str, content: str, tmp_pa
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match="not an output of `mambaxray generate`"):
         ReportFile(tmp_path / name, GENERATED, resume=True)
+
+
+def test_a_second_process_on_one_output_is_told_in_one_line(pictures: list[Path], tmp_path: Path) -> None:
+    output = tmp_path / "reports.jsonl"
+    with locked_output(output, is_folder=False):
+        result = run("generate", str(pictures[0]), "-m", "absent", "-o", str(output), cwd=tmp_path)
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert "is being written to by another process" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_is_never_replaced_unasked(tmp_path: Path) -> None:

@@ -115,6 +115,15 @@ def test_studies_of_only_one_file_are_named(predictions, annotation, tmp_path):
     assert "1 studies of" in unknown.stderr
 
 
+def test_an_input_is_never_overwritten_by_the_output(predictions, annotation):
+    before = {file: file.read_bytes() for file in (predictions, annotation)}
+    for option, file in (("--output", predictions), ("--html", annotation)):
+        done = evaluate(predictions, "--references", annotation, "--metric", "ROUGE_L", option, file)
+        assert done.returncode == 2
+        assert "is an input of this command" in done.stderr
+    assert {file: file.read_bytes() for file in before} == before
+
+
 def test_two_systems_are_compared(predictions, annotation, tmp_path):
     same = tmp_path / "other.jsonl"
     rows = [{"study_id": study, "report": "The lungs are clear."} for study in reversed(REPORTS)]

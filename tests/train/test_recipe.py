@@ -118,7 +118,6 @@ def test_emrrgs_recipes_have_what_its_section_4_2_states(name, epochs, batch, le
     ("data", "message"),
     [
         ({"folders": ["a"], "options": {"x": 1}}, "data.options are for data.source"),
-        ({"source": "a", "validation_share": 0.1}, "data.validation_share is for data.folders"),
         ({"source": "a", "streaming": True}, "data.streaming is for data.folders"),
         ({"folders": ["a"], "max_validation": 3}, "needs a data.validation_share"),
     ],
