@@ -40,7 +40,7 @@ def read_csv_lines(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[in
         with open_text(file, "rt", encoding="utf-8-sig", newline="") as lines:
             header = lines.readline()
             lines.seek(0)
-            reader = csv.DictReader(lines, restval="", delimiter=delimiter_of(header))
+            reader = csv.DictReader(lines, restval="", delimiter=delimiter_of(header), strict=True)
             names = [name.strip() for name in reader.fieldnames or ()]
             if twice := sorted({name for name in names if name and names.count(name) > 1}):
                 raise SourceError(f"{file}: it has the column {twice[0]!r} twice")

@@ -344,8 +344,8 @@ def _study(row: Mapping[str, Any], columns: Mapping[str, str], section: str | No
     study["views"] = cell("view")
     if "split" in columns:
         value = cell("split")
-        if value not in SPLIT_NAMES:
-            raise SourceError(f"{where}: the split {value!r} is unknown; known are {', '.join(SPLIT_NAMES)}")
+        if not isinstance(value, str) or value not in SPLIT_NAMES:
+            raise SourceError(f"{where}: the split {_short(value)} is unknown; known are {', '.join(SPLIT_NAMES)}")
         study["split"] = SPLIT_NAMES[value]
     return study
 
@@ -400,10 +400,15 @@ def _dataset(
 
     if all(isinstance(rows, list) for rows in table.splits.values()):
         return datasets.Dataset.from_list(list(_with_images(studies, table, image)), features=features)
-    # Images go from the table's own files to those of the cache, never all into memory.
-    return datasets.Dataset.from_generator(
-        _with_images, features=features, gen_kwargs={"studies": list(studies), "table": table, "image": image}
-    )
+    try:
+        # Images go from the table's own files to those of the cache, never all into memory.
+        return datasets.Dataset.from_generator(
+            _with_images, features=features, gen_kwargs={"studies": list(studies), "table": table, "image": image}
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, SourceError | FileNotFoundError):
+            raise error.__cause__ from None
+        raise
 
 
 def _with_images(studies: Sequence[dict[str, Any]], table: _Table, image: str) -> Iterator[dict[str, Any]]:

@@ -47,7 +47,7 @@ def read_reports(path: str | PathLike, *, split: str | None = None) -> list[Stud
         raise ValueError(f"{path}: the name of a file of reports must end in {', '.join(readers)}")
     try:
         reports = [_study_report(where, values) for where, values in readers[path.suffix.lower()](content)]
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise ValueError(f"{path}: {error}") from error
     seen: set[str] = set()
     for report in reports:
@@ -65,7 +65,7 @@ def _json_lines(content: str) -> Iterator[tuple[str, Any]]:
         if line.strip():
             try:
                 yield f"line {number}", json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"line {number} is not JSON ({error})") from error
 
 
@@ -86,6 +86,8 @@ def _annotation(content: str, split: str | None) -> Iterator[tuple[str, Any]]:
     splits = {_SPLIT_ALIASES.get(name, name): studies for name, studies in annotation.items()}
     if split not in splits:
         raise ValueError(f"has no split {split!r}; there are {', '.join(splits)}")
+    if not isinstance(splits[split], list):
+        raise ValueError(f"its split {split!r} is no list of studies")
     for number, values in enumerate(splits[split], start=1):
         yield f"{split}[{number}]", values
 
@@ -105,6 +107,8 @@ def _study_report(where: str, values: Any) -> StudyReport:
             raise ValueError(f"{where}: its {name} is no text")
     patient, seconds, evidence = (values.get(name) for name in ("patient_id", "seconds", "evidence"))
     images = values.get("images") or ()
+    if not isinstance(images, str | list | tuple):
+        raise ValueError(f"{where}: its images must be a list, got {images!r}")
     if not isinstance(evidence, Mapping | None):
         raise ValueError(f"{where}: its evidence is no record of names and values")
     return StudyReport(

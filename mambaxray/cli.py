@@ -37,20 +37,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command()(prepare)
-app.command()(evaluate)
-app.command()(compare)
-app.command()(pretrain)
-app.command()(contrast)
-app.command()(finetune)
-app.command()(explain)
-app.command()(convert)
-app.command()(recipes)
-app.command()(push)
-app.command()(card)
-app.command()(tiny)
-app.add_typer(bench_app, name="bench")
-
 
 def main() -> None:
     """Entry point of the console script."""
@@ -86,7 +72,6 @@ def _common(
             raise failure(error) from error
 
 
-@app.command()
 def demo(
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the page, the model and the data.")] = Path(
         "demo"
@@ -116,7 +101,6 @@ def demo(
         raise failure(error) from error
 
 
-@app.command()
 def generate(
     context: typer.Context,
     images: Annotated[
@@ -229,7 +213,6 @@ def generate(
         raise typer.Exit(1)
 
 
-@app.command()
 def info(
     model: Annotated[
         str | None,
@@ -320,6 +303,17 @@ def _print_reports(records: "Sequence[StudyReport]") -> None:
         if record.error is None:
             console.print(record.study_id, style="bold", soft_wrap=soft_wrap)
             console.print(f"{record.report}\n", soft_wrap=soft_wrap)
+
+
+# In the order of use, as --help shows them.
+for _command in (
+    *(demo, generate, prepare),
+    *(recipes, pretrain, contrast, finetune),
+    *(evaluate, compare, explain),
+    *(info, convert, card, push, tiny),
+):
+    app.command()(_command)
+app.add_typer(bench_app, name="bench")
 
 
 if __name__ == "__main__":

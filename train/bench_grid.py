@@ -24,6 +24,7 @@ from .recipe import (
     make_recipe,
     parse_mapping,
     read_recipe,
+    read_text,
     set_value,
 )
 
@@ -231,7 +232,7 @@ def load_bench(bench: str | Path) -> Bench:
     name = str(bench)
     bundled = files(__package__) / "benches" / f"{name}.yaml"
     if Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        text = read_text(Path(name))
     elif "/" not in name and bundled.is_file():
         text = bundled.read_text(encoding="utf-8")
     else:

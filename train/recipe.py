@@ -327,7 +327,7 @@ def read_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     name = str(recipe)
     bundled = _recipe_folder() / f"{name}.yaml"
     if Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        text = read_text(Path(name))
     elif "/" not in name and bundled.is_file():
         text = bundled.read_text(encoding="utf-8")
     else:
@@ -336,6 +336,18 @@ def read_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     for override in overrides:
         _override(values, override)
     return values
+
+
+def read_text(file: Path) -> str:
+    """A YAML file's text.
+
+    Raises:
+        RecipeError: it is not in UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file} is not a text in UTF-8: {error}") from error
 
 
 def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,7 +372,7 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
         RecipeError: a key or value is not one that the stage has.
     """
     stage = values.get("stage")
-    if stage not in RECIPE_CLASSES:
+    if not isinstance(stage, str) or stage not in RECIPE_CLASSES:
         raise RecipeError(f"stage is {stage!r}; it must be one of {', '.join(RECIPE_CLASSES)}")
     return build_section(RECIPE_CLASSES[stage], values, "")
 
@@ -422,16 +434,25 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _parse(text: str, name: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        # In one line, without the text around the place.
+        place = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
+        raise RecipeError(f"{name} is not valid YAML: {place}{error.problem or error.context}") from error
+    except (yaml.YAMLError, RecursionError) as error:  # unprintable characters; nested too deep
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"{name} is not valid YAML: {reason}") from error
+
+
 def parse_mapping(text: str, name: str) -> dict[str, Any]:
     """The keys and values of a YAML text; `name` names it in messages.
 
     Raises:
         RecipeError: the text is no YAML, or something else than keys and values.
     """
-    try:
-        values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{name} is not valid YAML: {error}") from error
+    values = _parse(text, name)
     if not isinstance(values, dict):
         raise RecipeError(f"{name} must hold keys and values, not {type(values).__name__}")
     return values
@@ -441,11 +462,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise RecipeError(f"an override reads key=value, such as training.learning_rate=1e-4; got {override!r}")
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"the value of {override!r} is not valid YAML: {error}") from error
-    set_value(values, key, value)
+    set_value(values, key, _parse(text, f"the value of {override!r}"))
 
 
 def set_value(values: dict[str, Any], key: str, value: Any) -> None:
@@ -549,6 +566,7 @@ __all__ = [
     "make_recipe",
     "parse_mapping",
     "read_recipe",
+    "read_text",
     "set_value",
     "with_defaults",
 ]

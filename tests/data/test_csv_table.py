@@ -67,6 +67,7 @@ def test_a_compressed_file_with_a_long_cell_is_read(tmp_path):
         (b"picture,report\na,b\n", r"lacks the columns image \(columns found: picture, report\)"),
         (b"", r"lacks the columns image \(columns found: none\)"),
         (b"image\n\xff\xfe", "not a CSV file in UTF-8"),
+        (b'image,report\n"a.png,b\n', "not a CSV file in UTF-8, or damaged"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path, content, message):

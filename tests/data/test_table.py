@@ -178,6 +178,7 @@ def test_a_row_without_a_report_is_left_out_and_counted(table, caplog):
             {"image": "xrays/0.png", "report": "a", "view": ["PA", "PA"]},
             r"its views must be texts, one per image \(1\)",
         ),
+        ({"image": "xrays/0.png", "report": "a", "split": ["train"]}, r"the split \['train'\] is unknown"),
         ({"image": "nowhere.png", "report": "a"}, r"the image .*nowhere\.png is absent"),
     ],
 )
@@ -193,6 +194,12 @@ def test_what_is_no_data_set_is_told(tmp_path):
         load_studies(tmp_path / "broken.parquet")
     with pytest.raises(TypeError, match="got int"):
         load_studies(3)
+
+
+def test_an_image_that_a_data_set_names_and_lacks_is_told(folder):
+    rows = {"image": ["xrays/0.png", "nowhere.png"], "report": ["a", "b"]}
+    with pytest.raises(FileNotFoundError, match=r"study 'train-1': the image nowhere\.png is absent"):
+        load_studies(datasets.Dataset.from_dict(rows | {"image": [str(folder / "xrays/0.png"), "nowhere.png"]}))
 
 
 def test_a_table_of_paths_can_be_prepared(folder):

@@ -1,7 +1,8 @@
 """A word planted in the references is in no generated report, whichever way reports are written and scored."""
 
+import functools
+
 import pytest
-import torch
 from tiny_training import phantom_processor, short_run, tiny_generator
 from transformers import GenerationConfig, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
@@ -29,16 +30,8 @@ def processor(studies):
 
 
 @pytest.fixture
-def copier(processor):
-    """A model that writes again what stands before: were the reference among its inputs, it would be in its report.
-
-    Its decoder's embeddings are as large as its layers' work is small, and its head is the embeddings.
-    """
-    model = tiny_generator(processor)
-    with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(50)
-        model.get_output_embeddings().weight.copy_(model.get_input_embeddings().weight)
-    return model.eval()
+def model(processor):
+    return tiny_generator(processor).eval()
 
 
 def write_with_report_trainer(model, processor, studies, folder):
@@ -68,7 +61,7 @@ def write_with_evaluate_model(model, processor, studies, folder):
 
 def write_with_pipeline(model, processor, studies, folder):
     pipeline = ImageToTextPipeline(model, processor)
-    return [pipeline(study["images"], max_new_tokens=20)[0]["generated_text"] for study in studies]
+    return [pipeline([study["images"]], max_new_tokens=20)[0][0]["generated_text"] for study in studies]
 
 
 WAYS = [write_with_report_trainer, write_with_generate_predictions, write_with_evaluate_model, write_with_pipeline]
@@ -76,19 +69,20 @@ WAYS = [write_with_report_trainer, write_with_generate_predictions, write_with_e
 
 @pytest.mark.parametrize("write", WAYS)
 def test_the_planted_word_is_in_no_report_and_in_nothing_that_generates_it(
-    write, copier, processor, studies, tmp_path, monkeypatch
+    write, model, processor, studies, tmp_path, monkeypatch
 ):
     planted = set(processor.tokenizer(f" {PLANTED}", add_special_tokens=False)["input_ids"])
     seen = []
-    forward = type(copier).forward
+    forward = type(model).forward
 
+    @functools.wraps(forward)  # whose arguments transformers looks at
     def watched(self, *arguments, **inputs):
         if inputs.get("labels") is None:
             seen.append(inputs["input_ids"])
         return forward(self, *arguments, **inputs)
 
-    monkeypatch.setattr(type(copier), "forward", watched)
-    reports = write(copier, processor, studies, tmp_path)
+    monkeypatch.setattr(type(model), "forward", watched)
+    reports = write(model, processor, studies, tmp_path)
     assert len(reports) == len(studies)
     assert not [report for report in reports if PLANTED in report]
     prompts = [ids for ids in seen if ids.shape[1] > 1]
@@ -96,19 +90,19 @@ def test_the_planted_word_is_in_no_report_and_in_nothing_that_generates_it(
     assert not any(planted <= set(row.tolist()) for ids in prompts for row in ids)
 
 
-def test_the_model_would_repeat_a_reference_that_it_is_given(copier, processor, studies):
+def test_a_training_batch_holds_the_planted_word(processor, studies):
     """Else the test above could not fail."""
-    batch = ReportCollator(processor)(list(studies.select(range(1))))
+    batch = ReportCollator(processor)(list(studies))
     planted = set(processor.tokenizer(f" {PLANTED}", add_special_tokens=False)["input_ids"])
-    assert planted <= set(batch["input_ids"][0].tolist())
+    assert all(planted <= set(row.tolist()) for row in batch["input_ids"])
 
 
-def test_seq2seq_trainer_is_refused_since_it_would_generate_behind_the_reference(copier, processor, studies, tmp_path):
+def test_seq2seq_trainer_is_refused_since_it_would_generate_behind_the_reference(model, processor, studies, tmp_path):
     arguments = Seq2SeqTrainingArguments(
         str(tmp_path), predict_with_generate=True, remove_unused_columns=False, report_to=[], use_cpu=True
     )
     trainer = Seq2SeqTrainer(
-        model=copier,
+        model=model,
         args=arguments,
         eval_dataset=studies,
         data_collator=ReportCollator(processor),

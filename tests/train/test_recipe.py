@@ -42,6 +42,7 @@ def test_a_resolved_recipe_reads_back_as_it_is(tmp_path, name):
         ({"sede": 1, "seed": "one"}, "unknown key sede; did you mean seed"),
         ({"data": 3}, "data must hold keys and values, got 3"),
         ({"stage": "finetuen"}, "stage is 'finetuen'; it must be one of"),
+        ({"stage": ["finetune"]}, r"stage is ['finetune']; it must be one of"),
         ({"model": {}}, "give model.checkpoint, or both"),
         ({"model": {"checkpoint": "a", "vision_encoder": "b"}}, "whole model"),
         ({"model": {"vision_encoder": {"hidden_size": 3}, "language_model": "b"}}, "without model_type"),
@@ -163,6 +164,11 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(RecipeError, match="must hold keys and values, not list"):
         load_recipe(tmp_path / "list.yaml")
-    (tmp_path / "broken.yaml").write_text("a: [")
-    with pytest.raises(RecipeError, match="not valid YAML"):
-        load_recipe(tmp_path / "broken.yaml")
+    for text in ("a: [", "\ta: 1", "a: *b", "? [1, 2]\n: 3", "[" * 3000, "!!python/object:os.system {}", "a: \x07"):
+        (tmp_path / "broken.yaml").write_text(text)
+        with pytest.raises(RecipeError, match="not valid YAML") as caught:
+            load_recipe(tmp_path / "broken.yaml")
+        assert len(str(caught.value).splitlines()) == 1
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match="not a text in UTF-8"):
+        load_recipe(tmp_path / "binary.yaml")
