@@ -23,6 +23,7 @@ from .configuration.configuration_mambaxray import MambaXrayConfig
 from .configuration.configuration_vision_mamba import VisionMambaConfig
 from .configuration.configuration_vmamba import VMambaConfig
 from .data.phantoms import make_study
+from .data.whole_file import require_free_folder
 from .modeling_mambaxray.hub.repository_code import has_code
 from .processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .processing.processing_mambaxray import MambaXrayProcessor
@@ -47,6 +48,9 @@ def make_tiny_models(folder: str | Path, seed: int = 0) -> list[Path]:
             with a Swin encoder, `r2gencsr` that with a VMamba.
         seed: start of the random weights.
 
+    Raises:
+        FileExistsError: a folder of such a name holds something already.
+
     Returns:
         The models' folders. Each holds less than 300 kB, most of it code.
     """
@@ -54,6 +58,7 @@ def make_tiny_models(folder: str | Path, seed: int = 0) -> list[Path]:
     made = []
     for name, config in _configs(tokenizer):
         path = Path(folder) / name
+        require_free_folder(path)
         # The processor of a report generator adds its placeholder to the tokenizer.
         _save_processor(config, copy.deepcopy(tokenizer), path)
         torch.manual_seed(seed)

@@ -4,6 +4,3 @@ What they are made of lies below: `layers/` (bricks that families share), `ops/`
 many studies at once) and `hub/` (saving, loading and publishing). This package imports `configuration` only; everything
 to the right of it in design order (processing, data, evaluation, train) may import it.
 """
-
-# As in the package of configurations: transformers' Auto classes first, so that ours are registered when complete.
-import transformers.models.auto.modeling_auto  # noqa: F401

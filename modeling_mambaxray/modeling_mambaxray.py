@@ -597,8 +597,15 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
         With `return_dict_in_generate` the output also has the `evidence` of each study, where the system gives any.
 
         Raises:
-            ValueError: an argument that neither the model nor transformers takes.
+            ValueError: an argument that neither the model nor transformers takes; `labels`, whose `input_ids` hold the
+                report that is to be written.
         """
+        if kwargs.get("labels") is not None:
+            raise ValueError(
+                "generate got labels: the input_ids of a training batch hold the reference report, and what is written "
+                "behind it says nothing about the model. Give the prompt alone; to write reports while training, use "
+                "ReportTrainer in place of Seq2SeqTrainer"
+            )
         names = [*_IMAGE_ARGUMENTS, *self.study_inputs]
         images = {name: value for name in names if (value := kwargs.pop(name, None)) is not None}
         if images:
