@@ -1,13 +1,15 @@
 """Pictures, DICOM files and tokenizers made on the spot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -33,9 +35,17 @@ def png(grey: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def raw_element(keyword: str, kind: str, value: bytes) -> RawDataElement:
+    """An element that pydicom writes as it is, little-endian."""
+    return RawDataElement(Tag(keyword), kind, len(value), value, 0, False, True)
+
+
 @pytest.fixture
 def write_dicom(tmp_path: Path) -> Callable[..., Path]:
-    """Write a DICOM of stored values (H, W) or (H, W, 3) that names a patient; more elements by keyword."""
+    """Write a DICOM of stored values (H, W) or (H, W, 3) that names a patient; more elements by keyword.
+
+    `raw` are elements as a value representation and bytes that need not be valid; `absent` are left out.
+    """
 
     def write(
         pixels: np.ndarray,
@@ -46,6 +56,8 @@ def write_dicom(tmp_path: Path) -> Callable[..., Path]:
         syntax: UID = ExplicitVRLittleEndian,
         file_name: str = "xray.dcm",
         preamble: bool = True,
+        raw: Mapping[str, tuple[str, bytes]] | None = None,
+        absent: Iterable[str] = (),
         **elements: Any,
     ) -> Path:
         dataset = Dataset()
@@ -68,6 +80,12 @@ def write_dicom(tmp_path: Path) -> Callable[..., Path]:
         dataset["PixelData"].VR = "OB" if encapsulated or dataset.BitsAllocated == 8 else "OW"
         for keyword, value in elements.items():
             setattr(dataset, keyword, value)
+        for keyword, (kind, value) in (raw or {}).items():
+            dataset._dict[Tag(keyword)] = raw_element(keyword, kind, value)
+        for keyword in absent:
+            del dataset[keyword]
+        if raw:  # else pydicom would try to convert it
+            dataset.set_original_encoding(syntax.is_implicit_VR, syntax.is_little_endian, dataset._character_set)
         path = tmp_path / file_name
         if preamble:
             dataset.save_as(path, enforce_file_format=True)
