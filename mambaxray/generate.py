@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
 
 _T = TypeVar("_T")
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
+_DICOM_SUFFIXES = {".dcm", ".dicom"}
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"} | _DICOM_SUFFIXES
 _IMAGE_COLUMNS = ("image", "path", "image_path")
 _STUDY_COLUMN = "study_id"
 _OUTPUT_SUFFIXES = (".jsonl", ".csv")
@@ -48,12 +49,14 @@ class Record:
     error: str | None
 
 
-def collect_studies(inputs: Iterable[str]) -> list[Study]:
+def collect_studies(inputs: Iterable[str], on_skip: Callable[[str], None] | None = None) -> list[Study]:
     """Turns what stands on the command line into studies, in its order and each once.
 
     Args:
         inputs: image files and URLs (one study each), folders (every image below them is a study), and CSV files
             (rows with the same `study_id` are views of one study).
+        on_skip: told of each DICOM file of a folder that holds no image (`DICOMDIR`, presentation states, structured
+            reports …) what it holds, in the standard's words; such files are no studies.
 
     Raises:
         ValueError: a folder without images, a CSV file that can't be understood, or one study id for different
@@ -62,7 +65,7 @@ def collect_studies(inputs: Iterable[str]) -> list[Study]:
     """
     studies: dict[str, Study] = {}
     for name in inputs:
-        for study in _studies_of(name):
+        for study in _studies_of(name, on_skip or (lambda held: None)):
             known = studies.setdefault(study.study_id, study)
             if known.images != study.images:
                 raise ValueError(
@@ -72,38 +75,49 @@ def collect_studies(inputs: Iterable[str]) -> list[Study]:
     return list(studies.values())
 
 
-def _studies_of(name: str) -> list[Study]:
+def _studies_of(name: str, on_skip: Callable[[str], None]) -> list[Study]:
     path = Path(name)
     if path.is_dir():
-        return _studies_in_folder(path)
+        return _studies_in_folder(path, on_skip)
     if path.suffix.lower() == ".csv":
         return _studies_in_csv(path)
     return [Study(name, (name,))]
 
 
-def _studies_in_folder(folder: Path) -> list[Study]:
+def _studies_in_folder(folder: Path, on_skip: Callable[[str], None]) -> list[Study]:
     files = (path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder)))
-    images = sorted((path for path in files if _is_image(path)), key=_natural_order)
+    images = []
+    for path in files:
+        is_image, held = _look_at(path)
+        if held is not None:
+            on_skip(held)
+        elif is_image:
+            images.append(path)
     if not images:
         raise ValueError(f"{folder}: no images in this folder (looked for {', '.join(sorted(_IMAGE_SUFFIXES))})")
-    return [Study(path.as_posix(), (str(path),)) for path in images]
+    return [Study(path.as_posix(), (str(path),)) for path in sorted(images, key=_natural_order)]
 
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _is_image(path: Path) -> bool:
-    """By its suffix; DICOM files often have none, or a part of their UID in its place, and are told by content."""
-    if path.suffix.lower() in _IMAGE_SUFFIXES:
-        return True
-    from .processing.dicom import is_dicom
+def _look_at(path: Path) -> tuple[bool, str | None]:
+    """Whether a file is an image by its suffix or as a DICOM, and what a DICOM holds if it is none.
 
+    DICOM files often have no suffix, or a part of their UID in its place, and are told by content.
+    """
+    from .processing.dicom import class_without_image, is_dicom
+
+    suffix = path.suffix.lower()
     try:
         with path.open("rb") as file:
-            return is_dicom(file.read(132))
+            if is_dicom(file.read(132)) or suffix in _DICOM_SUFFIXES:
+                file.seek(0)
+                return True, class_without_image(file)
     except OSError:
-        return False
+        pass  # what can't be opened is named when it is to be read
+    return suffix in _IMAGE_SUFFIXES, None
 
 
 def _natural_order(path: Path) -> list[list[str | int]]:
@@ -198,8 +212,15 @@ def resolve_device(name: str) -> "torch.device":
     return device
 
 
-def load_pipeline(model: str, device: str = "auto") -> "ImageToTextPipeline":
+def load_pipeline(
+    model: str, device: str = "auto", *, strict: bool = False, allow_blank: bool = False
+) -> "ImageToTextPipeline":
     """The `image-to-text` pipeline of a model folder or Hub id.
+
+    Args:
+        model: the folder or id.
+        device: see `resolve_device`.
+        strict, allow_blank: how images are read, see `processing.image_reading.load_xray`.
 
     Raises:
         ModelLoadError: there is no such model, it is not one of ours, or it lacks a part.
@@ -212,9 +233,14 @@ def load_pipeline(model: str, device: str = "auto") -> "ImageToTextPipeline":
     from transformers import pipeline
 
     try:
-        return pipeline("image-to-text", model=model, device=where)
+        loaded = pipeline("image-to-text", model=model, device=where)
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{model}: the model can't be loaded ({first_line(error)})") from error
+    if strict:
+        loaded.image_processor.strict = True
+    if allow_blank:
+        loaded.image_processor.allow_blank = True
+    return loaded
 
 
 def generate_reports(

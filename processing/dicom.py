@@ -100,12 +100,17 @@ def class_without_image(file: BinaryIO) -> str | None:
     """
     pydicom = _load_pydicom()
     try:
-        meta = _read_meta(file, pydicom)
-        # Without looking into the data set, which may be compressed.
-        kind = meta.get_item("MediaStorageSOPClassUID")
-        return _name_without_image(kind.value if kind is not None else b"", pydicom)
+        if is_dicom(file.read(_META_START)):
+            # Not from the data set, which may be compressed.
+            found = _read_meta(file, pydicom).get_item("MediaStorageSOPClassUID")
+        else:
+            file.seek(0)
+            found = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"]).get_item(
+                "SOPClassUID"
+            )
     except (*DECODE_ERRORS, *_parse_errors(pydicom)):
         return None
+    return None if found is None else _name_without_image(found.value or "", pydicom)
 
 
 def _name_without_image(kind: bytes | str, pydicom: ModuleType) -> str | None:

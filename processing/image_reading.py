@@ -16,7 +16,10 @@ from .image_content import is_address, read_address, read_file, read_stream
 from .image_limits import check_bytes, check_size
 from .pixel_rules import DECODE_ERRORS, ImageReadError, one_line, refuse_blank, to_8bit
 
-__all__ = ["ImageReadError", "load_xray"]
+__all__ = ["NAME_ATTRIBUTE", "ImageReadError", "load_xray"]
+
+NAME_ATTRIBUTE = "xray_name"
+"""Attribute of a PIL image that says what to call it in messages, where it has no file name of its own."""
 
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 _CHANNELS = (1, 3, 4)
@@ -60,7 +63,7 @@ def load_xray(
     if isinstance(source, Mapping):
         return _load_dictionary(source, options)
     if isinstance(source, Image.Image):
-        name = getattr(source, "filename", "") or f"<PIL image of mode {source.mode}>"
+        name = getattr(source, NAME_ATTRIBUTE, "") or getattr(source, "filename", "") or f"<PIL image of mode {source.mode}>"
         return _finish(source, str(name), options)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _load_bytes(bytes(source), f"<{len(source)} bytes>", options)
