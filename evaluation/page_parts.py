@@ -221,7 +221,7 @@ def study_article(study: StudyResult, labeler: CheXpertStyleLabeler) -> str:
 
 
 def _figure(image: Image.Image | str | PathLike, view: str, study_id: str) -> str:
-    picture = load_xray(image).copy()
+    picture = load_xray(image, allow_blank=True).copy()
     picture.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE), Image.Resampling.LANCZOS)
     file = BytesIO()
     picture.save(file, "JPEG", quality=88)

@@ -1,4 +1,4 @@
-"""What the first bytes of a JPEG, JPEG-LS or JPEG 2000 codestream say of the picture in it."""
+"""How large a compressed frame of a DICOM is, by what the frame itself says (JPEG, JPEG-LS, JPEG 2000, RLE)."""
 
 import struct
 from dataclasses import dataclass
@@ -53,3 +53,32 @@ def _read_jpeg2000(content: bytes, start: int) -> FrameHeader:
     right, bottom, left, top = struct.unpack_from(">4I", content, start + 8)
     components, depth = struct.unpack_from(">HB", content, start + 40)
     return FrameHeader(right - left, bottom - top, components, (depth & 0x7F) + 1)
+
+
+def rle_segment_lengths(content: bytes) -> list[int]:
+    """How many bytes each segment of an RLE frame unpacks to.
+
+    Raises:
+        struct.error: the frame has no whole header.
+
+    Source: PS3.5 annex G.
+    """
+    count, *offsets = struct.unpack_from("<16I", content)
+    ends = [*offsets[1:count], len(content)]
+    return [_unpacked_length(content[start:end]) for start, end in zip(offsets[:count], ends, strict=False)]
+
+
+def _unpacked_length(segment: bytes) -> int:
+    place = length = 0
+    # A last byte that no data follow is padding.
+    while place < len(segment) - 1:
+        control = segment[place]
+        if control < 128:
+            length += control + 1
+            place += control + 2
+        elif control > 128:
+            length += 257 - control
+            place += 2
+        else:
+            place += 1
+    return length

@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from .codestream import JPEG2000_BOX_START, JPEG2000_START, JPEG_START, FrameHeader, read_frame_header
+from .codestream import (
+    JPEG2000_BOX_START,
+    JPEG2000_START,
+    JPEG_START,
+    FrameHeader,
+    read_frame_header,
+    rle_segment_lengths,
+)
 from .dicom_header import DicomHeader
 from .image_limits import check_size
 from .pixel_rules import DECODE_ERRORS, ImageReadError, Levels, one_line
@@ -27,6 +34,8 @@ _PLUGINS = {
 }
 _JPEG2000_SYNTAXES = ("1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.20")
 _RLE_SYNTAX = "1.2.840.10008.1.2.5"
+# Some encoders add a few bytes to a segment; a wrong size is off by a row or a column at least.
+_RLE_PADDING = 8
 _FLOAT_FIELDS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 
 
@@ -105,7 +114,7 @@ def read_format(header: DicomHeader) -> PixelFormat:
     if not (allocated in (1, 8, 16, 32) and 0 < stored <= high_bit + 1 <= allocated):
         raise ImageReadError(
             header.name,
-            f"header that contradicts itself: BitsAllocated {allocated}, BitsStored {stored}, HighBit {high_bit}",
+            f"header that contradicts itself (BitsAllocated {allocated}, BitsStored {stored}, HighBit {high_bit})",
         )
     is_signed = bool(header.whole("PixelRepresentation"))
     planar = header.whole("PlanarConfiguration") or 0
@@ -142,7 +151,10 @@ def read_cells(header: DicomHeader, pydicom: ModuleType, syntax: Any) -> tuple[n
     content = header.content(described.keyword)
     if syntax.is_encapsulated:
         frame = _only_frame(header, pydicom, content, syntax)
-        described = _as_coded(header, described, frame)
+        if syntax == _RLE_SYNTAX:
+            _check_rle(header, described, frame)
+        else:
+            described = _as_coded(header, described, frame)
     else:
         frame = None
         _check_length(header, described, len(content))
@@ -165,7 +177,7 @@ def _check_colours(header: DicomHeader, described: PixelFormat, syntax: Any) -> 
         )
     if samples != (3 if photometric in colours else 1):
         raise ImageReadError(
-            header.name, f"header that contradicts itself: {photometric} with SamplesPerPixel {samples}"
+            header.name, f"header that contradicts itself ({photometric} with SamplesPerPixel {samples})"
         )
 
 
@@ -178,13 +190,13 @@ def _check_length(header: DicomHeader, described: PixelFormat, found: int) -> No
         return
     if found < expected:
         raise ImageReadError(
-            header.name, f"truncated pixel data: {found:,} bytes, but the header asks for {expected:,}"
+            header.name, f"truncated pixel data ({found:,} bytes, but the header asks for {expected:,})"
         )
     if found // expected > 1 and found % expected <= 1:
         _check_frames(header, found // expected)
     raise ImageReadError(
         header.name,
-        f"{found:,} bytes of pixel data, but the header asks for {expected:,}: Rows, Columns or BitsAllocated is wrong",
+        f"Rows, Columns or BitsAllocated is wrong ({found:,} bytes of pixel data, the header asks for {expected:,})",
     )
 
 
@@ -198,6 +210,19 @@ def _only_frame(header: DicomHeader, pydicom: ModuleType, content: bytes, syntax
     is_rle = syntax == _RLE_SYNTAX
     _check_frames(header, sum(is_rle or fragment.startswith(starts) for fragment in fragments))
     return b"".join(fragments)
+
+
+def _check_rle(header: DicomHeader, described: PixelFormat, frame: bytes) -> None:
+    """Whether each segment unpacks to one byte for each pixel; pydicom cuts what is longer."""
+    expected = described.rows * described.columns
+    try:
+        lengths = rle_segment_lengths(frame)
+    except DECODE_ERRORS as error:
+        raise ImageReadError(header.name, f"truncated or damaged pixel data ({one_line(error)})") from error
+    if any(length > expected + _RLE_PADDING for length in lengths):
+        raise ImageReadError(
+            header.name, "damaged DICOM: its compressed rows and columns are more than the header says"
+        )
 
 
 def _as_coded(header: DicomHeader, described: PixelFormat, frame: bytes) -> PixelFormat:
@@ -277,8 +302,8 @@ def _check_unused_bits(header: DicomHeader, described: PixelFormat, cells: np.nd
     if described.shift and (cells & (2**described.shift - 1)).any():
         raise ImageReadError(
             header.name,
-            f"header that contradicts itself: HighBit {described.high_bit} with BitsStored {described.stored}, but "
-            f"the {described.shift} bits below the value are in use",
+            f"header that contradicts itself (HighBit {described.high_bit} with BitsStored {described.stored}, but "
+            f"the {described.shift} bits below the value are in use)",
         )
     if described.high_bit + 1 == cells.dtype.itemsize * 8 or not _has_more_bits(cells, described):
         return

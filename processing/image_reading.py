@@ -63,8 +63,8 @@ def load_xray(
     if isinstance(source, Mapping):
         return _load_dictionary(source, options)
     if isinstance(source, Image.Image):
-        name = getattr(source, NAME_ATTRIBUTE, "") or getattr(source, "filename", "") or f"<PIL image of mode {source.mode}>"
-        return _finish(source, str(name), options)
+        name = getattr(source, NAME_ATTRIBUTE, "") or getattr(source, "filename", "")
+        return _finish(source, str(name or f"<PIL image of mode {source.mode}>"), options)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _load_bytes(bytes(source), f"<{len(source)} bytes>", options)
     if is_torch_tensor(source):

@@ -199,4 +199,4 @@ def refuse_blank(picture: Image.Image, name: str, reason: str = "nearly all pixe
 
 def blank_error(name: str, reason: str) -> ImageReadError:
     """The error of an image in which there is nothing to see, with the reason."""
-    return ImageReadError(name, f"blank picture ({reason}); to read it all the same: allow_blank, --allow-blank")
+    return ImageReadError(name, f"blank picture ({reason}); allow_blank (--allow-blank) reads it all the same")
