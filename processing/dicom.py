@@ -208,6 +208,7 @@ def _parse(content: bytes, keywords: list[str], name: str, pydicom: ModuleType) 
         # A DICOM without preamble is told by its file's name only, so the magic word is not asked for here.
         dataset = pydicom.dcmread(BytesIO(content), force=True, specific_tags=keywords)
         syntax = dataset.file_meta.get("TransferSyntaxUID")
+        kind = dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID") or ""
     except ImageReadError:
         raise
     except (*DECODE_ERRORS, *_parse_errors(pydicom)) as error:
@@ -216,7 +217,6 @@ def _parse(content: bytes, keywords: list[str], name: str, pydicom: ModuleType) 
     if not is_dicom(content[:_META_START]) and not any(keyword in dataset for keyword in _PIXEL_FIELDS):
         raise ImageReadError(name, "neither DICOM nor an image in a known format")
     if not any(keyword in dataset for keyword in _PIXEL_DATA):
-        kind = dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID") or ""
         what = _name_without_image(kind, pydicom) or "a report, a plan, or a truncated file"
         raise ImageReadError(name, f"DICOM without pixel data ({what})")
     if not syntax:
@@ -224,6 +224,8 @@ def _parse(content: bytes, keywords: list[str], name: str, pydicom: ModuleType) 
         implicit, little = dataset.original_encoding
         explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
         syntax = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
+    if not syntax.is_transfer_syntax:
+        raise ImageReadError(name, "damaged DICOM (its transfer syntax is none)")
     return dataset, syntax
 
 

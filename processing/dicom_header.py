@@ -58,6 +58,11 @@ class DicomHeader:
             raise ImageReadError(self.name, text)
         logger.warning("%s: %s", self.name, text)
 
+    def kind(self, keyword: str) -> str:
+        """The value representation of a field as the file states it; "" where it does not."""
+        element = self._element(keyword)
+        return "" if element is None else element.VR or ""
+
     def content(self, keyword: str) -> bytes:
         """The bytes of a field; nothing where it is absent, empty or a sequence."""
         element = self._element(keyword)
@@ -114,7 +119,10 @@ class DicomHeader:
         return [DicomHeader(item, self.name, self._strict, self._value_type) for item in items]
 
     def _element(self, keyword: str) -> Any:
-        return self.dataset.get_item(keyword)
+        try:
+            return self.dataset.get_item(keyword)
+        except (*DECODE_ERRORS, *PARSE_ERRORS) as error:
+            raise ImageReadError(self.name, f"damaged DICOM: {keyword} can't be read ({type(error).__name__})") from None
 
     def _kind(self, element: Any) -> str:
         stated = element.VR

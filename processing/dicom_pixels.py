@@ -275,7 +275,7 @@ def _decode(
         return decoder.as_array(
             content,
             pixel_keyword=described.keyword,
-            pixel_vr=header.dataset.get_item(described.keyword).VR or "OW",
+            pixel_vr=header.kind(described.keyword) or "OW",
             rows=described.rows,
             columns=described.columns,
             number_of_frames=1,
