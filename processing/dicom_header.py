@@ -122,7 +122,9 @@ class DicomHeader:
         try:
             return self.dataset.get_item(keyword)
         except (*DECODE_ERRORS, *PARSE_ERRORS) as error:
-            raise ImageReadError(self.name, f"damaged DICOM: {keyword} can't be read ({type(error).__name__})") from None
+            raise ImageReadError(
+                self.name, f"damaged DICOM: {keyword} can't be read ({type(error).__name__})"
+            ) from None
 
     def _kind(self, element: Any) -> str:
         stated = element.VR

@@ -151,6 +151,7 @@ def read_cells(header: DicomHeader, pydicom: ModuleType, syntax: Any) -> tuple[n
     content = header.content(described.keyword)
     if syntax.is_encapsulated:
         frame = _only_frame(header, pydicom, content, syntax)
+        content = pydicom.encaps.encapsulate([frame], has_bot=False)
         if syntax == _RLE_SYNTAX:
             _check_rle(header, described, frame)
         else:
@@ -209,7 +210,14 @@ def _only_frame(header: DicomHeader, pydicom: ModuleType, content: bytes, syntax
     starts = (JPEG_START, JPEG2000_START, JPEG2000_BOX_START)
     is_rle = syntax == _RLE_SYNTAX
     _check_frames(header, sum(is_rle or fragment.startswith(starts) for fragment in fragments))
-    return b"".join(fragments)
+    frame = b"".join(fragments)
+    if not frame.startswith(JPEG2000_BOX_START):
+        return frame
+    # Without the boxes around a codestream, for pydicom would not come to an end of damaged ones.
+    start = frame.find(JPEG2000_START)
+    if start < 0:
+        raise ImageReadError(header.name, "truncated or damaged pixel data (JPEG 2000 without a codestream)")
+    return frame[start:]
 
 
 def _check_rle(header: DicomHeader, described: PixelFormat, frame: bytes) -> None:

@@ -446,6 +446,14 @@ def test_grey_film_stored_as_colour_keeps_its_grey_values(photometric: str, ligh
     assert _difference(make_dicom(whole, photometric=photometric, PixelData=stored), np.stack([grey] * 3, -1)) <= 1
 
 
+def test_jpeg_2000_file_in_place_of_a_codestream_is_read_and_a_damaged_one_refused(light: np.ndarray) -> None:
+    file = codestream(light, "JPEG2000", no_jp2=False)
+    assert _difference(make_dicom(light, encapsulated=encapsulate([file]), syntax=JPEG2000Lossless), light) == 0
+    # A box of length 0, at which pydicom 3.0 would stay for ever.
+    damaged = encapsulate([file[:12] + bytes(40)])
+    assert "truncated or damaged" in _refusal(make_dicom(light, encapsulated=damaged, syntax=JPEG2000Lossless))
+
+
 # What the picture is of
 
 
