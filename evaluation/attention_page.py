@@ -16,6 +16,7 @@ from .svg_chart import Curve, Line, line_chart
 
 _HEAT = (255, 122, 0)
 _VIEW_SIDE = 448
+_MAP_SIDE = 96
 _NOTES = (
     "A map is drawn for each word: the attention of the position that predicts it, the mean over heads. Each map has "
     "colours of its own, from none to its strongest patch.",
@@ -48,7 +49,7 @@ def write_attention_page(
         + f'<section id="report"><h2>Report</h2><article class="study"><div class="images">{views}</div>'
         + f'<div><p class="report">{escape(" ".join(explanation.words))}</p></div></article></section>'
         + _gates(explanation.words, gated)
-        + "".join(_maps(index, explanation.words, source) for index, source in enumerate(explanation.sources))
+        + "".join(_maps(index, explanation, source) for index, source in enumerate(explanation.sources))
         + "</main>"
         + footer([*_NOTES, *notes])
     )
@@ -81,27 +82,36 @@ def _gated_word(word: str, gate: float, strongest: float) -> str:
     return f'<span class="{kind}" style="--share: {share}%" title="{gate:.4g}">{escape(word)}</span>'
 
 
-def _maps(index: int, words: Sequence[str], source: AttentionMaps) -> str:
+def _maps(index: int, explanation: Explanation, source: AttentionMaps) -> str:
     figures = []
-    for word, heat in zip(words, source.maps, strict=True):
+    for word, heat in zip(explanation.words, source.maps, strict=True):
         share = f'<span class="quiet">{100 * heat.sum():.0f} %</span>' if source.gates is None else ""
+        heat_map = _png(_coloured(heat, explanation.views[0].size))
         figures.append(
-            f'<figure class="looked"><div><img src="{_png(_coloured(heat))}" alt="where the model looked for '
+            f'<figure class="looked"><div><img src="{heat_map}" alt="where the model looked for '
             f'{escape(word)}"></div><figcaption>{escape(word)}{share}</figcaption></figure>'
         )
     explained = "" if source.gates is not None else " The number is the share of the attention that the image got."
+    if len(explanation.views) > 1:
+        explained += (
+            f" The model reads the mean of the {len(explanation.views)} views: a map belongs to all of them and is "
+            "drawn on the first."
+        )
     return (
         f'<section id="maps-{index}"><h2>{escape(source.name)}</h2><p class="quiet">Where each word looked.{explained}'
         f'</p><div class="looks">{"".join(figures)}</div></section>'
     )
 
 
-def _coloured(heat: np.ndarray) -> Image.Image:
+def _coloured(heat: np.ndarray, view_size: tuple[int, int]) -> Image.Image:
+    """A map in colours, stretched from the square that the model saw to the aspect ratio of the view."""
     strength = heat / max(float(heat.max()), np.finfo(np.float32).tiny)
     pixels = np.empty((*heat.shape, 4), dtype=np.uint8)
     pixels[..., :3] = _HEAT
     pixels[..., 3] = np.round(200 * strength)
-    return Image.fromarray(pixels, "RGBA")
+    scale = _MAP_SIDE / max(view_size)
+    width, height = (max(1, round(side * scale)) for side in view_size)
+    return Image.fromarray(pixels, "RGBA").resize((width, height), Image.Resampling.BILINEAR)
 
 
 def _enlarged(view: Image.Image) -> Image.Image:

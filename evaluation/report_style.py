@@ -123,7 +123,7 @@ mark.ruled-out { padding: 0; text-decoration: underline 1px color-mix(in srgb, v
 .looks { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: 1rem .75rem; }
 .looked { margin: 0; break-inside: avoid; }
 .looked div { border-radius: .375rem; overflow: hidden; background: #000 var(--xray) center / 100% 100%; }
-.looked img { display: block; width: 100%; aspect-ratio: 1; }
+.looked img { display: block; width: 100%; }
 .looked figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 .5rem; font-size: .875rem;
   line-height: 1.4; }
 .looked .quiet { white-space: nowrap; }

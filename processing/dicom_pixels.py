@@ -151,7 +151,7 @@ def read_cells(header: DicomHeader, pydicom: ModuleType, syntax: Any) -> tuple[n
     content = header.content(described.keyword)
     if syntax.is_encapsulated:
         frame = _only_frame(header, pydicom, content, syntax)
-        content = pydicom.encaps.encapsulate([frame], has_bot=False)
+        content = pydicom.encaps.encapsulate([frame + bytes(len(frame) % 2)], has_bot=False)
         if syntax == _RLE_SYNTAX:
             _check_rle(header, described, frame)
         else:
@@ -211,6 +211,8 @@ def _only_frame(header: DicomHeader, pydicom: ModuleType, content: bytes, syntax
     is_rle = syntax == _RLE_SYNTAX
     _check_frames(header, sum(is_rle or fragment.startswith(starts) for fragment in fragments))
     frame = b"".join(fragments)
+    if not frame:
+        raise ImageReadError(header.name, "truncated or damaged pixel data (no compressed bytes)")
     if not frame.startswith(JPEG2000_BOX_START):
         return frame
     # Without the boxes around a codestream, for pydicom would not come to an end of damaged ones.
