@@ -15,7 +15,7 @@ def tiny(
     """Write a tiny model of every system, to test programs with.
 
     The models have random weights and write nonsense, but load and run like real ones. Together they take less than
-    2 MB. Each goes into a folder of its own with its processor.
+    3 MB. Each goes into a folder of its own with its processor.
 
     Example:
 

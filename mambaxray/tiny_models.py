@@ -46,7 +46,7 @@ def make_tiny_models(folder: str | Path, seed: int = 0) -> list[Path]:
         seed: start of the random weights.
 
     Returns:
-        The models' folders. All together they hold less than 2 MB.
+        The models' folders. All together they hold less than 3 MB.
     """
     tokenizer = train_report_tokenizer([make_study(number)["report"] for number in range(20)], _VOCABULARY)
     made = []

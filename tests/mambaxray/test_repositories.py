@@ -191,9 +191,9 @@ AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)([content
     assert "pip install pydicom" in result.stderr
 
 
-def test_tiny_models_take_less_than_two_megabytes(folder):
+def test_tiny_models_take_less_than_three_megabytes(folder):
     files = [path for path in (folder / "saved").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 2e6
+    assert sum(path.stat().st_size for path in files) < 3e6
     assert (
         json.loads((folder / "saved" / "r2gengpt" / "config.json").read_text())["vision_config"]["image_size"]
         == IMAGE_SIZE
