@@ -37,7 +37,7 @@ from mambaxray import (
     MambaXrayProcessor,
     VisionMambaConfig,
 )
-from mambaxray.data.phantom import draw_phantom, make_study
+from mambaxray.data.phantoms import draw_phantom, make_study
 from mambaxray.modeling_mambaxray.ops.selective_scan import scan_backend
 from mambaxray.train.tokenizer import train_report_tokenizer
 

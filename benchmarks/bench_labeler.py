@@ -17,7 +17,7 @@ from pathlib import Path
 
 from measure import processor_name
 
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 from mambaxray.data.schema import OBSERVATIONS
 from mambaxray.evaluation.clinical import label_scores
 from mambaxray.evaluation.labeler import CheXpertStyleLabeler

@@ -20,7 +20,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 from mambaxray.evaluation.caption_metrics import bleu_tables, cider_tables, rouge_l_table
 from mambaxray.evaluation.comparison import compare_reports
 from mambaxray.evaluation.meteor import meteor_tables

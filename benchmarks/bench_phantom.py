@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable
 
-from mambaxray.data.phantom import VIEWS, draw_phantom, encode_study, make_study
+from mambaxray.data.phantoms import VIEWS, draw_phantom, encode_study, make_study
 
 
 def rate(work: Callable[[int], object], seeds: range, rounds: int) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mambaxray import MambaXrayImageProcessor
-from mambaxray.data.phantom import draw_phantom
+from mambaxray.data.phantoms import draw_phantom
 
 WIDTH, HEIGHT = 2500, 3000
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mambaxray.data.phantom import make_phantoms
+from mambaxray.data.phantoms import make_phantoms
 from mambaxray.train.recipe import load_recipe
 from mambaxray.train.run import RunResult, run_recipe
 

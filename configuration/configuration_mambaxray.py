@@ -1,85 +1,17 @@
 """Configuration of the report generator: a vision encoder, a projection and a causal language model."""
 
-import math
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .configuration_vision_mamba import VisionMambaConfig
-
-# Tokens that encoders of the ViT family put before their patches.
-_LEADING_TOKENS = {
-    "vit": 1,
-    "vit_mae": 1,
-    "vit_msn": 1,
-    "beit": 1,
-    "clip_vision_model": 1,
-    "siglip_vision_model": 0,
-}
-_LEADING_TOKENS |= {"deit": 2, "dinov2": 1, "ijepa": 0}
-# Encoders that halve the grid of patches after each stage but the last.
-_HIERARCHICAL = ("swin", "swinv2")
+from .saved_parts import PrivatePathsMixin, read_separate_parts, without_earlier_fields
+from .sub_configs import as_config, keeping_attention
+from .vision_tokens import count_visual_tokens
 
 
-def count_visual_tokens(vision_config: PreTrainedConfig) -> int:
-    """Length of the token sequence that a vision encoder makes of one image.
-
-    Raises:
-        ValueError: the encoder's family is not known here; `num_visual_tokens` must then be given.
-    """
-    if isinstance(vision_config, VisionMambaConfig):
-        return vision_config.num_tokens
-    family = vision_config.model_type
-    if family in _LEADING_TOKENS:
-        return (vision_config.image_size // vision_config.patch_size) ** 2 + _LEADING_TOKENS[family]
-    if family in _HIERARCHICAL:
-        stride = vision_config.patch_size * 2 ** (len(vision_config.depths) - 1)
-        return (vision_config.image_size // stride) ** 2
-    raise ValueError(
-        f"cannot tell how many tokens a {family!r} vision encoder makes of an image; "
-        "give num_visual_tokens, the length of its last_hidden_state"
-    )
-
-
-def patch_positions(vision_config: PreTrainedConfig) -> list[int]:
-    """Which of an image's visual tokens are patches, in the order of a square grid's rows; the others are cls and such.
-
-    Raises:
-        ValueError: the encoder's family is not known here, or its patches form no square.
-    """
-    count = count_visual_tokens(vision_config)
-    positions = list(range(count))
-    if isinstance(vision_config, VisionMambaConfig):
-        if vision_config.use_cls_token:
-            del positions[(count - 1) // 2]
-    else:
-        positions = positions[_LEADING_TOKENS.get(vision_config.model_type, 0) :]
-    if math.isqrt(len(positions)) ** 2 != len(positions):
-        raise ValueError(f"the {len(positions)} patches of a {vision_config.model_type} encoder form no square")
-    return positions
-
-
-def as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[PreTrainedConfig]) -> PreTrainedConfig:
-    """A sub-configuration from what a user gives: itself, a dict with its `model_type`, or the default when None.
-
-    Raises:
-        TypeError: it is neither a configuration nor a dict.
-    """
-    if config is None:
-        return default()
-    if isinstance(config, PreTrainedConfig):
-        return config
-    if not isinstance(config, dict):
-        raise TypeError(f"expected a configuration or a dict, got {type(config).__name__}")
-    values = dict(config)
-    model_type = values.pop("model_type", default.model_type)
-    if model_type == VisionMambaConfig.model_type:
-        return VisionMambaConfig(**values)
-    return AutoConfig.for_model(model_type, **values)
-
-
-class MambaXrayConfig(PreTrainedConfig):
+class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
     r"""What a `MambaXrayForConditionalGeneration` is made of.
 
     Args:
@@ -89,14 +21,18 @@ class MambaXrayConfig(PreTrainedConfig):
             not given.
         image_token_id: id of the placeholder that image embeddings replace. It may lie outside the language
             model's vocabulary, since its embedding is never looked up.
-        num_visual_tokens: length of the vision encoder's output for one image; derived for the vision Mamba, the
-            ViT family and Swin, and needed for others.
+        num_visual_tokens: length of the vision encoder's output for one image; derived for the vision Mamba, VMamba,
+            the ViT family and Swin, and needed for others.
         projector_layer_norm_eps: epsilon of the layer norm after the projection.
-        language_model_source: where the language model's weights are when they were left out of a saved model: a
-            folder or a Hub name. Written by `save_pretrained`, as are the next two.
-        language_model_revision: commit, branch or tag on the Hub.
-        language_model_fingerprint: digest of some of these weights' values, by which another model is told;
-            none when it was quantized.
+        loss_weights: factor of each named loss in the total, by its name; 1 for a loss that is not named. The names
+            are the family's `loss_names`.
+        separate_parts: the parts that a saved model leaves out, by name, each a dict of its `source` (Hub name; None
+            when it came from a folder of the author's machine), `revision`, `dtype` and `fingerprint`, a digest of
+            the weights that were left out. Written by `save_pretrained`.
+
+    Attributes:
+        loss_names: the losses of the family's model: `"report"`, the mean negative log-likelihood of the supervised
+            tokens, and what a system adds.
 
     Raises:
         TypeError: a sub-configuration is neither a configuration nor a dict.
@@ -107,6 +43,7 @@ class MambaXrayConfig(PreTrainedConfig):
 
     model_type = "mambaxray"
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
+    loss_names: ClassVar[tuple[str, ...]] = ("report",)
 
     def __init__(
         self,
@@ -115,9 +52,8 @@ class MambaXrayConfig(PreTrainedConfig):
         image_token_id: int = 32000,
         num_visual_tokens: int | None = None,
         projector_layer_norm_eps: float = 1e-5,
-        language_model_source: str | None = None,
-        language_model_revision: str | None = None,
-        language_model_fingerprint: str | None = None,
+        loss_weights: dict[str, float] | None = None,
+        separate_parts: dict[str, dict[str, str | None]] | None = None,
         **kwargs: Any,
     ):
         self.vision_config = as_config(vision_config, VisionMambaConfig)
@@ -125,26 +61,39 @@ class MambaXrayConfig(PreTrainedConfig):
         self.image_token_id = image_token_id
         self.num_visual_tokens = num_visual_tokens
         self.projector_layer_norm_eps = projector_layer_norm_eps
-        self.language_model_source = language_model_source
-        self.language_model_revision = language_model_revision
-        self.language_model_fingerprint = language_model_fingerprint
+        self.loss_weights = dict(loss_weights or {})
+        self.separate_parts = read_separate_parts(
+            kwargs | {"separate_parts": separate_parts, "text_config": self.text_config}
+        )
+        kwargs = without_earlier_fields(kwargs)
         if not isinstance(image_token_id, int) or image_token_id < 0:
             raise ValueError(f"image_token_id must be a non-negative integer, got {image_token_id!r}")
-        if self.num_image_tokens < 1:
-            raise ValueError(f"the vision encoder must make at least one token, got {self.num_image_tokens}")
+        # Not `num_image_tokens`: a subclass may count with fields that it sets later.
+        if self.visual_sequence_length < 1:
+            raise ValueError(f"the vision encoder must make at least one token, got {self.visual_sequence_length}")
+        if unknown := sorted(self.loss_weights.keys() - set(self.loss_names)):
+            raise ValueError(f"loss_weights names {', '.join(unknown)}; the losses are {', '.join(self.loss_names)}")
+        for name, weight in self.loss_weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
+                raise ValueError(f"loss_weights[{name!r}] must be a number that is not negative, got {weight!r}")
         if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
             # The pipeline in the repository is for those who lack this package, which has its own.
             kwargs.pop("custom_pipelines", None)
         # Weights are tied inside the language model, as its own configuration says.
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
-        super().__init__(**kwargs)
+        super().__init__(**keeping_attention(self, kwargs))
 
     @property
-    def num_image_tokens(self) -> int:
-        """Placeholders that one study takes in the prompt. Views are averaged, so it does not grow with them."""
+    def visual_sequence_length(self) -> int:
+        """Visual tokens of one image, and of a study, since views are averaged."""
         if self.num_visual_tokens is not None:
             return self.num_visual_tokens
         return count_visual_tokens(self.vision_config)
 
+    @property
+    def num_image_tokens(self) -> int:
+        """Placeholders that one study takes in the prompt: the embeddings that the model's `fuse` makes."""
+        return self.visual_sequence_length
 
-__all__ = ["MambaXrayConfig", "count_visual_tokens", "patch_positions"]
+
+__all__ = ["MambaXrayConfig"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..configuration.configuration_mambaxray import patch_positions
-from ..modeling_mambaxray.hybrid_attention import GatedCrossAttention
+from ..configuration.vision_tokens import patch_positions
+from ..modeling_mambaxray.layers.hybrid_attention import GatedCrossAttention
+from ..modeling_mambaxray.layers.image_features import Evidence
 from ..processing.image_reading import load_xray
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ class Explanation:
         views: the images with the detail that the model saw, in the aspect ratio of the films. The model sees them
             stretched to a square, and maps are laid over them in the same way.
         sources: the decoder's self-attention, and then each hybrid layer's cross-attention.
+        evidence: what the report rests on, by observation, for systems that give it.
     """
 
     words: list[str]
     views: list[Image.Image]
     sources: list[AttentionMaps]
+    evidence: list[Evidence] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -76,8 +79,10 @@ def explain_report(
         ImageReadError, FileNotFoundError: an image that can't be read.
         ValueError: the model wrote nothing, or its visual tokens are no square of patches.
     """
-    inputs = processor(images=[list(views)], text=prompt, return_tensors="pt").to(model.device)
-    tokens = model.generate(**inputs, **generate_kwargs | {"num_return_sequences": 1})
+    inputs = processor.prepare_studies([{"images": list(views)}], instruction=prompt).to(model.device)
+    options = generate_kwargs | {"num_return_sequences": 1, "return_dict_in_generate": True}
+    generated = model.generate(**inputs, **options)
+    tokens, (evidence,) = generated.sequences, generated.get("evidence") or [[]]
     length = inputs["input_ids"].shape[1]
     words, owners = words_of_tokens(processor.tokenizer, tokens[0, length:].tolist())
     if not words:
@@ -101,7 +106,7 @@ def explain_report(
         by_word = _mean_by_word(gates[0, rows].float().cpu().numpy(), owners, len(words))[:, 0]
         sources.append(AttentionMaps(f"Cross-attention of layer {index}", maps, by_word))
     seen = _as_seen(inputs["pixel_values"][0], processor)
-    return Explanation(words, [_unstretched(*pair) for pair in zip(seen, views, strict=True)], sources)
+    return Explanation(words, [_unstretched(*pair) for pair in zip(seen, views, strict=True)], sources, evidence)
 
 
 def words_of_tokens(tokenizer: Any, ids: Sequence[int]) -> tuple[list[str], list[int | None]]:

@@ -6,7 +6,7 @@ after an interruption.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
@@ -15,10 +15,11 @@ from typing import Any
 from accelerate.utils import extract_model_from_parallel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
-from .predictions import Prediction, append_predictions, drop_half_line, read_predictions
+from ..modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline
+from .report_files import PREDICTED, ReportFile
 from .report_writing import in_main_process, process_state, write_reports
 from .scoring import evaluate_reports
+from .study_report import StudyReport
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ModelEvaluation:
         result: what `evaluate_reports` returned for them.
     """
 
-    predictions: list[Prediction]
+    predictions: list[StudyReport]
     result: dict[str, Any]
 
 
@@ -60,7 +61,7 @@ def evaluate_model(
     return ModelEvaluation(predictions, in_main_process(lambda: score_predictions(predictions, **(scoring or {}))))
 
 
-def score_predictions(predictions: Sequence[Prediction], **scoring: Any) -> dict[str, Any]:
+def score_predictions(predictions: Sequence[StudyReport], **scoring: Any) -> dict[str, Any]:
     """`evaluate_reports` of predictions, with their study ids and patients; `scoring` are its further arguments."""
     return evaluate_reports(
         {prediction.study_id: prediction.reference for prediction in predictions},
@@ -79,9 +80,10 @@ def generate_predictions(
     batch_size: int = 8,
     num_workers: int = 0,
     prompt: str | None = None,
+    evidence: bool = False,
     progress: Callable[[int, int], None] | None = None,
     **generate_kwargs: Any,
-) -> list[Prediction]:
+) -> list[StudyReport]:
     """Writes a report for every study of a data set.
 
     Under `accelerate launch` or `torchrun` each process calls this with the same arguments and its own copy of the
@@ -100,6 +102,7 @@ def generate_predictions(
         batch_size: studies in work at a time, per process.
         num_workers: processes (per process) that read images ahead.
         prompt: instruction for all studies, in place of the processor's own.
+        evidence: whether to keep with each report what it rests on, where the model's system gives that.
         progress: called in the main process with the numbers of finished and of all studies.
         generate_kwargs: arguments of `model.generate` (`max_new_tokens`, `num_beams`, …).
 
@@ -114,18 +117,28 @@ def generate_predictions(
         LostProcessError: another process has ended; `output` is complete up to there.
     """
     model = extract_model_from_parallel(model)
-    studies = _texts(dataset)
+    studies = _references(dataset)
     settings = json.dumps(
         {"model": model.config.name_or_path, "prompt": prompt, **generate_kwargs}, sort_keys=True, default=str
     )
     output = None if output is None else Path(output)
-    done = {prediction.study_id: prediction for prediction in _start(output, resume, studies, settings)}
-    todo = [index for index, study in enumerate(studies) if study["study_id"] not in done]
+    file: ReportFile | None = None
+
+    def start() -> list[StudyReport]:
+        nonlocal file
+        file = _start(output, resume, studies, settings)
+        return file.kept
+
+    # The main process alone reads and writes the file.
+    kept = [] if output is None else in_main_process(start)
+    done = {report.study_id: report for report in kept}
+    todo = [index for index, study in enumerate(studies) if study.study_id not in done]
     is_main = process_state().is_main_process
     # A model that is spread over devices stays as it is.
     device = None if getattr(model, "hf_device_map", None) else model.device
     pipeline = ImageToTextPipeline(model, processor, device=device)
-    options = {"batch_size": batch_size, "num_workers": num_workers, "prompt": prompt, **generate_kwargs}
+    options = {"batch_size": batch_size, "num_workers": num_workers, "prompt": prompt, "evidence": evidence}
+    options |= generate_kwargs
 
     was_training = model.training
     model.eval()
@@ -133,28 +146,23 @@ def generate_predictions(
         if progress is not None and is_main:
             progress(len(done), len(studies))
         started = perf_counter()
-        for written in write_reports(pipeline, _Views(dataset, todo), **options):
+        open_studies = [studies[index] for index in todo]
+        for written in write_reports(pipeline, open_studies, rows=_Studies(dataset, todo), **options):
             seconds = (perf_counter() - started) / len(written)
-            predictions = []
-            for report in written:
-                if report.error is not None:
-                    raise report.error
-                study = studies[todo[report.index]]
-                predictions.append(Prediction(**study, report=report.report, seconds=seconds, settings=settings))
-            done |= {prediction.study_id: prediction for prediction in predictions}
-            if is_main:
-                if output is not None:
-                    append_predictions(output, predictions)
-                if progress is not None:
-                    progress(len(done), len(studies))
+            reports = [replace(report, seconds=seconds, settings=settings) for report in written]
+            done |= {report.study_id: report for report in reports}
+            if file is not None:
+                file.write(reports)
+            if progress is not None and is_main:
+                progress(len(done), len(studies))
             started = perf_counter()
     finally:
         model.train(was_training)
-    return [done[study["study_id"]] for study in studies]
+    return [done[study.study_id] for study in studies]
 
 
-def _texts(dataset: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Ids and references, without decoding images."""
+def _references(dataset: Sequence[Mapping[str, Any]]) -> list[StudyReport]:
+    """Ids and references of the studies, without their images."""
     columns = dataset.column_names if hasattr(dataset, "column_names") else list(dataset[0]) if len(dataset) else []
     if not len(dataset):
         raise ValueError("the data set holds no studies")
@@ -170,42 +178,35 @@ def _texts(dataset: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         raise ValueError(f"study {twice!r} is in the data set twice; give every study an id of its own")
     patients = column("patient_id") if "patient_id" in columns else ids
     return [
-        {"study_id": study, "patient_id": patient, "reference": report}
+        StudyReport(study, patient_id=patient, reference=report)
         for study, patient, report in zip(ids, patients, column("report"), strict=True)
     ]
 
 
-def _start(output: Path | None, resume: bool, studies: Sequence[Mapping[str, str]], settings: str) -> list[Prediction]:
-    """The predictions that are there already, read by the main process and known to all."""
-    if output is None:
-        return []
-    return in_main_process(lambda: _resume(output, resume, studies, settings))
-
-
-def _resume(output: Path, resume: bool, studies: Sequence[Mapping[str, str]], settings: str) -> list[Prediction]:
-    if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        return []
-    if not resume:
+def _start(output: Path, resume: bool, studies: Sequence[StudyReport], settings: str) -> ReportFile:
+    """The file of predictions, with those that it holds already."""
+    if output.exists() and not resume:
         raise FileExistsError(f"{output} exists: resume=True adds the studies that it lacks; else remove it first")
-    predictions = read_predictions(output)
-    references = {study["study_id"]: study["reference"] for study in studies}
-    for prediction in predictions:
-        if references.get(prediction.study_id) != prediction.reference:
+    file = ReportFile(output, PREDICTED, resume=True)
+    references = {study.study_id: study.reference for study in studies}
+    for report in file.kept:
+        if references.get(report.study_id) != report.reference:
             raise ValueError(
-                f"{output} can't be resumed: it holds study {prediction.study_id!r}, which this data set has not, or "
+                f"{output} can't be resumed: it holds study {report.study_id!r}, which this data set has not, or "
                 "with another reference"
             )
-        if prediction.settings != settings:
+        if report.settings != settings:
             raise ValueError(
-                f"{output} can't be resumed: its reports were written with {prediction.settings}, not with {settings}"
+                f"{output} can't be resumed: its reports were written with {report.settings}, not with {settings}"
             )
-    drop_half_line(output)
-    return predictions
+    if output.exists():
+        # Takes away half a line at its end, also where no report is left to be written.
+        file.write([])
+    return file
 
 
-class _Views(Sequence):
-    """The images of some studies, decoded when they are asked for."""
+class _Studies(Sequence):
+    """Some studies of a data set, whose images are decoded when they are asked for."""
 
     def __init__(self, dataset: Sequence[Mapping[str, Any]], indices: Sequence[int]):
         self._dataset = dataset
@@ -214,8 +215,8 @@ class _Views(Sequence):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, position: int) -> list[Any]:
-        return list(self._dataset[self._indices[position]]["images"])
+    def __getitem__(self, position: int) -> Mapping[str, Any]:
+        return self._dataset[self._indices[position]]
 
 
 __all__ = ["ModelEvaluation", "evaluate_model", "generate_predictions", "score_predictions"]

@@ -12,7 +12,7 @@ OTHER_ABNORMALITY = "Other Abnormality"
 
 
 @dataclass(frozen=True)
-class Finding:
+class FindingPhrases:
     """Phrases that name something; unless negated or weakened they state all `observations` as present.
 
     `hints` are observations that the phrases leave open even when affirmed (a "nodular opacity" may be a nodule).
@@ -46,12 +46,14 @@ _WHERE_TIPS_LIE = (
     r"|subclavian|brachiocephalic)"
 )
 
-FINDINGS: tuple[Finding, ...] = (
+FINDINGS: tuple[FindingPhrases, ...] = (
     # At one position the first phrase that matches wins: longer phrases come before their parts.
-    Finding(("Pneumothorax", "Pleural Effusion"), (rf"{_BLOOD_OR_WATER}pneumo-?{_THORA}",)),
-    Finding(("Pneumothorax",), (rf"pneumo-?{_THORA}", r"pleural air", r"ptx")),
-    Finding((OTHER_ABNORMALITY,), (r"pericardial (?:effusions?|fluid)", r"(?:joint|knee|suprapatellar) effusions?")),
-    Finding(
+    FindingPhrases(("Pneumothorax", "Pleural Effusion"), (rf"{_BLOOD_OR_WATER}pneumo-?{_THORA}",)),
+    FindingPhrases(("Pneumothorax",), (rf"pneumo-?{_THORA}", r"pleural air", r"ptx")),
+    FindingPhrases(
+        (OTHER_ABNORMALITY,), (r"pericardial (?:effusions?|fluid)", r"(?:joint|knee|suprapatellar) effusions?")
+    ),
+    FindingPhrases(
         ("Pleural Other",),
         (
             r"pleural(?:[ /-]\w+){0,2}[ /-](?:thickening|scar(?:ring|s)?|plaques?|calcifications?|fibrosis)"
@@ -63,7 +65,7 @@ FINDINGS: tuple[Finding, ...] = (
             r"calcified pleura\w*",
         ),
     ),
-    Finding(
+    FindingPhrases(
         ("Pleural Effusion",),
         (
             r"(?:pleural )?effusions?",
@@ -72,7 +74,7 @@ FINDINGS: tuple[Finding, ...] = (
             r"empyemas?",
         ),
     ),
-    Finding(
+    FindingPhrases(
         ("Cardiomegaly",),
         (
             r"cardiomegaly",
@@ -80,14 +82,14 @@ FINDINGS: tuple[Finding, ...] = (
             r"enlargement of (?:the )?(?:\w+ )?(?:heart|cardiac|cardio-?pericardial)(?: silhouette| shadow)?",
         ),
     ),
-    Finding(
+    FindingPhrases(
         ("Enlarged Cardiomediastinum",),
         (
             r"mediastinal (?:widening|enlargement)",
             r"(?:widening|enlargement) of the (?:\w+ )?(?:cardio-?)?mediastin\w+",
         ),
     ),
-    Finding(
+    FindingPhrases(
         ("Edema",),
         (
             r"(?:pulmonary |interstitial |alveolar )?o?edema",
@@ -103,9 +105,9 @@ FINDINGS: tuple[Finding, ...] = (
             r"(?:pulmonary )?congesti(?:on|ve (?:changes?|failure))",
         ),
     ),
-    Finding(("Pneumonia",), (r"(?:broncho|pleuro)?-?pneumonia[es]?", r"pneumonitis", r"pneumonic")),
-    Finding(("Consolidation",), (r"consolidat(?:ions?|ive|ed|ing)",)),
-    Finding(
+    FindingPhrases(("Pneumonia",), (r"(?:broncho|pleuro)?-?pneumonia[es]?", r"pneumonitis", r"pneumonic")),
+    FindingPhrases(("Consolidation",), (r"consolidat(?:ions?|ive|ed|ing)",)),
+    FindingPhrases(
         ("Atelectasis",),
         (
             r"(?:plate-?like |sub-?segmental |disco(?:id|genic) |linear |bandlike )?(?:micro-?)?atelecta\w+",
@@ -113,13 +115,13 @@ FINDINGS: tuple[Finding, ...] = (
             r"collapse of the (?:\w+ ){1,4}(?:lobes?|lung)",
         ),
     ),
-    Finding(
+    FindingPhrases(
         ("Lung Opacity",),
         (r"nodular (?:\w+ )?(?:opaci\w+|densit\w+)",),
         hints=("Lung Lesion",),
     ),
-    Finding(("Lung Opacity", "Lung Lesion"), (r"mass-?like (?:\w+ )?(?:opaci\w+|densit\w+|consolidation)",)),
-    Finding(
+    FindingPhrases(("Lung Opacity", "Lung Lesion"), (r"mass-?like (?:\w+ )?(?:opaci\w+|densit\w+|consolidation)",)),
+    FindingPhrases(
         ("Lung Lesion",),
         (
             r"(?:micro-?)?nodul(?:es?|ar|arity)",
@@ -134,7 +136,7 @@ FINDINGS: tuple[Finding, ...] = (
             r"(?:pulmonary|lung) metast\w+",
         ),
     ),
-    Finding(
+    FindingPhrases(
         ("Lung Opacity",),
         (
             r"opaci(?:ty|ties|fications?|fied)",
@@ -151,9 +153,9 @@ FINDINGS: tuple[Finding, ...] = (
             r"cicatri\w+",
         ),
     ),
-    Finding(("Fracture",), (r"(?:micro-?)?fractur(?:es?|ed)(?:-dislocations?)?", r"fx")),
-    Finding((OTHER_ABNORMALITY,), (r"tips shunt", r"breast (?:prosthes[ei]s|implants?)")),
-    Finding(
+    FindingPhrases(("Fracture",), (r"(?:micro-?)?fractur(?:es?|ed)(?:-dislocations?)?", r"fx")),
+    FindingPhrases((OTHER_ABNORMALITY,), (r"tips shunt", r"breast (?:prosthes[ei]s|implants?)")),
+    FindingPhrases(
         ("Support Devices",),
         (
             r"pace-?makers?",
@@ -182,7 +184,7 @@ FINDINGS: tuple[Finding, ...] = (
             r"(?:ivc|vena cava) filters?",
         ),
     ),
-    Finding(
+    FindingPhrases(
         (OTHER_ABNORMALITY,),
         (
             r"granulom\w+|calcif\w+|lymph ?nodes?|\w*adenopathy|sarcoid\w*",

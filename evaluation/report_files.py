@@ -1,36 +1,33 @@
-"""Reads files of generated and reference reports, whoever wrote them: JSON lines, CSV, or R2Gen's annotation.json."""
+"""Files of reports: one reader for JSON lines, CSV and R2Gen's annotation.json, whoever wrote them, and one writer."""
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from ..data.csv_table import delimiter_of, plain_cell, write_csv
+from ..data.whole_file import put_in_place
+from .study_report import StudyReport
 
 _ID_COLUMNS = ("study_id", "id")
 _REPORT_COLUMNS = ("report", "hypothesis", "prediction", "generated_text")
 _SPLIT_ALIASES = {"val": "validation"}
-_IMAGE_SEPARATOR = ";"
+IMAGE_SEPARATOR = ";"
+"""Between the images of a study in one cell of a CSV file."""
+
+# ------------------------------------------------------------------------------------------- reading
 
 
-@dataclass(frozen=True)
-class ReportRow:
-    """One line of a file of reports; what the file lacks is None (or no images)."""
-
-    study_id: str
-    patient_id: str | None = None
-    report: str | None = None
-    reference: str | None = None
-    images: tuple[str, ...] = ()
-
-
-def read_report_file(path: str | PathLike, *, split: str | None = None) -> list[ReportRow]:
-    """Reads one row per study.
+def read_reports(path: str | PathLike, *, split: str | None = None) -> list[StudyReport]:
+    """Reads one report per study.
 
     - `.jsonl` and `.csv` (with a header, UTF-8): columns `study_id` (or `id`), and `report` (or `hypothesis`,
-      `prediction`, `generated_text`), `reference`, or both; perhaps `patient_id` and `images`. An empty report of
+      `prediction`, `generated_text`), `reference`, or both; perhaps further fields of `StudyReport`. An empty report of
       `.csv` and a null of `.jsonl` stand for a study that has none.
     - `.json`: an `annotation.json` in R2Gen's format; `split` says which of its splits.
 
@@ -49,17 +46,17 @@ def read_report_file(path: str | PathLike, *, split: str | None = None) -> list[
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: the name of a file of reports must end in {', '.join(readers)}")
     try:
-        rows = [_row(where, values) for where, values in readers[path.suffix.lower()](content)]
-    except (ValueError, csv.Error) as error:
+        reports = [_study_report(where, values) for where, values in readers[path.suffix.lower()](content)]
+    except (ValueError, RecursionError, csv.Error) as error:
         raise ValueError(f"{path}: {error}") from error
     seen: set[str] = set()
-    for row in rows:
-        if row.study_id in seen:
-            raise ValueError(f"{path}: study {row.study_id!r} stands in it twice")
-        seen.add(row.study_id)
-    if not rows:
+    for report in reports:
+        if report.study_id in seen:
+            raise ValueError(f"{path}: study {report.study_id!r} stands in it twice")
+        seen.add(report.study_id)
+    if not reports:
         raise ValueError(f"{path}: holds no studies")
-    return rows
+    return reports
 
 
 def _json_lines(content: str) -> Iterator[tuple[str, Any]]:
@@ -68,15 +65,18 @@ def _json_lines(content: str) -> Iterator[tuple[str, Any]]:
         if line.strip():
             try:
                 yield f"line {number}", json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"line {number} is not JSON ({error})") from error
 
 
 def _csv_lines(content: str) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(max(csv.field_size_limit(), len(content)))
-    reader = csv.DictReader(StringIO(content, newline=""))
+    reader = csv.DictReader(StringIO(content, newline=""), delimiter=delimiter_of(content.partition("\n")[0]))
     for values in reader:
-        yield f"line {reader.line_num}", {(name or "").strip(): value for name, value in values.items()}
+        cells = {(name or "").strip(): value for name, value in values.items()}
+        plain = {n: plain_cell(v) if isinstance(v, str) else v for n, v in cells.items()}
+        # An empty reference is a reference; anything else that is empty is absent.
+        yield f"line {reader.line_num}", {n: None if v == "" and n != "reference" else v for n, v in plain.items()}
 
 
 def _annotation(content: str, split: str | None) -> Iterator[tuple[str, Any]]:
@@ -86,11 +86,13 @@ def _annotation(content: str, split: str | None) -> Iterator[tuple[str, Any]]:
     splits = {_SPLIT_ALIASES.get(name, name): studies for name, studies in annotation.items()}
     if split not in splits:
         raise ValueError(f"has no split {split!r}; there are {', '.join(splits)}")
+    if not isinstance(splits[split], list):
+        raise ValueError(f"its split {split!r} is no list of studies")
     for number, values in enumerate(splits[split], start=1):
         yield f"{split}[{number}]", values
 
 
-def _row(where: str, values: Any) -> ReportRow:
+def _study_report(where: str, values: Any) -> StudyReport:
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} is no record of names and values")
     study = _first(values, _ID_COLUMNS)
@@ -98,18 +100,32 @@ def _row(where: str, values: Any) -> ReportRow:
         raise ValueError(f"{where} has no {' or '.join(_ID_COLUMNS)}")
     if not any(name in values for name in (*_REPORT_COLUMNS, "reference")):
         raise ValueError(f"{where} has neither a report ({', '.join(_REPORT_COLUMNS)}) nor a reference")
-    texts = {"report": _first(values, _REPORT_COLUMNS), "reference": values.get("reference")}
+    texts = {name: values.get(name) for name in ("reference", "error", "settings")}
+    texts["report"] = _first(values, _REPORT_COLUMNS)
     for name, text in texts.items():
         if not isinstance(text, str | None):
             raise ValueError(f"{where}: its {name} is no text")
-    patient = values.get("patient_id")
+    patient, seconds, evidence = (values.get(name) for name in ("patient_id", "seconds", "evidence"))
     images = values.get("images") or ()
-    return ReportRow(
-        study_id=str(study),
+    if not isinstance(images, str | list | tuple):
+        raise ValueError(f"{where}: its images must be a list, got {images!r}")
+    if not isinstance(evidence, Mapping | None):
+        raise ValueError(f"{where}: its evidence is no record of names and values")
+    return StudyReport(
+        str(study),
+        tuple(images.split(IMAGE_SEPARATOR) if isinstance(images, str) else map(str, images)),
         patient_id=None if patient in (None, "") else str(patient),
-        images=tuple(images.split(_IMAGE_SEPARATOR) if isinstance(images, str) else map(str, images)),
+        seconds=None if seconds is None else _as_number(where, "seconds", seconds),
+        evidence=evidence,
         **texts,
     )
+
+
+def _as_number(where: str, name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: its {name} {value!r} is no number") from error
 
 
 def _first(values: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -117,36 +133,43 @@ def _first(values: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def matched_reports(
-    predictions: str | PathLike, references: str | PathLike | None = None, *, split: str = "test"
-) -> list[ReportRow]:
+    predictions: str | PathLike,
+    references: str | PathLike | None = None,
+    *,
+    split: str = "test",
+    only_present: bool = False,
+) -> list[StudyReport]:
     """One row per study with its reference and, unless the study failed, its generated report.
 
     Args:
         predictions: file of generated reports.
         references: file of the references; None when `predictions` holds both.
         split: of a reference file in R2Gen's format.
+        only_present: take the studies that `predictions` holds, and leave out references of others, as for a pilot.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_report_file`; also studies that only one of the files holds.
+        FileNotFoundError, ValueError: see `read_reports`; also studies that only one of the files holds, unless
+            `only_present` allows for them.
     """
-    generated = read_report_file(predictions, split=split)
+    generated = read_reports(predictions, split=split)
     if references is None:
         if any(row.reference is None for row in generated):
             raise ValueError(f"{predictions}: has no column reference (or empty cells in it); give a reference file")
         return generated
     known = {}
-    for row in read_report_file(references, split=split):
+    for row in read_reports(references, split=split):
         text = row.report if row.reference is None else row.reference
         if text is None:
             raise ValueError(f"{references}: study {row.study_id!r} has no report")
         known[row.study_id] = replace(row, reference=text)
     scored = {row.study_id for row in generated}
-    missing = [study for study in known if study not in scored]
+    missing = [] if only_present else [study for study in known if study not in scored]
     unknown = [row.study_id for row in generated if row.study_id not in known]
     for studies, where, lacking in ((missing, references, predictions), (unknown, predictions, references)):
         if studies:
             shown = ", ".join(studies[:3]) + (" …" if len(studies) > 3 else "")
-            raise ValueError(f"{len(studies)} studies of {where} are not in {lacking}: {shown}")
+            hint = "; score those that are there with --only-present" if studies is missing else ""
+            raise ValueError(f"{len(studies)} studies of {where} are not in {lacking}: {shown}{hint}")
     return [
         replace(
             row,
@@ -156,3 +179,107 @@ def matched_reports(
         )
         for row in generated
     ]
+
+
+# ------------------------------------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True)
+class ReportLayout:
+    """What a file of reports holds: what to call it, and the fields of `StudyReport` in each line."""
+
+    name: str
+    fields: tuple[str, ...]
+
+
+GENERATED = ReportLayout("an output of `mambaxray generate`", ("study_id", "images", "report", "error"))
+PREDICTED = ReportLayout("a prediction", ("study_id", "patient_id", "reference", "report", "seconds", "settings"))
+
+
+class ReportFile:
+    """A .csv file, or one of JSON lines, that grows while reports are written, and is complete after every batch.
+
+    A line of JSON holds the layout's fields, and `evidence` where a report has some. In CSV the columns are the
+    fields, with images joined by ";" and nothing for None; there is no evidence.
+
+    Args:
+        path: where to write; folders above it are made with the first reports.
+        layout: the fields to write.
+        resume: keep what the file holds, without half a line at its end, as a kill leaves it, and without failed
+            studies, to try them again.
+
+    Attributes:
+        kept: the reports that the file holds already.
+
+    Raises:
+        ValueError: the file to resume has another layout; the message names the line.
+    """
+
+    def __init__(self, path: str | PathLike, layout: ReportLayout, *, resume: bool = False):
+        self._path = Path(path)
+        self._layout = layout
+        self._is_csv = self._path.suffix.lower() == ".csv"
+        self._is_started = False
+        held = self._read() if resume and self._path.exists() else []
+        self.kept = [report for report in held if report.error is None]
+
+    def write(self, reports: Iterable[StudyReport]) -> None:
+        """Adds reports at the end. What the file held before is replaced no earlier than here."""
+        if not self._is_started:
+            self._start()
+        # Half a surrogate pair, which a model can write and UTF-8 can't encode, becomes its escape sequence.
+        with self._path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            self._write_to(file, reports)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _start(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside and then put in place, so that an interruption here loses nothing.
+        draft = self._path.with_name(f".{self._path.name}.tmp")
+        with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            if self._is_csv:
+                write_csv(file, [self._layout.fields])
+            self._write_to(file, self.kept)
+        put_in_place(draft, self._path)
+        self._is_started = True
+
+    def _write_to(self, file: TextIO, reports: Iterable[StudyReport]) -> None:
+        for report in reports:
+            values = {name: getattr(report, name) for name in self._layout.fields}
+            if self._is_csv:
+                write_csv(file, [[IMAGE_SEPARATOR.join(v) if n == "images" else v for n, v in values.items()]])
+                continue
+            if report.evidence is not None:
+                values["evidence"] = report.evidence
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+    def _read(self) -> list[StudyReport]:
+        # Not read_text(), which would turn the line ends within reports into others.
+        content = self._path.read_bytes().decode("utf-8", errors="replace")
+        content = _complete_lines(content, self._is_csv)
+        read: Callable[[str], Iterator[tuple[str, Any]]] = _csv_lines if self._is_csv else _json_lines
+        reports = []
+        try:
+            for where, values in read(content):
+                if missing := [name for name in self._layout.fields if name not in values]:
+                    raise ValueError(f"{where} lacks {', '.join(missing)}")
+                reports.append(_study_report(where, values))
+        except (TypeError, ValueError, csv.Error) as error:
+            raise ValueError(
+                f"{self._path}: not {self._layout.name} with the keys {', '.join(self._layout.fields)}, so it "
+                f"can't be resumed ({error})"
+            ) from error
+        return reports
+
+
+def _complete_lines(content: str, is_csv: bool) -> str:
+    """Without half a line at the end, as a killed process leaves it."""
+    content = content[: content.rfind("\n") + 1]
+    # Line ends within quotes end no row of CSV.
+    while is_csv and content.count('"') % 2:
+        content = content[: content.rfind("\n", 0, -1) + 1]
+    return content
+
+
+__all__ = ["GENERATED", "PREDICTED", "ReportFile", "ReportLayout", "matched_reports", "read_reports"]

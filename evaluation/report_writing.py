@@ -1,14 +1,13 @@
 """Reports for many studies, by one process or several: what `mambaxray generate` and `generate_predictions` share.
 
-Images are decoded ahead by worker processes, reports are generated continuously
-(`modeling_mambaxray/continuous_generation.py`), and the processes that `torchrun` started each write a part of the
-studies. Everybody gets all reports in the order of the studies, some at a time, so that they can be put into a file
-while the work goes on.
+Images are decoded ahead by worker processes, reports are generated continuously (`modeling_mambaxray/generation/`), and
+the processes that `torchrun` started each write a part of the studies. Everybody gets all reports in the order of the
+studies, some at a time, so that they can be put into a file while the work goes on.
 """
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -18,26 +17,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import ProcessorMixin
 
-from ..modeling_mambaxray.continuous_generation import generate_continuously, is_sharded
-from ..modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
+from ..modeling_mambaxray.generation.continuous_generation import generate_continuously, is_sharded
+from ..modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline, as_study
+from ..modeling_mambaxray.layers.image_features import Evidence
 from ..processing.pixel_rules import ImageReadError
+from .study_report import StudyReport
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class WrittenReport:
-    """What became of a study.
-
-    Attributes:
-        index: of the study.
-        report: what the model wrote, or None.
-        error: why there is no report: an image that can't be read, or None.
-    """
+class _Outcome:
+    """What became of the study of that index: a report, or the error of an image that can't be read."""
 
     index: int
-    report: str | None
+    report: str | None = None
     error: Exception | None = None
+    evidence: dict[str, Any] | None = None
 
 
 class LostProcessError(RuntimeError):
@@ -46,32 +42,40 @@ class LostProcessError(RuntimeError):
 
 def write_reports(
     pipeline: ImageToTextPipeline,
-    studies: Sequence[Any],
+    studies: Sequence[StudyReport],
     *,
+    rows: Sequence[Any] | None = None,
+    skip_unreadable: bool = False,
     batch_size: int = 8,
     num_workers: int = 0,
     prompt: str | None = None,
+    evidence: bool = False,
     **generate_kwargs: Any,
-) -> Iterator[list[WrittenReport]]:
+) -> Iterator[list[StudyReport]]:
     """Writes a report for every study, each in one process.
 
     With several processes all of them call this with the same arguments.
 
     Args:
         pipeline: of the model, on this process's device.
-        studies: the views of each study, in any form that the processor reads. They are looked up (and decoded) in
-            order, in a worker process when there are any.
+        studies: what to report on.
+        rows: the same studies in the package's schema, or their views, in any form that the processor reads, where
+            the studies do not hold all that the model looks at. They are looked up (and decoded) in order, in a worker
+            process when there are any.
+        skip_unreadable: give a study whose image can't be read its `error` in place of a report, rather than raise.
         batch_size: studies in work at a time, per process.
         num_workers: processes, per process, that read and prepare images ahead.
         prompt: instruction for all studies, in place of the processor's own.
+        evidence: whether to keep what the model gives as evidence, with each report.
         generate_kwargs: arguments of `model.generate`.
 
     Yields:
-        The next reports in the order of the studies, the same in every process; `batch_size` times the number of
+        The next studies with their reports, in order, the same in every process; `batch_size` times the number of
         processes, and fewer at the end.
 
     Raises:
         ValueError: `batch_size` is not positive, or accelerate does not know the processes.
+        ImageReadError, OSError: an image that can't be read, unless `skip_unreadable`.
         LostProcessError: another process has ended.
     """
     if batch_size < 1:
@@ -83,12 +87,26 @@ def write_reports(
     steps = [range(start, min(start + per_step, len(studies))) for start in range(0, len(studies), per_step)]
     shares = [_share(step, state, is_even) for step in steps]
     own = [index for share in shares for index in share]
-    prepared = _PreparedStudies(pipeline.processor, studies, own, prompt)
+    if rows is None:
+        rows = [{"study_id": study.study_id, "images": study.images} for study in studies]
+    prepared = _PreparedStudies(pipeline.processor, rows, own, prompt)
     arguments = pipeline.generation_arguments(**generate_kwargs)
-    written = _in_order(pipeline, prepared, own, batch_size, num_workers, arguments)
+    written = _in_order(pipeline, prepared, own, batch_size, num_workers, arguments, evidence)
     for step, share in zip(steps, shares, strict=True):
         # Each process's share lies behind the one before it, so repeated studies come last.
-        yield _gathered([next(written) for _ in share])[: len(step)]
+        outcomes = _gathered([next(written) for _ in share])[: len(step)]
+        errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+        if errors and not skip_unreadable:
+            raise errors[0]
+        yield [
+            replace(
+                studies[outcome.index],
+                report=outcome.report,
+                error=None if outcome.error is None else str(outcome.error),
+                evidence=outcome.evidence,
+            )
+            for outcome in outcomes
+        ]
 
 
 def process_state() -> PartialState:
@@ -132,7 +150,7 @@ def _share(step: range, state: PartialState, is_even: bool) -> list[int]:
     return studies[state.process_index * length :][:length]
 
 
-def _gathered(own: list[WrittenReport]) -> list[WrittenReport]:
+def _gathered(own: list[_Outcome]) -> list[_Outcome]:
     try:
         return gather_object(own)
     except RuntimeError as error:
@@ -145,10 +163,10 @@ def _gathered(own: list[WrittenReport]) -> list[WrittenReport]:
 class _PreparedStudies(Dataset):
     """What the model takes of each study, or the error of an image that can't be read."""
 
-    def __init__(self, processor: ProcessorMixin, studies: Sequence[Any], indices: Sequence[int], prompt: str | None):
+    def __init__(self, processor: ProcessorMixin, rows: Sequence[Any], indices: Sequence[int], prompt: str | None):
         # Not the pipeline, so that no model is sent to worker processes.
         self._processor = processor
-        self._studies = studies
+        self._rows = rows
         self._indices = indices
         self._prompt = prompt
 
@@ -157,8 +175,8 @@ class _PreparedStudies(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Tensor] | Exception:
         try:
-            views = list(self._studies[self._indices[position]])
-            return dict(self._processor(images=[views], text=self._prompt, return_tensors="pt"))
+            study = as_study(self._rows[self._indices[position]])
+            return dict(self._processor.prepare_studies([study], instruction=self._prompt))
         except (ImageReadError, OSError) as error:
             return error
 
@@ -170,29 +188,37 @@ def _in_order(
     batch_size: int,
     num_workers: int,
     arguments: Mapping[str, Any],
-) -> Iterator[WrittenReport]:
+    with_evidence: bool,
+) -> Iterator[_Outcome]:
     """This process's reports, put back into order: short ones are finished before longer ones that began earlier."""
     readable: list[int] = []
-    done: dict[int, WrittenReport] = {}
+    done: dict[int, _Outcome] = {}
+    evidence: dict[int, dict[str, Any]] = {}
+
+    def keep(number: int, given: list[Evidence]) -> None:
+        evidence[number] = {each.observation: each.to_dict() for each in given}
 
     def inputs() -> Iterator[dict[str, Tensor]]:
         # One study at a time: they are put together where it is known how many there is room for.
         loader = DataLoader(prepared, batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
         for position, study in enumerate(loader):
             if isinstance(study, Exception):
-                done[position] = WrittenReport(indices[position], None, study)
+                done[position] = _Outcome(indices[position], error=study)
             else:
                 readable.append(position)
                 yield study
 
-    generated = generate_continuously(pipeline.model, inputs(), batch_size=batch_size, **arguments)
+    generated = generate_continuously(
+        pipeline.model, inputs(), batch_size=batch_size, on_evidence=keep if with_evidence else None, **arguments
+    )
     for position in range(len(indices)):
         while position not in done:
             # When none is left, reading the images to their end has found that this one is missing.
             number, tokens = next(generated, (None, None))
             if number is not None:
                 (text,) = pipeline.processor.post_process_image_text_to_text([tokens])
-                done[readable[number]] = WrittenReport(indices[readable[number]], text)
+                index = indices[readable[number]]
+                done[readable[number]] = _Outcome(index, text, evidence=evidence.pop(number, None))
         yield done.pop(position)
 
 
@@ -200,4 +226,4 @@ def _unchanged(study: _T) -> _T:
     return study
 
 
-__all__ = ["LostProcessError", "WrittenReport", "in_main_process", "process_state", "write_reports"]
+__all__ = ["LostProcessError", "in_main_process", "process_state", "write_reports"]

@@ -12,7 +12,10 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .configuration.families import Family
 
 # Every Auto class needs this one, and AutoConfig nothing else.
 _AUTO_MODULE = "transformers.models.auto.configuration_auto"
@@ -20,54 +23,33 @@ _PIPELINES_MODULE = "transformers.pipelines"
 _TASK = "image-to-text"
 # What transformers puts in the place of that task.
 _STOCK_TASK = "image-text-to-text"
+# Of either may be modules half loaded that registering needs.
+_FOLLOWED = ("transformers", __package__)
 _logger = logging.getLogger(__name__)
 
 
 def register_auto_classes() -> None:
-    """Registers configurations, models and processors with the Auto classes. Safe to call again."""
-    from transformers import (
-        AutoConfig,
-        AutoImageProcessor,
-        AutoModel,
-        AutoModelForImageTextToText,
-        AutoModelForPreTraining,
-        AutoProcessor,
-        VisionTextDualEncoderProcessor,
-    )
+    """Registers every family's configuration, model and processor with the Auto classes, and from then on each one
+    that `register_family` adds. Safe to call again."""
+    from .configuration.families import call_for_each_family, load_entry_points
 
-    from .configuration.configuration_emrrg import EMRRGConfig
-    from .configuration.configuration_mambaxray import MambaXrayConfig
-    from .configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
-    from .configuration.configuration_mambaxray_pretraining import MambaXrayPreTrainingConfig
-    from .configuration.configuration_vision_mamba import VisionMambaConfig
-    from .modeling_mambaxray.modeling_emrrg import EMRRGForConditionalGeneration
-    from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
-    from .modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
-    from .modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
-    from .modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
-    from .processing.image_processing_mambaxray import MambaXrayImageProcessor
-    from .processing.processing_mambaxray import MambaXrayProcessor
+    call_for_each_family(_register_with_auto_classes)
+    load_entry_points()
 
-    AutoConfig.register("vision_mamba", VisionMambaConfig, exist_ok=True)
-    AutoConfig.register("mambaxray", MambaXrayConfig, exist_ok=True)
-    AutoConfig.register("emrrg", EMRRGConfig, exist_ok=True)
-    AutoConfig.register("mambaxray_pretraining", MambaXrayPreTrainingConfig, exist_ok=True)
-    AutoConfig.register("mambaxray_dual_encoder", MambaXrayDualEncoderConfig, exist_ok=True)
-    AutoModel.register(VisionMambaConfig, VisionMambaModel, exist_ok=True)
-    for auto_class in (AutoModel, AutoModelForImageTextToText):
-        auto_class.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
-        auto_class.register(EMRRGConfig, EMRRGForConditionalGeneration, exist_ok=True)
-    AutoModel.register(MambaXrayDualEncoderConfig, MambaXrayDualEncoder, exist_ok=True)
-    for auto_class in (AutoModel, AutoModelForPreTraining):
-        auto_class.register(MambaXrayPreTrainingConfig, MambaXrayForPreTraining, exist_ok=True)
-    generators = (MambaXrayConfig, EMRRGConfig)
-    for config_class in (VisionMambaConfig, *generators, MambaXrayPreTrainingConfig, MambaXrayDualEncoderConfig):
-        AutoImageProcessor.register(
-            config_class, image_processor_classes={"pil": MambaXrayImageProcessor}, exist_ok=True
-        )
-    for config_class in generators:
-        AutoProcessor.register(config_class, MambaXrayProcessor, exist_ok=True)
-    AutoProcessor.register(MambaXrayDualEncoderConfig, VisionTextDualEncoderProcessor, exist_ok=True)
+
+def _register_with_auto_classes(family: "Family") -> None:
+    import transformers
+
+    from .configuration.families import load
+
+    config_class = family.config_class
+    transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    for name in family.auto_classes:
+        getattr(transformers, name).register(config_class, family.model_class, exist_ok=True)
+    image_processors = {"pil": load(family.image_processor)}
+    transformers.AutoImageProcessor.register(config_class, image_processor_classes=image_processors, exist_ok=True)
+    if family.processor_class is not None:
+        transformers.AutoProcessor.register(config_class, family.processor_class, exist_ok=True)
 
 
 def register_pipeline() -> None:
@@ -96,7 +78,7 @@ def register_pipeline() -> None:
 
         def __new__(cls, model: Any, task: str, **kwargs: Any) -> Any:
             from .configuration.configuration_mambaxray import MambaXrayConfig
-            from .modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
+            from .modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline
 
             if isinstance(model.config, MambaXrayConfig):
                 return ImageToTextPipeline(model=model, task=task, **kwargs)
@@ -134,7 +116,8 @@ class _Loader(importlib.abc.Loader):
     """Loads a module of transformers as usual, and registers when no other one is half loaded.
 
     transformers' modules import each other in circles: modules that ours need can be half loaded at the time when
-    the Auto classes are complete. So registering waits for the end of the outermost import.
+    the Auto classes are complete, and so can the module of ours that asked for them. So registering waits for the end
+    of the outermost import.
     """
 
     def __init__(self, loader: importlib.abc.Loader):
@@ -159,12 +142,12 @@ class _Loader(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Follows the imports of transformers' modules until everything is registered."""
+    """Follows the imports of transformers' modules and of ours until everything is registered."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if not _PENDING or fullname.partition(".")[0] != "transformers":
+        if not _PENDING or fullname.partition(".")[0] not in _FOLLOWED:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(fullname, path, target) for finder in others)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from .generate import Record
+    from .evaluation.study_report import StudyReport
 
 _MODEL_HELP = "The model: its folder, or its name on the Hugging Face Hub."
 
@@ -36,20 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-app.command()(prepare)
-app.command()(evaluate)
-app.command()(compare)
-app.command()(pretrain)
-app.command()(contrast)
-app.command()(finetune)
-app.command()(explain)
-app.command()(convert)
-app.command()(recipes)
-app.command()(push)
-app.command()(card)
-app.command()(tiny)
-app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:
@@ -68,11 +54,24 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE",
+            help="Python module that registers a system of your own, installed or in the working folder. Can be "
+            "repeated.",
+        ),
+    ] = None,
 ) -> None:
-    pass
+    if plugin:
+        from .configuration.families import import_plugins
+
+        try:
+            import_plugins(plugin)
+        except ValueError as error:
+            raise failure(error) from error
 
 
-@app.command()
 def demo(
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the page, the model and the data.")] = Path(
         "demo"
@@ -102,8 +101,8 @@ def demo(
         raise failure(error) from error
 
 
-@app.command()
 def generate(
+    context: typer.Context,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -155,6 +154,14 @@ def generate(
             help="Wordings followed at the same time; more is slower. Default: the model's own, or 1.",
         ),
     ] = None,
+    evidence: Annotated[
+        bool,
+        typer.Option(
+            "--evidence",
+            help="Also write what each report rests on, by observation, where the model's system gives that; needs an "
+            "output of .jsonl.",
+        ),
+    ] = False,
     prompt: PromptOption = None,
     device: DeviceOption = "auto",
     strict: StrictOption = False,
@@ -178,7 +185,9 @@ def generate(
 
     - mambaxray generate studies.csv --model demo/model --output reports.jsonl --resume
     """
-    from .generate import ReportFile, agree, check_output, collect_studies, default_workers, is_main, load_pipeline
+    from .data.output_lock import locked_output
+    from .evaluation.report_files import GENERATED, ReportFile
+    from .generate import agree, check_output, collect_studies, default_workers, is_main, load_pipeline
 
     console = error_console()
     console.quiet = not is_main()
@@ -186,15 +195,19 @@ def generate(
         with console.status("Looking for images and loading the model"):
             if output is not None:
                 check_output(output, overwrite=overwrite, resume=resume)
+                if is_main():
+                    context.with_resource(locked_output(output, is_folder=False))
             elif resume or overwrite:
                 raise ValueError("--resume and --overwrite need --output")
+            if evidence and (output is None or output.suffix.lower() != ".jsonl"):
+                raise ValueError("--evidence needs --output with a name that ends in .jsonl")
             skipped: list[str] = []
             studies = collect_studies(images, on_skip=skipped.append)
             for held in sorted(set(skipped)):
                 console.print(f"not an image, left out: {skipped.count(held)} x {held}")
             total = len(studies)
-            file = None if output is None else ReportFile(output, resume=resume)
-            finished = agree(set() if file is None else file.finished)
+            file = None if output is None else ReportFile(output, GENERATED, resume=resume)
+            finished = agree(set() if file is None else {report.study_id for report in file.kept})
             if finished:
                 studies = [study for study in studies if study.study_id not in finished]
                 console.print(f"{total - len(studies)} of {total} studies have a report in {output} already")
@@ -207,6 +220,7 @@ def generate(
     console.print(SAFETY)
     options = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "prompt": prompt}
     options = {name: value for name, value in options.items() if value is not None}
+    options["evidence"] = evidence
     options["num_workers"] = default_workers(pipeline.device) if workers is None else workers
     failed = _run_batches(studies, pipeline, batch_size, options, file, console)
     where = "" if output is None else f" in {output}"
@@ -216,7 +230,6 @@ def generate(
         raise typer.Exit(1)
 
 
-@app.command()
 def info(
     model: Annotated[
         str | None,
@@ -229,8 +242,9 @@ def info(
     """
     from .info import ModelLoadError, describe_environment, describe_model
 
-    quiet_transformers()
     try:
+        if model is not None:
+            quiet_transformers()
         sections = describe_environment() if model is None else describe_model(model)
     except ModelLoadError as error:
         raise failure(error) from error
@@ -287,7 +301,7 @@ def _run_batches(
     return failed
 
 
-def _hand_out(records: "Sequence[Record]", file: Any, progress: "Progress") -> None:
+def _hand_out(records: "Sequence[StudyReport]", file: Any, progress: "Progress") -> None:
     if file is not None:
         file.write(records)
         return
@@ -296,7 +310,7 @@ def _hand_out(records: "Sequence[Record]", file: Any, progress: "Progress") -> N
     progress.start()
 
 
-def _print_reports(records: "Sequence[Record]") -> None:
+def _print_reports(records: "Sequence[StudyReport]") -> None:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
@@ -306,6 +320,17 @@ def _print_reports(records: "Sequence[Record]") -> None:
         if record.error is None:
             console.print(record.study_id, style="bold", soft_wrap=soft_wrap)
             console.print(f"{record.report}\n", soft_wrap=soft_wrap)
+
+
+# In the order of use, as --help shows them.
+for _command in (
+    *(demo, generate, prepare),
+    *(recipes, pretrain, contrast, finetune),
+    *(evaluate, compare, explain),
+    *(info, convert, card, push, tiny),
+):
+    app.command()(_command)
+app.add_typer(bench_app, name="bench")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import error_console, failure, print_unavailable, quiet_transformers, result_console
+from .console import error_console, failure, print_unavailable, quiet_transformers, refuse_inputs, result_console
 
 if TYPE_CHECKING:
-    from .evaluation.report_files import ReportRow
+    from .evaluation.study_report import StudyReport
 
 _TRAINING_SPLIT = "train"
 _AVERAGES = ("_micro_", "_macro_", "_example_")
@@ -38,6 +39,14 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Which studies of an annotation.json to score.")] = "test",
+    only_present: Annotated[
+        bool,
+        typer.Option(
+            "--only-present",
+            help="Score the studies that PREDICTIONS holds and leave out other references, as for a pilot. Such scores "
+            "can't be compared with those of all studies.",
+        ),
+    ] = False,
     training_reports: Annotated[
         Path | None,
         typer.Option(
@@ -116,10 +125,13 @@ def evaluate(
     """
     console = error_console()
     try:
+        from .data.whole_file import write_whole
         from .evaluation.report_files import matched_reports
         from .evaluation.scoring import evaluate_reports
 
-        rows = matched_reports(predictions, references, split=split)
+        for written in (output, html):
+            refuse_inputs(written, predictions, references, training_reports)
+        rows = matched_reports(predictions, references, split=split, only_present=only_present)
         empty = sum(row.report is None for row in rows)
         if empty:
             console.print(f"{empty} of {len(rows)} studies have no generated report and count as empty ones")
@@ -142,7 +154,7 @@ def evaluate(
         _print_result(result)
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+            write_whole(output, json.dumps(result, indent=1, ensure_ascii=False))
         if html is not None:
             console.print(f"page: {_write_page(html, result, rows)}")
     except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -158,7 +170,7 @@ def load_tokenizer(name: str) -> Any:
 
 
 def _training_reports(file: Path | None, references: Path | None) -> list[str] | None:
-    from .evaluation.report_files import read_report_file
+    from .evaluation.report_files import read_reports
 
     split = _TRAINING_SPLIT
     if file is None:
@@ -167,7 +179,7 @@ def _training_reports(file: Path | None, references: Path | None) -> list[str] |
         file = references
         if split not in json.loads(file.read_text(encoding="utf-8-sig")):
             return None
-    rows = read_report_file(file, split=split)
+    rows = read_reports(file, split=split)
     return [text for row in rows if (text := row.reference or row.report)]
 
 
@@ -204,14 +216,13 @@ def _print_result(result: Mapping[str, Any]) -> None:
     console.print(result["signature"], soft_wrap=True)
 
 
-def _write_page(path: Path, result: Mapping[str, Any], rows: Sequence["ReportRow"]) -> Path:
-    from .evaluation.evaluation_page import write_evaluation_page
-    from .evaluation.page_parts import StudyResult
+def _write_page(path: Path, result: Mapping[str, Any], rows: Sequence["StudyReport"]) -> Path:
+    from .evaluation.pages.evaluation_page import write_evaluation_page
 
     studies = []
     for row in rows:
         images = [image for image in row.images if Path(image).is_file()]
-        studies.append(StudyResult(row.study_id, images, [""] * len(images), row.reference, row.report or ""))
+        studies.append(replace(row, images=images, views=[""] * len(images)))
     rank_by = "ROUGE_L" if "ROUGE_L" in result["per_sample"] else next(iter(result["per_sample"]), None)
     if rank_by is None:
         raise ValueError("--html ranks the studies and needs a metric that single studies have, e.g. --metric ROUGE_L")

@@ -46,7 +46,7 @@ def explain(
     Example: mambaxray explain chest.dcm --model demo/model --output explanation.html
     """
     from .evaluation.attention import explain_report
-    from .evaluation.attention_page import write_attention_page
+    from .evaluation.pages.attention_page import write_attention_page
     from .generate import load_pipeline
 
     console = error_console()

@@ -2,15 +2,16 @@
 
 import json
 import logging
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .configuration.saved_parts import is_local, read_separate_parts, without_earlier_fields
 from .info import first_line
 from .model_card import write_model_card
-from .model_facts import is_local, read_facts
-from .modeling_mambaxray.repository_code import PATIENT_TEXT_FOLDER
+from .model_facts import read_facts
+from .modeling_mambaxray.hub.repository_code import PATIENT_TEXT_FOLDER
+from .modeling_mambaxray.hub.separate_parts import LocalPartError, refuse_local_parts
 
 # What training leaves beside a model: nothing that a user of the model needs, and paths of the machine in it.
 _RUN_FILES = ("checkpoint-*", "runs", "optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args.bin")
@@ -20,7 +21,7 @@ _ADVICE = {
     401: "; log in with `hf auth login`, or give a token that may write",
     403: "; this account may not write there",
 }
-_REFERENCES = {"config.json": "language_model_source", "adapter_config.json": "base_model_name_or_path"}
+_MODEL_FILES = ("config.json", "adapter_config.json")
 """In which files a model names another one that it needs."""
 
 
@@ -32,7 +33,7 @@ def push_folder(
     folder: str | Path,
     repo_id: str,
     *,
-    base_model: str | None = None,
+    base_model: str | Mapping[str, str] | None = None,
     private: bool | None = None,
     revision: str | None = None,
     token: str | None = None,
@@ -47,8 +48,9 @@ def push_folder(
     Args:
         folder: what `save_pretrained` wrote.
         repo_id: `name/model`.
-        base_model: Hub name of the model that this one needs (a language model that was left out, or the model below
-            an adapter), in place of the folder of this machine that it refers to.
+        base_model: Hub name of the model that this one needs (a part that was left out, or the model below an
+            adapter), in place of the folder of this machine that it came from; of several by name, such as
+            `{"language_model": NAME}`.
         private: whether a repository that is made now is private; the account's default when not given.
         revision: branch to push to; `main` when not given.
         token: of the account; the one of `hf auth login` when not given.
@@ -67,11 +69,10 @@ def push_folder(
     from huggingface_hub.errors import HTTPError
 
     folder = Path(folder)
-    if not any((folder / name).is_file() for name in _REFERENCES):
-        raise FileNotFoundError(f"{folder} holds no model: neither {' nor '.join(_REFERENCES)} is in it")
-    if base_model is not None and read_facts(folder).needed_model is None:
-        raise PushError(f"{folder} needs no other model: leave base_model (--base-model) out")
-    changed = {name: _public(folder / name, base_model) for name in _REFERENCES if (folder / name).is_file()}
+    if not any((folder / name).is_file() for name in _MODEL_FILES):
+        raise FileNotFoundError(f"{folder} holds no model: neither {' nor '.join(_MODEL_FILES)} is in it")
+    needed = _needed(folder, base_model)
+    changed = {name: _public(folder / name, needed) for name in _MODEL_FILES if (folder / name).is_file()}
     if b"auto_map" not in b"".join(changed.values()) and "config.json" in changed:
         _logger.warning("%s was saved without its code and loads only where mambaxray is installed", folder)
     write_model_card(folder, base_model=base_model, repo_id=repo_id, examples=examples)
@@ -106,22 +107,34 @@ def _files(folder: Path, include_patient_text: bool) -> Iterator[Path]:
             yield relative
 
 
-def _public(file: Path, base_model: str | None) -> bytes:
-    """A configuration without paths of this machine.
+def _needed(folder: Path, base_model: str | Mapping[str, str] | None) -> dict[str, str]:
+    """The models that the one in the folder needs, none of them in a folder of this machine.
 
     Raises:
-        PushError: it needs a model that is in a folder of this machine.
+        PushError: one is, or `base_model` does not fit.
     """
-    values = json.loads(file.read_text(encoding="utf-8"))
-    key = _REFERENCES[file.name]
-    source = values.get(key)
-    if source is not None and base_model is not None:
-        values[key] = base_model
-    elif source is not None and is_local(source):
+    try:
+        needed = read_facts(folder).needed_models(base_model)
+        refuse_local_parts(needed)
+    except LocalPartError as error:
         raise PushError(
-            f"{file}: the model needs the one in {source}, which is a folder of this machine that nobody else can "
-            "load. Give base_model=NAME (--base-model NAME) with its name on the Hub"
-        )
+            f"{folder}: {error}, or give base_model=NAME (--base-model NAME) where the same model is on the Hub"
+        ) from error
+    except ValueError as error:
+        raise PushError(f"{folder}: {error}") from error
+    return needed
+
+
+def _public(file: Path, needed: Mapping[str, str]) -> bytes:
+    """A configuration without paths of this machine, which names the needed models by their names on the Hub."""
+    values = json.loads(file.read_text(encoding="utf-8"))
+    if "base_model_name_or_path" in values:
+        values["base_model_name_or_path"] = needed.get("base model")
+    elif parts := read_separate_parts(values):
+        values = without_earlier_fields(values) | {"separate_parts": parts}
+        for part, entry in parts.items():
+            if entry["source"] != needed[part]:
+                entry |= {"source": needed[part], "revision": None}
     _forget_paths(values)
     return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
@@ -130,7 +143,7 @@ def _forget_paths(values: dict[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, dict):
             _forget_paths(value)
-        elif key == "_name_or_path" and isinstance(value, str) and os.path.isabs(value):
+        elif key == "_name_or_path" and isinstance(value, str) and is_local(value):
             values[key] = ""
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from .configuration.saved_parts import is_local, read_separate_parts
 from .data.prepared import CARD_FILE as DATA_CARD_FILE
+from .modeling_mambaxray.hub.separate_parts import read_local_parts
 from .train.run_folder import ENVIRONMENT_FILE, RECIPE_FILE, RESULT_FILE
 
 SCORES_FILE = "scores.json"
@@ -36,6 +38,7 @@ class ModelFacts:
         data: the data set's card, as `mambaxray prepare` wrote it; for phantoms the same keys.
         scores: what `evaluate_reports` returned for its reports.
         saved_parameters: how many numbers its weight files hold.
+        local_parts: from which folders of this machine the parts came that it leaves out, by name.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -46,21 +49,44 @@ class ModelFacts:
     data: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
     saved_parameters: int = 0
+    local_parts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def agreement(self) -> str | None:
         """The agreement that binds who has had the training data; None when none is known."""
         return _AGREEMENTS.get(str(self.data.get("data_set", "")))
 
-    @property
-    def needed_model(self) -> str | None:
-        """The other model without which this one can't be loaded."""
-        return self.adapter.get("base_model_name_or_path") or self.config.get("language_model_source")
+    def needed_models(self, base_model: str | Mapping[str, str] | None = None) -> dict[str, str]:
+        """The other models without which this one can't be loaded: what each is to it, and its name or folder.
 
+        Args:
+            base_model: names on the Hub in place of those that are noted, by what the models are to this one; or the
+                one name that is needed: of the only such model, or of the only one from a folder of this machine.
 
-def is_local(model: str) -> bool:
-    """Whether a model is named by a folder of this machine and not by its name on the Hub."""
-    return os.path.isabs(model) or os.path.isdir(model)
+        Raises:
+            ValueError: `base_model` names one that is not needed, or leaves open which one it is.
+        """
+        needed = {
+            part: entry.get("source") or self.local_parts.get(part) or "a folder that is not known here"
+            for part, entry in read_separate_parts(self.config).items()
+        }
+        if base := self.adapter.get("base_model_name_or_path"):
+            needed["base model"] = base
+        if base_model is None:
+            return needed
+        if not needed:
+            raise ValueError("the model needs no other model: leave base_model (--base-model) out")
+        if isinstance(base_model, str):
+            local = [name for name, source in needed.items() if is_local(source)]
+            names = list(needed) if len(needed) == 1 else local
+            if len(names) != 1:
+                raise ValueError(
+                    f"the model needs several others: give base_model by name, {{part: NAME}}, for {needed}"
+                )
+            base_model = {names[0]: base_model}
+        if unknown := sorted(base_model.keys() - needed.keys()):
+            raise ValueError(f"the model does not need {', '.join(unknown)}; it needs its {', '.join(needed)}")
+        return needed | dict(base_model)
 
 
 def read_facts(folder: str | Path, scores: str | Path | None = None) -> ModelFacts:
@@ -77,6 +103,8 @@ def read_facts(folder: str | Path, scores: str | Path | None = None) -> ModelFac
     """
     folder = Path(folder)
     config, adapter = (_read_json(folder / name) for name in ("config.json", "adapter_config.json"))
+    if adapter.get("base_model_name_or_path"):
+        adapter["base_model_name_or_path"] = _locate(adapter["base_model_name_or_path"], folder)
     if not config and not adapter:
         raise FileNotFoundError(f"{folder} holds no model: neither config.json nor adapter_config.json is in it")
     run = folder.resolve().parent
@@ -101,7 +129,15 @@ def read_facts(folder: str | Path, scores: str | Path | None = None) -> ModelFac
         _read_data(recipe.get("data", {})),
         scored,
         sum(_count_parameters(file) for file in folder.glob("*.safetensors")),
+        read_local_parts(folder),
     )
+
+
+def _locate(model: str, folder: Path) -> str:
+    """The absolute path of a model that is in a folder of this machine, which may have been noted relative to one above
+    that of its adapter; other names as they are."""
+    above = [Path.cwd(), *folder.resolve().parents]
+    return next((str(path / model) for path in above if (path / model).is_dir()), model)
 
 
 def _count_parameters(file: Path) -> int:
@@ -139,4 +175,4 @@ def without_paths(values: Any) -> Any:
     return Path(values).name if isinstance(values, str) and os.path.isabs(values) else values
 
 
-__all__ = ["SCORES_FILE", "ModelFacts", "is_local", "read_facts", "without_paths"]
+__all__ = ["SCORES_FILE", "ModelFacts", "read_facts", "without_paths"]

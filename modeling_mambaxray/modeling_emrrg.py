@@ -1,27 +1,29 @@
 """EMRRG: the report generator with hybrid decoder layers, which attend to the visual tokens beside their own."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..configuration.configuration_emrrg import EMRRGConfig
-from .hybrid_attention import (
+from .layers.hybrid_attention import (
     CrossAttentionInputs,
     CrossAttentionStates,
     HybridCrossAttention,
     TokenGate,
     make_hybrid,
+    with_shared_weights,
 )
+from .layers.image_features import ImageFeatures
 from .modeling_mambaxray import MambaXrayForConditionalGeneration
 
 
 @dataclass
-class EMRRGImageFeatures(BaseModelOutputWithPooling):
+class EMRRGImageFeatures(ImageFeatures):
     """Image features, and what the hybrid layers made of them.
 
     Attributes:
@@ -54,16 +56,13 @@ class EMRRGForConditionalGeneration(MambaXrayForConditionalGeneration):
 
     @classmethod
     def from_encoder_decoder_pretrained(
-        cls,
-        vision_encoder: str | PreTrainedModel,
-        language_model: str | PreTrainedModel,
-        **kwargs: Any,
-    ) -> "EMRRGForConditionalGeneration":
+        cls, vision_encoder: str | PreTrainedModel, language_model: str | PreTrainedModel, **kwargs: Any
+    ) -> Self:
         """As in the base class, with the fields of `EMRRGConfig` among the arguments; the cross-attention starts fresh
-        and adds nothing yet."""
-        model = super().from_encoder_decoder_pretrained(vision_encoder, language_model, **kwargs)
-        make_hybrid(model.language_model, model.config.hybrid_layers)
-        return model
+        and adds nothing yet. A language model that is given as such is not changed; its weights are shared."""
+        if isinstance(language_model, PreTrainedModel):
+            language_model = with_shared_weights(language_model)
+        return super().from_encoder_decoder_pretrained(vision_encoder, language_model, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -72,23 +71,28 @@ class EMRRGForConditionalGeneration(MambaXrayForConditionalGeneration):
             # What starts at zero keeps the gate closed until something is learned.
             init.zeros_(module.weight if module.warm_up is None else module.warm_up)
 
-    def get_image_features(
-        self, pixel_values: Tensor, view_mask: Tensor | None = None, **kwargs: Any
-    ) -> EMRRGImageFeatures:
+    @classmethod
+    def for_released_weights(
+        cls, weights: Mapping[str, Tensor]
+    ) -> tuple[type[MambaXrayForConditionalGeneration], dict[str, Any]]:
+        """Without hybrid layers, as after partial LoRA alone, it is the base class."""
+        layers = sorted({int(name.split(".")[2]) for name in weights if name.startswith("cross_attention.")})
+        return (cls, {"hybrid_layers": layers}) if layers else (MambaXrayForConditionalGeneration, {})
+
+    def fuse(self, visual_tokens: Tensor, **study_inputs: Tensor) -> EMRRGImageFeatures:
         """As in the base class, with the keys and values of the hybrid layers, which are computed here and only here:
         once per study."""
-        features = super().get_image_features(pixel_values, view_mask, **kwargs)
-        states = self._cross_attention_states(features.pooler_output)
-        return EMRRGImageFeatures(**features, cross_attention_states=states)
+        features = super().fuse(visual_tokens, **study_inputs)
+        return EMRRGImageFeatures(
+            **features, cross_attention_states=self._cross_attention_states(features.pooler_output)
+        )
 
     def _cross_attention_states(self, image_embeds: list[Tensor]) -> dict[int, CrossAttentionStates]:
         layers = self.get_decoder().layers
         norms = {index: layers[index].input_layernorm for index in self.config.hybrid_layers}
         return self.cross_attention(torch.stack(image_embeds), norms)
 
-    def decoder_arguments(
-        self, input_ids: Tensor | None, image_features: BaseModelOutputWithPooling | None
-    ) -> dict[str, Any]:
+    def extra_decoder_inputs(self, input_ids: Tensor | None, image_features: ImageFeatures | None) -> dict[str, Any]:
         if image_features is None:
             return {}
         if input_ids is None:

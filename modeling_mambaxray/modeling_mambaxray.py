@@ -1,13 +1,16 @@
 """The report generator: views, vision encoder, projection, image embeddings in a prompt, causal language model.
 
-The base class of the package's systems. What a system may override: `get_image_features` (it adds image tokens, and
-says so in its configuration's `num_image_tokens`), and `decoder_arguments` (its decoder's layers are changed).
+The base classes of the package's systems. What a system may override or declare, from here or from outside the package:
+`encode_images` (per view), `fuse` (visual tokens to image embeddings, with losses and evidence), `study_inputs` (what
+else a study hands the model), `extra_decoder_inputs` (its decoder's layers are changed), `separate_parts`, and in its
+configuration `num_image_tokens` and `loss_names`. `docs/adding_a_system.md` shows each.
 """
 
 import inspect
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +22,47 @@ from transformers.generation import (
     RepetitionPenaltyLogitsProcessor,
     SuppressTokensLogitsProcessor,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import ModelOutput
 from transformers.utils.deprecation import deprecate_kwarg
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
-from .pipeline_image_to_text import ImageToTextPipeline
-from .repository_code import ModelCodeMixin
-from .separate_language_model import LanguageModelReference, SeparateLanguageModelMixin
-from .vision_encoder import FrozenVisionEncoderMixin, encode_views, load_vision_encoder
+from ..configuration.study_inputs import StudyInputs
+from .generation.pipeline_image_to_text import ImageToTextPipeline
+from .hub.given_parts import build_around, given_part
+from .hub.private_memory import PrivateMemoryMixin
+from .hub.repository_code import ModelCodeMixin
+from .hub.separate_parts import PartReference, SeparatePartsMixin
+from .hub.vision_encoder import load_vision_encoder
+from .layers.image_features import Evidence, ImageFeatures
+from .layers.views import FrozenVisionEncoderMixin, encode_images, mean_over_views, present_views
+
+DEFAULT_MAX_NEW_TOKENS = 256
+"""Longest report of a new model whose language model's generation settings name no length; transformers' own default
+would cut it after 20 tokens."""
+
+
+@dataclass
+class MambaXrayModelOutput(ModelOutput):
+    """Output of `MambaXrayModel`.
+
+    Attributes:
+        last_hidden_state: `(batch, sequence, llm_hidden)`, what the decoder's head is applied to.
+        cache: the decoder's cache of keys and values.
+        hidden_states: the decoder's hidden states, when asked for.
+        attentions: the decoder's attention weights, when asked for.
+        image_hidden_states: image embeddings `(batch, image_tokens, llm_hidden)`, when an image was encoded.
+        losses: what `fuse` gave, by name and not weighted.
+        evidence: what `fuse` gave.
+    """
+
+    last_hidden_state: Tensor | None = None
+    cache: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    image_hidden_states: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    evidence: list[list[Evidence]] | None = None
 
 
 @dataclass
@@ -35,12 +70,15 @@ class MambaXrayOutput(ModelOutput):
     """Output of `MambaXrayForConditionalGeneration`.
 
     Attributes:
-        loss: scalar; mean over supervised tokens, when labels were given.
+        loss: scalar, the sum of the losses times their weights, when there are any.
         logits: `(batch, sequence, vocabulary)`, or the last positions when `logits_to_keep` was given.
         cache: the decoder's cache of keys and values.
         hidden_states: the decoder's hidden states, when asked for.
         attentions: the decoder's attention weights, when asked for.
         image_hidden_states: image embeddings `(batch, image_tokens, llm_hidden)`, when an image was encoded.
+        losses: each loss by its name, not weighted: `"report"`, the mean over supervised tokens, when labels were
+            given, and what `fuse` gave.
+        evidence: what `fuse` gave.
     """
 
     loss: Tensor | None = None
@@ -49,6 +87,8 @@ class MambaXrayOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     image_hidden_states: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    evidence: list[list[Evidence]] | None = None
 
 
 class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
@@ -62,7 +102,13 @@ class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
+    _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    def post_init(self) -> None:
+        # A subclass may have added parameters of the model itself since the last time, in its base's `__init__`.
+        self._is_hf_initialized = False
+        super().post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -75,86 +121,32 @@ class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
             init.zeros_(module.bias)
 
 
-class MambaXrayForConditionalGeneration(
-    FrozenVisionEncoderMixin, SeparateLanguageModelMixin, MambaXrayPreTrainedModel, GenerationMixin
-):
-    """Writes a report for a study of one or several chest X-ray views.
+class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
+    """The report generator without its decoder's head.
 
-    Any `AutoModel` vision encoder and any attention-based `AutoModelForCausalLM` decoder fit, so MambaXray-VL
-    (vision Mamba + Llama-2) and R2GenGPT (Swin + Llama-2) are configurations of this class.
-
-    A pre-trained language model that is frozen is not saved with the model, which then refers to where it came from
-    (`separate_language_model.py`).
+    What `MambaXrayForConditionalGeneration.base_model` gives, over the generator's own modules. Made by itself it holds
+    a decoder's body (`AutoModel`), as servers want it.
 
     Attributes:
-        supports_continuous_generation: whether the decoder's cache alone carries a study from one token to the next,
-            so that studies may come and go (`continuous_generation.py`). A system that keeps more says False.
-
-    Source: CXPMRG-Bench (MambaXray-VL), stage 3.
+        study_inputs: what a study hands the model beside images and token ids, by name; the processor of the same
+            system declares the same.
     """
 
-    supports_continuous_generation = True
-    repository_pipelines = {"image-to-text": (ImageToTextPipeline, "AutoModelForImageTextToText")}
+    study_inputs: ClassVar[StudyInputs] = {}
+    _decoder_class: ClassVar[type] = AutoModel
 
     def __init__(self, config: MambaXrayConfig):
         super().__init__(config)
-        self.vision_encoder = AutoModel.from_config(config.vision_config)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.vision_encoder = given_part(self, "vision_encoder") or AutoModel.from_config(config.vision_config)
+        decoder = given_part(self, "language_model")
+        self.language_model = decoder or self._decoder_class.from_config(config.text_config)
         llm_hidden = self.language_model.get_input_embeddings().embedding_dim
         self.projector = nn.Linear(config.vision_config.hidden_size, llm_hidden)
         self.layer_norm = nn.LayerNorm(llm_hidden, eps=config.projector_layer_norm_eps)
         decoder_arguments = inspect.signature(self.language_model.forward).parameters
         self._decoder_takes_positions = "position_ids" in decoder_arguments
+        self._decoder_arguments = frozenset(decoder_arguments) | TransformersKwargs.__optional_keys__ | {"return_dict"}
         self.post_init()
-
-    @classmethod
-    def from_encoder_decoder_pretrained(
-        cls,
-        vision_encoder: str | PreTrainedModel,
-        language_model: str | PreTrainedModel,
-        *,
-        image_token_id: int | None = None,
-        vision_kwargs: dict[str, Any] | None = None,
-        text_kwargs: dict[str, Any] | None = None,
-        **config_kwargs: Any,
-    ) -> "MambaXrayForConditionalGeneration":
-        """Puts a pre-trained vision encoder and a pre-trained language model together; the projection starts fresh.
-
-        Args:
-            vision_encoder: folder or Hub id of any `AutoModel` vision encoder, or of what an earlier stage saved (see
-                `load_vision_encoder`), or such a model.
-            language_model: folder or Hub id of any attention-based `AutoModelForCausalLM`, or such a model.
-            image_token_id: id of the image placeholder; by default the first id behind the vocabulary.
-            vision_kwargs: passed to `load_vision_encoder` (`revision`, `image_size`, …).
-            text_kwargs: passed to the decoder's `from_pretrained` (`revision`, `dtype`, …).
-            config_kwargs: passed to `MambaXrayConfig`.
-        """
-        encoder, decoder = vision_encoder, language_model
-        if not isinstance(encoder, PreTrainedModel):
-            encoder = load_vision_encoder(vision_encoder, **(vision_kwargs or {}))
-        if not isinstance(decoder, PreTrainedModel):
-            decoder = AutoModelForCausalLM.from_pretrained(language_model, **(text_kwargs or {}))
-        if image_token_id is None:
-            image_token_id = decoder.get_input_embeddings().num_embeddings
-        config = cls.config_class(
-            vision_config=encoder.config,
-            text_config=decoder.config,
-            image_token_id=image_token_id,
-            **config_kwargs,
-        )
-        with torch.device("meta"):
-            model = cls(config)
-        model.vision_encoder, model.language_model = encoder, decoder
-        for part in model.children():
-            if part not in (encoder, decoder):
-                part.to_empty(device=decoder.device)
-                part.apply(model._init_weights)
-        model.generation_config = GenerationConfig.from_dict(decoder.generation_config.to_dict())
-        if isinstance(language_model, str | os.PathLike):
-            model.language_model_reference = LanguageModelReference.of(
-                decoder, str(language_model), (text_kwargs or {}).get("revision")
-            )
-        return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -162,14 +154,17 @@ class MambaXrayForConditionalGeneration(
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> nn.Module:
-        return self.language_model.get_output_embeddings()
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.language_model.set_output_embeddings(new_embeddings)
-
     def get_decoder(self, modality: str | None = None) -> nn.Module:
         return self.language_model.get_decoder() if modality is None else super().get_decoder(modality)
+
+    def _decoder_body(self) -> nn.Module:
+        """The decoder without its head."""
+        return self.language_model
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Visual tokens `(images, tokens, vision_hidden)` of images `(images, channels, height, width)`, each view by
+        itself; `encode_views` puts them together."""
+        return encode_images(self.vision_encoder, images)
 
     def encode_views(self, pixel_values: Tensor, view_mask: Tensor | None = None) -> Tensor:
         """Visual tokens of each study, the mean over its present views.
@@ -184,26 +179,74 @@ class MambaXrayForConditionalGeneration(
         Raises:
             ValueError: the shapes do not fit, or a study has no view at all.
         """
-        return encode_views(self.vision_encoder, pixel_values, view_mask)
+        images, views_per_study = present_views(pixel_values, view_mask)
+        return mean_over_views(self.encode_images(images), views_per_study)
 
     def project_visual_tokens(self, visual_tokens: Tensor) -> Tensor:
         """From visual tokens `(batch, tokens, vision_hidden)` to the decoder's space `(batch, tokens, llm_hidden)`."""
-        return self.layer_norm(self.projector(visual_tokens))
+        return self.layer_norm(self.projector(visual_tokens.to(self.projector.weight.dtype)))
 
-    def get_image_features(
-        self, pixel_values: Tensor, view_mask: Tensor | None = None, **kwargs: Any
-    ) -> BaseModelOutputWithPooling:
-        """What takes the place of the prompt's placeholders.
+    def fuse(self, visual_tokens: Tensor, **study_inputs: Tensor) -> ImageFeatures:
+        """What stands in the prompt for a study. A system overrides it to add tokens, losses and evidence.
 
-        Arguments as in `encode_views`.
+        Args:
+            visual_tokens: `(batch, tokens, vision_hidden)`.
+            study_inputs: those of `self.study_inputs` that were given, `(batch, …)`.
 
         Returns:
-            `last_hidden_state`, the visual tokens `(batch, tokens, vision_hidden)`, and `pooler_output`, a list of
-            one `(image_tokens, llm_hidden)` tensor per study (the form in which `generate` repeats them per beam).
+            `embeddings` `(batch, config.num_image_tokens, llm_hidden)`, `losses` and `evidence`.
         """
-        visual_tokens = self.encode_views(pixel_values, view_mask)
-        image_embeds = self.project_visual_tokens(visual_tokens)
-        return BaseModelOutputWithPooling(last_hidden_state=visual_tokens, pooler_output=list(image_embeds))
+        return ImageFeatures(self.project_visual_tokens(visual_tokens))
+
+    def get_image_features(
+        self,
+        pixel_values: Tensor | None = None,
+        view_mask: Tensor | None = None,
+        *,
+        pixel_attention_mask: Tensor | None = None,
+        visual_tokens: Tensor | None = None,
+        return_dict: bool = True,
+        **study_inputs: Tensor,
+    ) -> ImageFeatures:
+        """What takes the place of the prompt's placeholders: encodes the views, and fuses them with all else.
+
+        Args:
+            pixel_values: as in `encode_views`.
+            view_mask: as in `encode_views`.
+            pixel_attention_mask: another name of `view_mask`, the one under which TRL carries it.
+            visual_tokens: `(batch, tokens, vision_hidden)` of studies that were encoded before, instead of
+                `pixel_values`.
+            return_dict: always True.
+            study_inputs: those of `self.study_inputs`.
+
+        Raises:
+            TypeError: an argument that the system does not take.
+            ValueError: inputs contradict each other or do not fit the model.
+        """
+        self._check_study_inputs(study_inputs)
+        if (pixel_values is None) == (visual_tokens is None):
+            raise ValueError("give exactly one of pixel_values and visual_tokens")
+        if visual_tokens is None:
+            visual_tokens = self.encode_views(pixel_values, _one_mask(view_mask, pixel_attention_mask))
+        features = self.fuse(visual_tokens, **study_inputs)
+        features.last_hidden_state = visual_tokens
+        return features
+
+    def _check_study_inputs(self, values: Mapping[str, Any]) -> None:
+        if unknown := sorted(values.keys() - self.study_inputs.keys()):
+            raise TypeError(_unexpected(type(self).__name__, unknown, [*self.study_inputs]))
+        for name, declared in self.study_inputs.items():
+            value = values.get(name)
+            if value is None:
+                if declared.required and not declared.for_training_only:
+                    raise ValueError(f"{type(self).__name__} needs {name} of every study")
+                continue
+            fits = value.ndim == len(declared.shape) + 1 and all(
+                axis is None or axis == size for axis, size in zip(declared.shape, value.shape[1:], strict=True)
+            )
+            if not fits:
+                expected = ", ".join("…" if axis is None else str(axis) for axis in declared.shape)
+                raise ValueError(f"{name} must be (batch, {expected}), got {tuple(value.shape)}")
 
     def merge_image_features(self, input_ids: Tensor, image_embeds: Tensor | None) -> Tensor:
         """Token embeddings `(batch, sequence, llm_hidden)` with image embeddings in place of the placeholders.
@@ -226,9 +269,7 @@ class MambaXrayForConditionalGeneration(
             self._check_placeholders(is_image, image_embeds)
         return embeds.masked_scatter(is_image.unsqueeze(-1), image_embeds.to(embeds))
 
-    def decoder_arguments(
-        self, input_ids: Tensor | None, image_features: BaseModelOutputWithPooling | None
-    ) -> dict[str, Any]:
+    def extra_decoder_inputs(self, input_ids: Tensor | None, image_features: ImageFeatures | None) -> dict[str, Any]:
         """What the decoder is called with beside the usual; nothing, but for systems that have changed its layers.
 
         Args:
@@ -248,6 +289,201 @@ class MambaXrayForConditionalGeneration(
                 f"num_image_tokens={self.config.num_image_tokens}"
             )
 
+    def _prepare_decoder(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: Cache | None,
+        mm_encoder_outputs: Mapping[str, ImageFeatures] | None,
+        images: dict[str, Any],
+        kwargs: dict[str, Any],
+    ) -> tuple[dict[str, Any], ImageFeatures | None]:
+        """What the decoder is called with, and what the images became.
+
+        Args:
+            images: `get_image_features`' own arguments, None where not given.
+            kwargs: whatever else `forward` was called with.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        images = {name: value for name, value in images.items() if value is not None}
+        study_inputs = {name: kwargs.pop(name) for name in self.study_inputs if name in kwargs}
+        study_inputs = {name: value for name, value in study_inputs.items() if value is not None}
+        if unknown := sorted(kwargs.keys() - self._decoder_arguments - {"cross_attention"}):
+            raise TypeError(_unexpected(type(self).__name__, unknown, [*_IMAGE_ARGUMENTS, *self.study_inputs]))
+        features = (mm_encoder_outputs or {}).get("image")
+        if "pixel_values" in images or "visual_tokens" in images:
+            if features is not None:
+                raise ValueError("give pixel_values or mm_encoder_outputs, not both")
+            features = self.get_image_features(**images, **study_inputs)
+        image_embeds = None if features is None else torch.stack(list(features.pooler_output))
+        if inputs_embeds is None:
+            inputs_embeds = self.merge_image_features(input_ids, image_embeds)
+        if position_ids is None and cache is None and attention_mask is not None:
+            left_padding = (attention_mask != 0).int().argmax(dim=-1, keepdim=True)
+            positions = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
+            position_ids = (positions - left_padding).clamp(min=0)
+        inputs = {
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "cache": cache,
+            "return_dict": True,
+            **({"position_ids": position_ids} if self._decoder_takes_positions else {}),
+            **self.extra_decoder_inputs(input_ids, features),
+        }
+        return kwargs | inputs, features
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        view_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        pixel_attention_mask: Tensor | None = None,
+        visual_tokens: Tensor | None = None,
+        mm_encoder_outputs: dict[str, ImageFeatures] | None = None,
+        **kwargs: Any,
+    ) -> MambaXrayModelOutput:
+        """The decoder's last hidden states. Arguments and errors as in `MambaXrayForConditionalGeneration.forward`."""
+        images = {
+            "pixel_values": pixel_values,
+            "view_mask": view_mask,
+            "pixel_attention_mask": pixel_attention_mask,
+            "visual_tokens": visual_tokens,
+        }
+        inputs, features = self._prepare_decoder(
+            input_ids, inputs_embeds, attention_mask, position_ids, cache, mm_encoder_outputs, images, kwargs
+        )
+        outputs = self._decoder_body()(use_cache=use_cache, **inputs)
+        return MambaXrayModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            cache=outputs.get("cache"),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=None if features is None else torch.stack(list(features.pooler_output)),
+            losses=None if features is None else features.losses,
+            evidence=None if features is None else features.evidence,
+        )
+
+
+class _WithoutHead(MambaXrayModel):
+    """A generator's `base_model`: the generator's modules and seams, without the head. It holds nothing of its own."""
+
+    def __init__(self, generator: "MambaXrayForConditionalGeneration"):
+        nn.Module.__init__(self)
+        self.config = generator.config
+        self.study_inputs = generator.study_inputs
+        self._parameters = dict(generator._parameters)
+        self._buffers = dict(generator._buffers)
+        self._modules = generator._modules | {"language_model": generator._decoder_body()}
+        # Not a module of this one, which would be a circle.
+        vars(self)["_generator"] = generator
+
+    def forward(self, *args: Any, **kwargs: Any) -> MambaXrayModelOutput:
+        return MambaXrayModel.forward(self._generator, *args, **kwargs)
+
+    def get_image_features(self, *args: Any, **kwargs: Any) -> ImageFeatures:
+        return self._generator.get_image_features(*args, **kwargs)
+
+
+class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, MambaXrayModel, GenerationMixin):
+    """Writes a report for a study of one or several chest X-ray views.
+
+    Any `AutoModel` vision encoder and any attention-based `AutoModelForCausalLM` decoder fit, so MambaXray-VL
+    (vision Mamba + Llama-2) and R2GenGPT (Swin + Llama-2) are configurations of this class.
+
+    A pre-trained language model that is frozen is not saved with the model, which then refers to where it came from
+    (`separate_parts.py`).
+
+    The decoder is kept whole, so that its logits are its own, whatever its head does (soft caps, scales, biases);
+    `base_model` is a view of the same modules that stops before the head.
+
+    Attributes:
+        supports_continuous_generation: whether the decoder's cache alone carries a study from one token to the next,
+            so that studies may come and go (`continuous_generation.py`). A system that keeps more says False.
+
+    Source: CXPMRG-Bench (MambaXray-VL), stage 3.
+    """
+
+    supports_continuous_generation = True
+    repository_pipelines = {"image-to-text": (ImageToTextPipeline, "AutoModelForImageTextToText")}
+    _decoder_class = AutoModelForCausalLM
+
+    @classmethod
+    def from_encoder_decoder_pretrained(
+        cls,
+        vision_encoder: str | PreTrainedModel,
+        language_model: str | PreTrainedModel,
+        *,
+        image_token_id: int | None = None,
+        vision_kwargs: dict[str, Any] | None = None,
+        text_kwargs: dict[str, Any] | None = None,
+        **config_kwargs: Any,
+    ) -> Self:
+        """Puts a pre-trained vision encoder and a pre-trained language model together; all else starts fresh, in
+        float32. Each part keeps its dtype.
+
+        Args:
+            vision_encoder: folder or Hub id of any `AutoModel` vision encoder, or of what an earlier stage saved (see
+                `load_vision_encoder`), or such a model.
+            language_model: folder or Hub id of any attention-based `AutoModelForCausalLM`, or such a model.
+            image_token_id: id of the image placeholder; by default the first id behind the vocabulary.
+            vision_kwargs: passed to `load_vision_encoder` (`revision`, `image_size`, …).
+            text_kwargs: passed to the decoder's `from_pretrained` (`revision`, `dtype`, …).
+            config_kwargs: passed to the configuration.
+        """
+        encoder, decoder = vision_encoder, language_model
+        if not isinstance(encoder, PreTrainedModel):
+            encoder = load_vision_encoder(vision_encoder, **(vision_kwargs or {}))
+        if not isinstance(decoder, PreTrainedModel):
+            decoder = AutoModelForCausalLM.from_pretrained(language_model, **(text_kwargs or {}))
+        if image_token_id is None:
+            image_token_id = decoder.get_input_embeddings().num_embeddings
+        config = cls.config_class(
+            vision_config=encoder.config,
+            text_config=decoder.config,
+            image_token_id=image_token_id,
+            **config_kwargs,
+        )
+        model = build_around(cls, config, {"vision_encoder": encoder, "language_model": decoder}, decoder.device)
+        generation_config = GenerationConfig.from_dict(decoder.generation_config.to_dict())
+        if generation_config.max_new_tokens is None and generation_config.max_length in (None, 20):
+            generation_config.max_new_tokens = DEFAULT_MAX_NEW_TOKENS
+        model.generation_config = generation_config
+        if isinstance(language_model, str | os.PathLike):
+            model.language_model_reference = PartReference.of(
+                decoder, str(language_model), (text_kwargs or {}).get("revision")
+            )
+        return model
+
+    @classmethod
+    def for_released_weights(cls, weights: Mapping[str, Tensor]) -> tuple[type[Self], dict[str, Any]]:
+        """Which class a released checkpoint of this family is for, and the fields of its configuration that the
+        weights, under our names, tell."""
+        return cls, {}
+
+    @property
+    def base_model(self) -> MambaXrayModel:
+        """The same model without the decoder's head: called with the same inputs, it gives `last_hidden_state`, to
+        which `get_output_embeddings()` and the decoder's soft caps and scales apply."""
+        return _WithoutHead(self)
+
+    def _decoder_body(self) -> nn.Module:
+        return self.language_model.base_model
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.language_model.set_output_embeddings(new_embeddings)
+
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
@@ -262,7 +498,9 @@ class MambaXrayForConditionalGeneration(
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        pixel_attention_mask: Tensor | None = None,
+        visual_tokens: Tensor | None = None,
+        mm_encoder_outputs: dict[str, ImageFeatures] | None = None,
         **kwargs: Any,
     ) -> MambaXrayOutput:
         """Next-token logits, and the loss when labels are given.
@@ -277,56 +515,108 @@ class MambaXrayForConditionalGeneration(
             inputs_embeds: `(batch, sequence, llm_hidden)` in place of `input_ids`, images already merged.
             labels: `(batch, sequence)`, -100 where nothing is to be learned.
             use_cache: whether to return the cache.
-            logits_to_keep: compute logits for the last so many positions only (0: for all).
+            logits_to_keep: compute logits for the last `logits_to_keep` positions only (0: for all), and the loss
+                from these; or the positions themselves, without a loss.
+            pixel_attention_mask: another name of `view_mask`, the one under which TRL carries it.
+            visual_tokens: `(batch, tokens, vision_hidden)` of studies that were encoded before, instead of
+                `pixel_values`.
             mm_encoder_outputs: `{"image": get_image_features(...)}`, to encode images once and use them often.
-            kwargs: passed to the decoder and to the loss (`output_hidden_states`, `num_items_in_batch`, …).
+            kwargs: the system's `study_inputs`, and what the decoder, its attention and the loss take
+                (`output_hidden_states`, `num_items_in_batch`, …).
 
         Raises:
+            TypeError: an argument that none of them takes.
             ValueError: inputs contradict each other or do not fit the model.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        image_features = (mm_encoder_outputs or {}).get("image")
-        if pixel_values is not None:
-            if image_features is not None:
-                raise ValueError("give pixel_values or mm_encoder_outputs, not both")
-            image_features = self.get_image_features(pixel_values, view_mask)
-        image_embeds = None if image_features is None else torch.stack(list(image_features.pooler_output))
-        if inputs_embeds is None:
-            inputs_embeds = self.merge_image_features(input_ids, image_embeds)
-        if position_ids is None and cache is None and attention_mask is not None:
-            left_padding = (attention_mask != 0).int().argmax(dim=-1, keepdim=True)
-            positions = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
-            position_ids = (positions - left_padding).clamp(min=0)
-        if self._decoder_takes_positions:
-            kwargs["position_ids"] = position_ids
+        images = {
+            "pixel_values": pixel_values,
+            "view_mask": view_mask,
+            "pixel_attention_mask": pixel_attention_mask,
+            "visual_tokens": visual_tokens,
+        }
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
-        outputs = self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            cache=cache,
-            use_cache=use_cache,
-            logits_to_keep=logits_to_keep,
-            return_dict=True,
-            **self.decoder_arguments(input_ids, image_features),
-            **kwargs,
+        inputs, features = self._prepare_decoder(
+            input_ids, inputs_embeds, attention_mask, position_ids, cache, mm_encoder_outputs, images, kwargs
         )
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(
-                logits=outputs.logits,
-                labels=labels,
-                vocab_size=outputs.logits.shape[-1],
-                num_items_in_batch=num_items_in_batch,
-            )
+        outputs = self.language_model(use_cache=use_cache, logits_to_keep=logits_to_keep, **inputs)
+        loss, losses = self._losses(outputs.logits, labels, logits_to_keep, num_items_in_batch, features)
         return MambaXrayOutput(
             loss=loss,
             logits=outputs.logits,
             cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=image_embeds,
+            image_hidden_states=None if features is None else torch.stack(list(features.pooler_output)),
+            losses=losses or None,
+            evidence=None if features is None else features.evidence,
         )
+
+    def _losses(
+        self,
+        logits: Tensor,
+        labels: Tensor | None,
+        logits_to_keep: int | Tensor,
+        num_items_in_batch: Tensor | int | None,
+        features: ImageFeatures | None,
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The weighted sum of the losses, and each by its name.
+
+        The Trainer adds up the losses of micro-batches and processes as they are. A report's is then divided by all
+        tokens of all of them (`num_items_in_batch`); the others are means, which count by this batch's share of the
+        tokens.
+        """
+        weights = self.config.loss_weights
+        total: Tensor | None = None
+        losses: dict[str, Tensor] = {}
+        share: Tensor | float = 1.0
+        if labels is not None:
+            if isinstance(logits_to_keep, Tensor):
+                raise ValueError("with labels, logits_to_keep must be a number")
+            labels = labels[:, -logits_to_keep:] if logits_to_keep else labels
+            if num_items_in_batch is not None:
+                share = (labels[:, 1:] != -100).sum() / num_items_in_batch
+            report = self.loss_function(
+                logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
+            )
+            total = report * weights.get("report", 1.0)
+            losses["report"] = report / share
+        for name, value in (features.losses or {} if features is not None else {}).items():
+            if name not in self.config.loss_names:
+                raise ValueError(
+                    f"fuse gave the loss {name!r}, which {type(self.config).__name__}.loss_names does not have"
+                )
+            weighted = value * weights.get(name, 1.0) * share
+            total = weighted if total is None else total + weighted
+            losses[name] = value
+        return total, losses
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
+        """As `GenerationMixin.generate`; images are encoded once per study, however many beams or samples it gets.
+
+        With `return_dict_in_generate` the output also has the `evidence` of each study, where the system gives any.
+
+        Raises:
+            ValueError: an argument that neither the model nor transformers takes; `labels`, whose `input_ids` hold the
+                report that is to be written.
+        """
+        if kwargs.get("labels") is not None:
+            raise ValueError(
+                "generate got labels: the input_ids of a training batch hold the reference report, and what is written "
+                "behind it says nothing about the model. Give the prompt alone; to write reports while training, use "
+                "ReportTrainer in place of Seq2SeqTrainer"
+            )
+        names = [*_IMAGE_ARGUMENTS, *self.study_inputs]
+        images = {name: value for name in names if (value := kwargs.pop(name, None)) is not None}
+        if images:
+            if kwargs.get("mm_encoder_outputs"):
+                raise ValueError(f"give mm_encoder_outputs or {', '.join(images)}, not both")
+            kwargs["mm_encoder_outputs"] = {"image": self.get_image_features(**images)}
+        features = (kwargs.get("mm_encoder_outputs") or {}).get("image")
+        outputs = super().generate(inputs, **kwargs)
+        if isinstance(outputs, ModelOutput) and features is not None and features.evidence is not None:
+            outputs["evidence"] = features.evidence
+        return outputs
 
     def prepare_inputs_for_generation(
         self,
@@ -340,8 +630,7 @@ class MambaXrayForConditionalGeneration(
         )
         # Once the image is in the cache, the decoder only sees new tokens.
         if not is_first_iteration and kwargs.get("use_cache", True):
-            for name in ("pixel_values", "view_mask", "mm_encoder_outputs"):
-                inputs.pop(name, None)
+            inputs.pop("mm_encoder_outputs", None)
         return inputs
 
     def _get_logits_processor(
@@ -359,4 +648,27 @@ class MambaXrayForConditionalGeneration(
         return processors
 
 
-__all__ = ["MambaXrayForConditionalGeneration", "MambaXrayOutput", "MambaXrayPreTrainedModel"]
+_IMAGE_ARGUMENTS = ("pixel_values", "view_mask", "pixel_attention_mask", "visual_tokens")
+
+
+def _one_mask(view_mask: Tensor | None, pixel_attention_mask: Tensor | None) -> Tensor | None:
+    """The mask over views, whichever of its names it came under."""
+    if view_mask is None or pixel_attention_mask is None:
+        return pixel_attention_mask if view_mask is None else view_mask
+    if not torch.compiler.is_compiling() and not torch.equal(view_mask.bool(), pixel_attention_mask.bool()):
+        raise ValueError("view_mask and pixel_attention_mask are two names of one mask, but they differ")
+    return view_mask
+
+
+def _unexpected(model: str, names: list[str], known: list[str]) -> str:
+    return f"{model} takes no {', '.join(names)}; beside the decoder's own arguments it takes {', '.join(known)}"
+
+
+__all__ = [
+    "DEFAULT_MAX_NEW_TOKENS",
+    "MambaXrayForConditionalGeneration",
+    "MambaXrayModel",
+    "MambaXrayModelOutput",
+    "MambaXrayOutput",
+    "MambaXrayPreTrainedModel",
+]

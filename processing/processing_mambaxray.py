@@ -1,8 +1,8 @@
 """`MambaXrayProcessor`: X-ray views, prompts and reports to what the models take, and back to text."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -10,11 +10,16 @@ from transformers import AddedToken
 from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from ..modeling_mambaxray.repository_code import ProcessorCodeMixin
+from ..configuration.study_inputs import StudyInputs
+from ..modeling_mambaxray.generation.study_batch import stack_study_inputs
+from ..modeling_mambaxray.hub.repository_code import ProcessorCodeMixin
 from .view_groups import group_views
 
 DEFAULT_INSTRUCTION = "Generate a comprehensive and detailed diagnosis report for this chest xray image."
 DEFAULT_PROMPT_TEMPLATE = "Human: <Img>{image}</Img> {instruction} \nAssistant:"
+
+WITHHELD_KEYS = frozenset({"report", "findings", "impression", "labels"})
+"""What a study's prompt must not depend on."""
 
 # The papers' wrapper as a chat. All the images of a message are views of one study and share one placeholder.
 _CHAT_TEMPLATE = """\
@@ -60,9 +65,14 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         instruction: what the default prompt asks for; by default the papers' words.
         prompt_template: wrapper with the fields `{image}` and `{instruction}`; by default the papers'.
         chat_template: Jinja template for `apply_chat_template`; by default the papers' wrapper.
+
+    Attributes:
+        study_inputs: what a study hands the model beside images and prompt, by name; the model of the same system
+            declares the same.
     """
 
     auto_class_name = "AutoProcessor"
+    study_inputs: ClassVar[StudyInputs] = {}
 
     def __init__(
         self,
@@ -106,6 +116,71 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         """Put `instruction` and one `image_token` into the wrapper."""
         return self.prompt_template.replace("{image}", self.image_token).replace("{instruction}", instruction)
 
+    def prompt_for(self, study: Mapping[str, Any], instruction: str | None = None) -> str:
+        """The prompt of one study. A system overrides it to put what it knows of the study into the prompt.
+
+        Args:
+            study: in the package's schema, without what is to be predicted (`WITHHELD_KEYS`): in training as in
+                generation.
+            instruction: in place of the processor's own; one that holds `image_token` is the whole prompt.
+
+        Returns:
+            Text with one `image_token`.
+        """
+        if instruction is not None and self.image_token in instruction:
+            return instruction
+        return self.build_prompt(self.instruction if instruction is None else instruction)
+
+    def study_inputs_for(self, study: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of `study_inputs` for one study, without the batch; those that it lacks are left out.
+
+        Args:
+            study: in the package's schema.
+        """
+        return {name: study[name] for name in self.study_inputs if study.get(name) is not None}
+
+    def prepare_studies(
+        self,
+        studies: Sequence[Mapping[str, Any]],
+        *,
+        instruction: str | None = None,
+        with_reports: bool = False,
+        max_report_length: int | None = None,
+        include_prompt: bool = False,
+    ) -> BatchFeature:
+        """Prepare studies of the package's schema: the one way from a study to a batch, for training, evaluation,
+        generation and pipelines.
+
+        Args:
+            studies: each with `images`, with `report` for training, and whatever the system's `prompt_for` and
+                `study_inputs_for` look at.
+            instruction: passed to `prompt_for`.
+            with_reports: for training: with targets, and with the study inputs that are for training only.
+            max_report_length, include_prompt: as in `__call__`.
+
+        Returns:
+            As `__call__`, and the `study_inputs`.
+
+        Raises:
+            KeyError: a study has no `images`, or no `report` in training.
+            ValueError: as `__call__`, or a study input that does not fit its declaration.
+        """
+        known = [{key: value for key, value in study.items() if key not in WITHHELD_KEYS} for study in studies]
+        batch = self(
+            images=[study["images"] for study in studies],
+            text=[self.prompt_for(study, instruction) for study in known],
+            reports=[study["report"] for study in studies] if with_reports else None,
+            max_report_length=max_report_length,
+            include_prompt=include_prompt,
+        )
+        declared = {
+            name: each for name, each in self.study_inputs.items() if with_reports or not each.for_training_only
+        }
+        # Targets may be made of the report or the labels; what generation gets may not.
+        values = [self.study_inputs_for(study) for study in (studies if with_reports else known)]
+        batch.update(stack_study_inputs(values, declared))
+        return batch
+
     def replace_image_token(self, image_inputs: Any = None, image_idx: int = 0, **kwargs: Any) -> str:
         """The run of placeholders that stands for one study."""
         return self.image_token * self.num_image_tokens
@@ -142,7 +217,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
 
         Returns:
             `BatchFeature` with `input_ids` and `attention_mask` (batch, tokens) int64; with images `pixel_values`
-            (batch, views, 3, height, width) and `view_mask` (batch, views); with reports `labels` (batch, tokens),
+            (batch, views, 3, height, width) and `view_mask` (batch, views), also under the name that TRL carries,
+            `pixel_attention_mask`; with reports `labels` (batch, tokens),
             -100 everywhere but on the report's own tokens (its eos included).
 
         Raises:
@@ -178,6 +254,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         features = BatchFeature(data, tensor_type=return_tensors)
         if studies is not None:
             features.update(self.image_processor(studies, return_tensors=return_tensors, **image_kwargs))
+            if "view_mask" in features:
+                features["pixel_attention_mask"] = features["view_mask"]
         return features
 
     def post_process_image_text_to_text(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 from mambaxray.demo import DemoSettings, _make_model
 
 README = Path(__file__).resolve().parents[1] / "README.md"

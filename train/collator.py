@@ -34,7 +34,8 @@ class ReportCollator:
     for_generation: bool = False
 
     def __call__(self, studies: Sequence[Mapping[str, Any]]) -> BatchFeature:
-        """`pixel_values`, `view_mask`, and right-padded `input_ids`, `attention_mask`, `labels` of the studies.
+        """`pixel_values`, `view_mask`, right-padded `input_ids`, `attention_mask`, `labels` of the studies, and the
+        processor's `study_inputs`.
 
         With `for_generation` also the left-padded prompts `prompt_input_ids` and `prompt_attention_mask`, and the
         complete reports as `reference_bytes` `(batch, bytes)`: UTF-8, -100 behind the end, since tensors are what
@@ -43,9 +44,9 @@ class ReportCollator:
         Raises:
             KeyError: a study has no `images` or no `report`.
         """
-        batch = self.processor(
-            images=[study["images"] for study in studies],
-            reports=[study["report"] for study in studies],
+        batch = self.processor.prepare_studies(
+            studies,
+            with_reports=True,
             max_report_length=self.max_report_length,
             include_prompt=self.for_generation,
         )

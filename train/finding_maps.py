@@ -51,7 +51,7 @@ class FindingMapModel(nn.Module):
 
 @dataclass(frozen=True)
 class FindingMapCollator:
-    """Batches of `data.phantom_maps.make_mapped_phantoms` for a `FindingMapModel`.
+    """Batches of `data.phantoms.make_mapped_phantoms` for a `FindingMapModel`.
 
     Attributes:
         image_processor: a `MambaXrayImageProcessor`.

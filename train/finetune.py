@@ -23,27 +23,22 @@ from transformers import (
 )
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
+from ..configuration.families import Family, families_of_stage
 from ..data.studies import first_studies, load_studies
 from ..evaluation.trainer_metrics import report_metrics
-from ..modeling_mambaxray.modeling_emrrg import EMRRGForConditionalGeneration
-from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
-from ..modeling_mambaxray.vision_encoder import load_vision_encoder
+from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
-from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE, MambaXrayProcessor
+from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
 from .collator import ReportCollator
 from .partial_lora import apply_efficient_tuning
+from .parts import named_part
 from .recipe import DataSection, FinetuneRecipe, GeneratorSection, RecipeError
 from .report_trainer import ReportTrainer
+from .run_folder import BASE, claim_run_folder
 from .tokenizer import train_report_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-SYSTEMS: dict[str, type[MambaXrayForConditionalGeneration]] = {
-    "mambaxray": MambaXrayForConditionalGeneration,
-    "emrrg": EMRRGForConditionalGeneration,
-}
-"""What a recipe's `model.system` can be."""
 
 
 def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: Path) -> ReportTrainer:
@@ -59,7 +54,10 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
     model.generation_config.update(**recipe.generation)
     freeze(model, recipe.model.freeze)
     if recipe.model.lora is not None or recipe.model.vision_lora is not None:
-        model = _add_adapters(model, recipe.model, output / "base")
+        if PartialState().is_main_process:
+            # What lies below the adapters is the first thing that is written there.
+            claim_run_folder(output, recipe)
+        model = _add_adapters(model, recipe.model, output / BASE)
     return ReportTrainer(
         model=model,
         args=arguments,
@@ -96,47 +94,73 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
         reports: training reports, for the tokenizer of a new language model.
     """
     if section.checkpoint is not None:
-        model = AutoModelForImageTextToText.from_pretrained(section.checkpoint)
-        return model, AutoProcessor.from_pretrained(section.checkpoint)
-    encoder = _vision_encoder(section.vision_encoder, section.image_size)
+        return _whole_generator(section)
+    family = _system(section)
+    with named_part("model.vision_encoder", section.vision_encoder):
+        encoder = _vision_encoder(section.vision_encoder, section.image_size)
     instruction = section.instruction or DEFAULT_INSTRUCTION
     if isinstance(section.language_model, str):
-        tokenizer = AutoTokenizer.from_pretrained(section.language_model, revision=section.language_model_revision)
+        with named_part("model.language_model", section.language_model):
+            tokenizer = AutoTokenizer.from_pretrained(section.language_model, revision=section.language_model_revision)
         language_model: str | PreTrainedModel = section.language_model
     else:
         # The prompt is part of what the tokenizer learns, or its rare words would be spelled letter by letter.
         tokenizer = train_report_tokenizer([*reports, *[instruction] * len(reports)], section.vocab_size)
         language_model = _new_language_model(section.language_model, tokenizer)
     side = encoder.config.image_size
-    processor = MambaXrayProcessor(
+    processor = family.processor_class(
         MambaXrayImageProcessor(size={"height": side, "width": side}),
         tokenizer,
         instruction=instruction,
         prompt_template=section.prompt_template or DEFAULT_PROMPT_TEMPLATE,
     )
-    model = _system(section).from_encoder_decoder_pretrained(
-        encoder,
-        language_model,
-        image_token_id=processor.image_token_id,
-        text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
-        **section.options,
-    )
+    with named_part("model.language_model", section.language_model):
+        model = family.model_class.from_encoder_decoder_pretrained(
+            encoder,
+            language_model,
+            image_token_id=processor.image_token_id,
+            text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
+            **section.options,
+        )
     processor.num_image_tokens = model.config.num_image_tokens
     if section.save_language_model:
         model.language_model_reference = None
     return model, processor
 
 
-def _system(section: GeneratorSection) -> type[MambaXrayForConditionalGeneration]:
-    if section.system not in SYSTEMS:
-        raise RecipeError(f"model.system must be one of {', '.join(SYSTEMS)}, got {section.system!r}")
-    system = SYSTEMS[section.system]
+def _whole_generator(section: GeneratorSection) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A report generator and its processor from one folder, with the recipe's prompt where it has one."""
+    with named_part("model.checkpoint", section.checkpoint):
+        model = AutoModelForImageTextToText.from_pretrained(section.checkpoint)
+        processor = AutoProcessor.from_pretrained(section.checkpoint)
+    if section.instruction is not None or section.prompt_template is not None:
+        # Made anew, so that the chat template follows.
+        processor = type(processor)(
+            processor.image_processor,
+            processor.tokenizer,
+            num_image_tokens=processor.num_image_tokens,
+            instruction=section.instruction or processor.instruction,
+            prompt_template=section.prompt_template or processor.prompt_template,
+        )
+    if section.save_language_model:
+        model.language_model_reference = None
+    return model, processor
+
+
+def _system(section: GeneratorSection) -> Family:
+    systems = families_of_stage("finetune")
+    if section.system not in systems:
+        raise RecipeError(
+            f"model.system must be one of {', '.join(systems)}, got {section.system!r}; a system from elsewhere needs "
+            "its module in `plugins`"
+        )
     # A configuration keeps whatever it is given, so a misspelt field would have no effect.
-    families = [base for base in system.config_class.__mro__ if issubclass(base, MambaXrayConfig)]
-    known = {name for family in families for name in inspect.signature(family.__init__).parameters}
+    config_class = systems[section.system].config_class
+    bases = [base for base in config_class.__mro__ if issubclass(base, MambaXrayConfig)]
+    known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
     if unknown := sorted(section.options.keys() - known):
         raise RecipeError(f"model.options: {section.system} has no field {', '.join(unknown)}")
-    return system
+    return systems[section.system]
 
 
 def _vision_encoder(source: str | dict[str, Any], image_size: int | None) -> PreTrainedModel:
@@ -178,21 +202,19 @@ def freeze(model: PreTrainedModel, parts: Sequence[str]) -> None:
     Raises:
         RecipeError: the model has no such part.
     """
-    children = dict(model.named_children())
     for name in parts:
-        if name not in children:
-            raise RecipeError(f"model.freeze names {name!r}; the model's parts are {', '.join(children)}")
-        children[name].requires_grad_(False)
-    if "language_model" in parts:
-        model.freeze_language_model()
+        try:
+            model.freeze_part(name)
+        except ValueError as error:
+            raise RecipeError(f"model.freeze: {error}") from error
 
 
 def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path) -> PeftModel:
     """Adapters on the language model or the vision encoder; what else is trained goes into their file whole."""
     if PartialState().is_main_process:
         model.save_pretrained(base)
-    # The adapters refer to the model that they belong to.
-    model.name_or_path = model.config.name_or_path = str(base)
+    # The adapters refer to the model that they belong to, and are loaded from other working directories.
+    model.name_or_path = model.config.name_or_path = str(base.resolve())
     if section.vision_lora is not None:
         try:
             return apply_efficient_tuning(model, **section.vision_lora, lora=section.lora)

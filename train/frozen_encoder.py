@@ -40,7 +40,7 @@ def encode_studies(
         batch_size: studies encoded at once.
     """
     model.eval()
-    shape = (len(studies), model.config.num_image_tokens, model.config.vision_config.hidden_size)
+    shape = (len(studies), model.config.visual_sequence_length, model.config.vision_config.hidden_size)
     tokens = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
     for start in range(0, len(studies), batch_size):
         images = processor.image_processor(studies[start : start + batch_size]["images"], return_tensors="pt")
@@ -114,19 +114,17 @@ class EncodedStudyModel(nn.Module):
         self, visual_tokens: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **loss_kwargs: Any
     ) -> dict[str, Tensor]:
         """The loss of the generator's `forward`; `loss_kwargs` are the Trainer's, as `num_items_in_batch`."""
-        image_embeds = self.generator.project_visual_tokens(visual_tokens)
         # Logits before the first label, of the image above all, would be thrown away.
         first_label = int((labels != -100).any(dim=0).int().argmax())
-        num_logits = labels.shape[1] - max(0, first_label - 1)
-        logits = self.generator(
-            inputs_embeds=self.generator.merge_image_features(input_ids, image_embeds),
+        output = self.generator(
+            input_ids=input_ids,
+            visual_tokens=visual_tokens,
             attention_mask=attention_mask,
-            logits_to_keep=num_logits,
-        ).logits
-        loss = self.generator.loss_function(
-            logits=logits, labels=labels[:, -num_logits:], vocab_size=logits.shape[-1], **loss_kwargs
+            labels=labels,
+            logits_to_keep=labels.shape[1] - max(0, first_label - 1),
+            **loss_kwargs,
         )
-        return {"loss": loss}
+        return {"loss": output.loss}
 
 
 __all__ = ["EncodedStudies", "EncodedStudyCollator", "EncodedStudyModel", "encode_studies"]

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..evaluation.patch_picture import draw_patches, predict_patches
+from ..evaluation.pages.patch_picture import draw_patches, predict_patches
 
 
 class PatchPictureCallback(TrainerCallback):

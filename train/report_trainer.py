@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import GenerationConfig, ProcessorMixin, Trainer
 from transformers.trainer_utils import EvalPrediction
 
+from ..modeling_mambaxray.hub.separate_parts import check_can_be_published
 from .collator import GENERATION_KEYS
 
 
@@ -29,8 +31,7 @@ class ReportTrainer(Trainer):
             numbers. Any of them can be `metric_for_best_model`. Without it no reports are written.
         kwargs: those of `Trainer`.
 
-    Every output field `auxiliary_losses` of a model, a mapping from names to scalars, is logged under its names beside
-    the total loss.
+    A model's named losses (its output's `losses`) are logged under their names beside the total loss.
     """
 
     def __init__(
@@ -52,6 +53,15 @@ class ReportTrainer(Trainer):
         self.label_smoother = None
         self._named_losses: dict[str, list[Tensor]] = {}
 
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """As usual, which is at the start when the model is to be pushed.
+
+        Raises:
+            LocalPartError: nobody else could load it, for it needs a model that is in a folder of this machine.
+        """
+        check_can_be_published(self.accelerator.unwrap_model(self.model))
+        super().init_hf_repo(*args, **kwargs)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -69,8 +79,9 @@ class ReportTrainer(Trainer):
                 loss = loss + scale * smoothing_term(
                     outputs.logits, inputs["labels"], self.args.label_smoothing_factor, num_items_in_batch
                 )
-            for name, value in (outputs.get("auxiliary_losses") or {}).items():
-                self._named_losses.setdefault(name, []).append(value.detach().float())
+            losses = outputs.get("losses") or {}
+            for name in losses if len(losses) > 1 else ():  # the only one is the loss that is logged anyway
+                self._named_losses.setdefault(name, []).append(losses[name].detach().float())
         return (loss, outputs) if return_outputs else loss
 
     def _processes_per_mean(self, num_items_in_batch: Tensor | int | None) -> int:
@@ -78,9 +89,13 @@ class ReportTrainer(Trainer):
         return self.accelerator.num_processes if averaged else 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._named_losses:
-            for name, values in self._named_losses.items():
-                logs[name] = self.accelerator.gather(torch.stack(values).mean()).mean().item()
+        if "loss" in logs:
+            # Also where this process has none: a loss may exist in some processes only, and all must gather.
+            own = {name: (torch.stack(values).sum().item(), len(values)) for name, values in self._named_losses.items()}
+            of_processes = gather_object([own]) if self.accelerator.num_processes > 1 else [own]
+            for name in sorted({name for each in of_processes for name in each}):
+                sums, counts = zip(*(each[name] for each in of_processes if name in each), strict=True)
+                logs[name] = sum(sums) / sum(counts)
             self._named_losses.clear()
         super().log(logs, start_time)
 
@@ -104,12 +119,14 @@ class ReportTrainer(Trainer):
                     "use ReportCollator(processor, for_generation=True)"
                 )
             prompt = inputs["prompt_input_ids"]
-            images = {name: inputs[name] for name in ("pixel_values", "view_mask") if name in inputs}
-            tokens = self.accelerator.unwrap_model(model).generate(
+            generator = self.accelerator.unwrap_model(model)
+            names = ["pixel_values", "view_mask"]
+            names += [name for name, each in generator.study_inputs.items() if not each.for_training_only]
+            tokens = generator.generate(
                 input_ids=prompt,
                 attention_mask=inputs["prompt_attention_mask"],
                 generation_config=self.generation_config,
-                **images,
+                **{name: inputs[name] for name in names if name in inputs},
             )
         return loss, tokens[:, prompt.shape[1] :], inputs["reference_bytes"]
 

@@ -23,7 +23,7 @@ from mambaxray import (
     write_attention_page,
 )
 from mambaxray.cli import app
-from mambaxray.configuration.configuration_mambaxray import patch_positions
+from mambaxray.configuration.vision_tokens import patch_positions
 from mambaxray.evaluation.attention import words_of_tokens
 
 REPORTS = ["The heart is normal in size.", "No pleural effusion <b>or</b> pneumothorax."]

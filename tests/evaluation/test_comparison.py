@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 from mambaxray.evaluation.comparison import compare_reports
 from mambaxray.evaluation.metric_table import mean_table
 from mambaxray.evaluation.statistics import bootstrap_intervals, paired_differences, randomization_test

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +13,9 @@ from torch import distributed
 
 from mambaxray import MambaXrayImageProcessor, MambaXrayProcessor
 from mambaxray.evaluation.evaluate_model import evaluate_model, generate_predictions
-from mambaxray.evaluation.predictions import read_predictions
+from mambaxray.evaluation.report_files import GENERATED, PREDICTED, ReportFile, read_reports
 from mambaxray.evaluation.scoring import evaluate_reports
+from mambaxray.evaluation.study_report import StudyReport
 from mambaxray.train.processes import run_in_processes
 
 COUNT = 7
@@ -98,7 +98,7 @@ def test_two_processes_write_an_odd_number_of_studies_each_exactly_once(of_two, 
     assert first["group"] == 2
     assert [tuple(row) for row in first["texts"]] == expected
     assert second["texts"] == first["texts"]
-    assert texts(read_predictions(folder / "predictions.jsonl")) == expected, "no duplicate, in the data set's order"
+    assert texts(read_reports(folder / "predictions.jsonl")) == expected, "no duplicate, in the data set's order"
     assert first["progress"] == [[0, 7], [4, 7], [7, 7]]
     assert second["progress"] == []
 
@@ -137,14 +137,14 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, expected):
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert texts(read_predictions(path)) == expected[:4]
+    assert texts(read_reports(path)) == expected[:4]
     kept = path.read_bytes()
     with path.open("ab") as file:
         file.write(b'{"study_id": "s4", "rep')  # as a kill in the middle of writing leaves it
     calls = []
     assert texts(run(output=path, resume=True, progress=lambda *numbers: calls.append(numbers))) == expected
     assert calls == [(4, 7), (6, 7), (7, 7)]
-    assert texts(read_predictions(path)) == expected
+    assert texts(read_reports(path)) == expected
     assert path.read_bytes().startswith(kept)
 
 
@@ -177,7 +177,7 @@ def test_reports_of_other_settings_or_studies_are_not_mixed_in(tmp_path):
 def test_a_file_of_something_else_is_not_resumed(tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_text('{"study_id": "s0"}\n')
-    with pytest.raises(ValueError, match=r"line 1: not a prediction with the keys study_id"):
+    with pytest.raises(ValueError, match=r"not a prediction with the keys study_id.*line 1 lacks"):
         run(output=path, resume=True)
 
 
@@ -203,11 +203,24 @@ def test_a_data_set_that_cannot_be_scored_is_refused(dataset, message):
 
 
 def test_predictions_survive_any_text(tmp_path):
-    from mambaxray.evaluation.predictions import Prediction, append_predictions
+    texts = {"reference": "line\nbreak \u2028 \x85 ß", "report": "half \ud83d \x00"}
+    odd = [StudyReport(name, patient_id="p", seconds=0.5, settings="{}", **texts) for name in ("s", "t")]
+    file = ReportFile(tmp_path / "p.jsonl", PREDICTED)
+    file.write(odd[:1])
+    file.write(odd[1:])
+    assert read_reports(tmp_path / "p.jsonl") == odd
 
-    odd = Prediction("s", "p", "line\nbreak \u2028 \x85", "half \ud83d \x00", 0.5, "{}")
-    append_predictions(Path(tmp_path / "p.jsonl"), [odd, odd])
-    assert read_predictions(tmp_path / "p.jsonl") == [odd, odd]
+
+def test_evidence_is_written_where_there_is_some(tmp_path):
+    evidence = {"Pneumothorax": {"probability": 0.75, "map": [[0.0, 1.0]], "retrieved": ["s7"]}}
+    reports = [StudyReport("s", report="a", evidence=evidence), StudyReport("t", report="b")]
+    path = tmp_path / "reports.jsonl"
+    ReportFile(path, GENERATED).write(reports)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"study_id": "s", "images": [], "report": "a", "error": None, "evidence": evidence},
+        {"study_id": "t", "images": [], "report": "b", "error": None},
+    ]
+    assert read_reports(path) == reports
 
 
 def test_processes_that_accelerate_does_not_know_are_an_error_rather_than_duplicates(monkeypatch):

@@ -11,7 +11,7 @@ from tiny import tiny_tokenizer
 from transformers import EvalPrediction
 
 from mambaxray import evaluate_reports, report_metrics
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 
 evaluate = pytest.importorskip("evaluate", reason="the extra [eval] is not installed")
 

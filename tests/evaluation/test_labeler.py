@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 from mambaxray.data.schema import LABEL_VALUES, OBSERVATIONS
 from mambaxray.evaluation.clinical import label_scores
 from mambaxray.evaluation.labeler import CheXpertStyleLabeler, Mention

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
 from mambaxray import evaluate_reports
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 from mambaxray.evaluation.clinical import label_scores
 from mambaxray.evaluation.labeler import CheXpertStyleLabeler
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,10 @@ from mambaxray import (
     MambaXrayPreTrainingConfig,
     VisionMambaConfig,
 )
-from mambaxray.generate import Record, ReportFile, Study, check_output, collect_studies, resolve_device
+from mambaxray.data.output_lock import locked_output
+from mambaxray.evaluation.report_files import GENERATED, ReportFile
+from mambaxray.evaluation.study_report import StudyReport
+from mambaxray.generate import check_output, collect_studies, resolve_device
 from mambaxray.info import ModelLoadError, describe_environment, describe_model, read_generator_config
 
 COMMAND = [sys.executable, "-m", "mambaxray.cli"]
@@ -329,9 +333,26 @@ def test_csv_paths_are_relative_to_the_csv_and_each_row_is_a_study_without_ids(t
     table = tmp_path / "list.csv"
     table.write_text("\ufeffPath,age\nimages/1.png,50\n/data/2.dcm,60\n", encoding="utf-8")
     assert collect_studies([str(table)]) == [
-        Study("images/1.png", (str(tmp_path / "images/1.png"),)),
-        Study("/data/2.dcm", ("/data/2.dcm",)),
+        StudyReport("images/1.png", (str(tmp_path / "images/1.png"),)),
+        StudyReport("/data/2.dcm", ("/data/2.dcm",)),
     ]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_other_separators_and_the_column_of_hugging_face_are_read(separator: str, tmp_path: Path) -> None:
+    table = tmp_path / "metadata.csv"
+    table.write_text(f"text{separator}file_name\nClear.{separator}a.png\n", encoding="utf-8")
+    assert collect_studies([str(table)]) == [StudyReport("a.png", (str(tmp_path / "a.png"),))]
+
+
+def test_our_own_output_is_an_input_wherever_it_lies(pictures: list[Path], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans").mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(pictures[0], tmp_path / "scans" / name)
+    views = ("scans/a.png", "scans/b.png")
+    ReportFile(Path("out/reports.csv"), GENERATED).write([StudyReport("=1+1", views, report="- Clear.")])
+    assert collect_studies(["out/reports.csv"]) == [StudyReport("=1+1", views)]
 
 
 def test_a_csv_that_cannot_be_understood_is_told_by_file_and_line(tmp_path: Path) -> None:
@@ -351,35 +372,51 @@ def test_a_csv_that_cannot_be_understood_is_told_by_file_and_line(tmp_path: Path
 
 
 def test_an_input_given_twice_is_one_study_and_an_ambiguous_id_is_refused(tmp_path: Path) -> None:
-    assert collect_studies(["a.png", "b.png", "a.png"]) == [Study("a.png", ("a.png",)), Study("b.png", ("b.png",))]
+    assert collect_studies(["a.png", "b.png", "a.png"]) == [
+        StudyReport("a.png", ("a.png",)),
+        StudyReport("b.png", ("b.png",)),
+    ]
     for name in ("one", "two"):
         (tmp_path / f"{name}.csv").write_text(f"image,study_id\n{name}.png,7\n")
     with pytest.raises(ValueError, match="study '7' is given twice"):
         collect_studies([str(tmp_path / "one.csv"), str(tmp_path / "two.csv")])
 
 
+def finished(path: Path) -> set[str]:
+    return {report.study_id for report in ReportFile(path, GENERATED, resume=True).kept}
+
+
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
 def test_a_report_file_resumes_with_any_text_and_forgets_failures(name: str, tmp_path: Path) -> None:
-    good = Record("1", ("a.png", "b.png"), 'Two lines,\nwith "quotes" \u2028 and ß.', None)
-    bad = Record("2", ("c.png",), None, "c.png: truncated")
+    good = StudyReport("1", ("a.png", "b.png"), report='=Two lines,\nwith "quotes" \u2028 and ß.')
+    bad = StudyReport("2", ("c.png",), error="c.png: truncated")
     path = tmp_path / name
-    ReportFile(path).write([good, bad])
-    resumed = ReportFile(path, resume=True)
-    assert resumed.finished == {"1"}
+    ReportFile(path, GENERATED).write([good, bad])
+    resumed = ReportFile(path, GENERATED, resume=True)
+    assert finished(path) == {"1"}
     assert "truncated" in path.read_text(encoding="utf-8"), "nothing changes before the first new record"
-    resumed.write([Record("2", ("c.png",), "Clear.", None)])
-    assert ReportFile(path, resume=True).finished == {"1", "2"}
+    resumed.write([StudyReport("2", ("c.png",), report="Clear.")])
+    assert finished(path) == {"1", "2"}
     assert "truncated" not in path.read_text(encoding="utf-8")
     fresh = tmp_path / f"fresh_{name}"
-    ReportFile(fresh).write([good, Record("2", ("c.png",), "Clear.", None)])
+    ReportFile(fresh, GENERATED).write([good, StudyReport("2", ("c.png",), report="Clear.")])
     assert fresh.read_bytes() == path.read_bytes()
 
 
 def test_half_a_line_left_by_a_killed_process_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    ReportFile(path).write([Record(str(number), ("a.png",), "Clear.", None) for number in range(3)])
+    ReportFile(path, GENERATED).write([StudyReport(str(number), ("a.png",), report="Clear.") for number in range(3)])
     path.write_text(path.read_text()[:-20])
-    assert ReportFile(path, resume=True).finished == {"0", "1"}
+    assert finished(path) == {"0", "1"}
+
+
+@pytest.mark.parametrize("cut", [1, 4, 12, 20])
+def test_half_a_row_of_csv_is_dropped_with_the_lines_within_its_quotes(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    text = 'Small effusion.\nNo "large" pneumothorax.\nClear.'
+    ReportFile(path, GENERATED).write([StudyReport(name, ("a.png",), report=text) for name in "ab"])
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert [report.report for report in ReportFile(path, GENERATED, resume=True).kept] == [text]
 
 
 @pytest.mark.parametrize(
@@ -388,7 +425,17 @@ def test_half_a_line_left_by_a_killed_process_is_dropped(tmp_path: Path) -> None
 def test_a_file_of_something_else_is_not_resumed(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match="not an output of `mambaxray generate`"):
-        ReportFile(tmp_path / name, resume=True)
+        ReportFile(tmp_path / name, GENERATED, resume=True)
+
+
+def test_a_second_process_on_one_output_is_told_in_one_line(pictures: list[Path], tmp_path: Path) -> None:
+    output = tmp_path / "reports.jsonl"
+    with locked_output(output, is_folder=False):
+        result = run("generate", str(pictures[0]), "-m", "absent", "-o", str(output), cwd=tmp_path)
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert "is being written to by another process" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_is_never_replaced_unasked(tmp_path: Path) -> None:

@@ -4,20 +4,28 @@ import json
 import resource
 import shutil
 
-import huggingface_hub
 import pytest
 import torch
 from fresh_environment import FreshEnvironment
-from hub_server import TOKEN, HubServer
 from huggingface_hub.errors import HTTPError
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model
-from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments, pipeline
 from typer.testing import CliRunner
 
-from mambaxray import MambaXrayForConditionalGeneration, PushError, make_tiny_models, push_folder
+from mambaxray import (
+    MambaXrayConfig,
+    MambaXrayDualEncoderConfig,
+    MambaXrayForConditionalGeneration,
+    PushError,
+    ReportTrainer,
+    make_tiny_models,
+    push_folder,
+)
 from mambaxray.cli import app
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
+from mambaxray.modeling_mambaxray.hub.separate_parts import LOCAL_PARTS_FILE, LocalPartError, PartNotFoundError
 from mambaxray.modeling_mambaxray.ops.selective_scan import use_scan_backend
 
 
@@ -32,23 +40,6 @@ def tiny_folder(tmp_path_factory):
 @pytest.fixture
 def folder(tiny_folder, tmp_path):
     return shutil.copytree(tiny_folder, tmp_path / "model")
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """The server, which this process takes for the Hub, with a cache of its own and no pauses between tries."""
-    with HubServer() as server:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        # Made once per process, for one Hub: transformers' client, and the one that peft uses.
-        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.url)
-        monkeypatch.setattr("time.sleep", lambda seconds: None)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
 
 
 def push(folder, **options):
@@ -127,10 +118,147 @@ def test_a_language_model_in_a_folder_of_this_machine_must_be_named_on_the_hub(h
         push(folder)
     assert "me/model" not in hub.heads
     push(folder, base_model="meta-llama/Llama-2-7b-chat-hf")
-    assert json.loads(hub.files("me/model")["config.json"])["language_model_source"] == "meta-llama/Llama-2-7b-chat-hf"
+    part = json.loads(hub.files("me/model")["config.json"])["separate_parts"]["language_model"]
+    assert part["source"] == "meta-llama/Llama-2-7b-chat-hf"
     card = hub.files("me/model")["README.md"].decode()
     assert "Llama 2 Community License" in card
     assert "license: llama2" in card
+
+
+@pytest.fixture
+def with_local_decoder(tmp_path):
+    """A report generator whose language model came from a folder, is frozen, and so is left out."""
+    tiny_model().language_model.save_pretrained(tmp_path / "decoder")
+    return put_together(tmp_path / "decoder")
+
+
+def put_together(decoder, **options):
+    model = MambaXrayForConditionalGeneration.from_encoder_decoder_pretrained(
+        tiny_model().vision_encoder, str(decoder), image_token_id=48, text_kwargs=options
+    )
+    model.freeze_language_model()
+    return model
+
+
+PUSHES = {
+    "push_to_hub": lambda model, folder: model.push_to_hub("me/model"),
+    "save_pretrained": lambda model, folder: model.save_pretrained(folder, push_to_hub=True, repo_id="me/model"),
+    "push_folder": lambda model, folder: (model.save_pretrained(folder), push_folder(folder, "me/model"))[1],
+}
+
+
+@pytest.mark.parametrize("push", PUSHES.values(), ids=PUSHES)
+def test_every_push_refuses_a_part_that_is_in_a_folder_of_this_machine(hub, tmp_path, with_local_decoder, push):
+    with pytest.raises(ValueError, match=rf"language_model from {tmp_path}.* a folder of this machine.*whole"):
+        push(with_local_decoder, tmp_path / "model")
+    assert hub.repositories == {}
+    with_local_decoder.language_model_reference = None
+    push(with_local_decoder, tmp_path / "model")
+    files = hub.files("me/model")
+    assert [path for path, content in files.items() if str(tmp_path).encode() in content] == []
+    assert not any(path.startswith((".cache", "_")) for path in files)
+    loaded = MambaXrayForConditionalGeneration.from_pretrained("me/model")
+    assert torch.equal(loaded.get_input_embeddings().weight, with_local_decoder.get_input_embeddings().weight)
+
+
+def test_of_several_parts_each_is_named(hub, folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    entry = {"source": None, "revision": "1", "dtype": "float32", "fingerprint": None}
+    hub_entry = entry | {"source": "someone/bert"}
+    for others, names, expected in (
+        ({"text_encoder": hub_entry}, "me/llm", {"language_model": "me/llm", "text_encoder": "someone/bert"}),
+        ({"text_encoder": entry}, {"language_model": "me/llm", "text_encoder": "me/bert"}, None),
+    ):
+        values = config | {"separate_parts": {"language_model": entry} | others}
+        (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
+        push(folder, base_model=names)
+        found = json.loads(hub.files("me/model")["config.json"])["separate_parts"]
+        assert {part: entry["source"] for part, entry in found.items()} == (expected or names)
+        assert found["language_model"]["revision"] is None
+        assert "me/llm (its language_model)" in hub.files("me/model")["README.md"].decode()
+    with pytest.raises(PushError, match="give base_model by name"):
+        push(folder, base_model="me/llm")
+    with pytest.raises(PushError, match="does not need decoder; it needs its language_model, text_encoder"):
+        push(folder, base_model={"decoder": "me/llm"})
+
+
+def test_no_saved_model_of_parts_tells_where_they_came_from(tmp_path):
+    tiny = tiny_model()
+    for config_class in (MambaXrayConfig, MambaXrayDualEncoderConfig):
+        config = config_class(tiny.config.vision_config.to_dict(), tiny.config.text_config.to_dict())
+        config.vision_config.name_or_path, config.text_config.name_or_path = str(tmp_path), "someone/model"
+        config.save_pretrained(tmp_path / config.model_type)
+        text = (tmp_path / config.model_type / "config.json").read_text(encoding="utf-8")
+        assert str(tmp_path) not in text
+        assert "someone/model" in text
+
+
+def test_a_part_by_its_name_on_the_hub_is_pinned_and_loads_whatever_comes_there_later(hub, tmp_path):
+    tiny_model(seed=0).language_model.push_to_hub("me/decoder")
+    pinned = hub.heads["me/decoder"]
+    model = put_together("me/decoder")
+    model.push_to_hub("me/model")
+    tiny_model(seed=1).language_model.push_to_hub("me/decoder")
+    part = json.loads(hub.files("me/model")["config.json"])["separate_parts"]["language_model"]
+    assert (part["source"], part["revision"]) == ("me/decoder", pinned)
+    loaded = MambaXrayForConditionalGeneration.from_pretrained("me/model")
+    assert torch.equal(loaded.get_input_embeddings().weight, model.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize("strategy", ["end", "every_save", "all_checkpoints"])
+def test_the_trainers_push_tells_no_path_of_this_machine(
+    hub, tmp_path, monkeypatch, with_local_decoder, tiny_folder, strategy
+):
+    monkeypatch.chdir(tmp_path)
+    tokens = with_local_decoder.config.num_image_tokens
+    ids = torch.tensor([1, *[48] * tokens, 5, 2])
+    row = {"input_ids": ids, "labels": ids.masked_fill(ids == 48, -100), "pixel_values": torch.zeros(3, 32, 32)}
+    arguments = {"max_steps": 2, "save_steps": 1, "remove_unused_columns": False, "use_cpu": True, "report_to": []}
+    arguments |= {"push_to_hub": True, "hub_model_id": "me/model", "hub_strategy": strategy}
+    arguments |= {"hub_always_push": True}  # also while the push before goes on
+    arguments = TrainingArguments("run", **arguments)
+    processor = AutoProcessor.from_pretrained(tiny_folder)
+    trainer = Trainer(with_local_decoder, arguments, train_dataset=[row] * 4, processing_class=processor)
+    trainer.train()
+    trainer.push_to_hub()
+    notes = (tmp_path / "run" / "checkpoint-2" / LOCAL_PARTS_FILE).read_text(encoding="utf-8")
+    assert str(tmp_path / "decoder") in notes
+    files = hub.files("me/model")
+    assert "config.json" in files
+    assert ("checkpoint-2/config.json" in files) == (strategy == "all_checkpoints")
+    assert [path for path, content in files.items() if str(tmp_path).encode() in content] == []
+    with pytest.raises(PartNotFoundError, match="language_model=FOLDER"):
+        MambaXrayForConditionalGeneration.from_pretrained("me/model")
+    MambaXrayForConditionalGeneration.from_pretrained("me/model", language_model=tmp_path / "decoder")
+    # The folder of the run itself needs no help.
+    MambaXrayForConditionalGeneration.from_pretrained("run/checkpoint-2")
+    with pytest.raises(LocalPartError, match="a folder of this machine"):
+        ReportTrainer(processor=processor, model=with_local_decoder, args=arguments, train_dataset=[row])
+
+
+def test_an_adapter_to_a_model_in_a_folder_is_refused_however_its_path_was_noted(hub, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lora = LoraConfig(target_modules=r"language_model\..*\.q_proj", init_lora_weights=False)
+    adapted = get_peft_model(MambaXrayForConditionalGeneration.from_pretrained("model"), lora)
+    adapted.save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    assert values["base_model_name_or_path"] == str(folder)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "adapter")
+    # As earlier versions noted them, relative to where they were trained; two could be names on the Hub.
+    for base in (str(folder), "model", "./model", "runs/1/base", "../model"):
+        file.write_text(json.dumps(values | {"base_model_name_or_path": base}), encoding="utf-8")
+        with pytest.raises(PushError, match=r"a folder of this machine.*--base-model"):
+            push_folder(tmp_path / "adapter", "me/adapter", examples=False)
+    loaded = AutoModelForImageTextToText.from_pretrained(folder)
+    loaded.load_adapter(str(tmp_path / "adapter"))
+    with pytest.raises(LocalPartError, match="base model"):
+        loaded.push_to_hub("me/adapter")
+    assert hub.repositories == {}
+    push_folder(tmp_path / "adapter", "me/adapter", base_model="me/model", examples=False)
+    assert [p for p, content in hub.files("me/adapter").items() if str(tmp_path).encode() in content] == []
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ def test_default_prompt_has_the_released_layout(processor: MambaXrayProcessor, p
     assert inputs["attention_mask"].all()
     assert inputs["pixel_values"].shape == (1, 1, 3, 32, 32)
     assert inputs["view_mask"].tolist() == [[True]]
-    assert set(inputs) == set(processor.model_input_names)
+    assert set(inputs) == {*processor.model_input_names, "pixel_attention_mask"}
+    assert inputs["pixel_attention_mask"].equal(inputs["view_mask"])
 
 
 def test_views_of_a_study_share_one_run_of_placeholders(processor: MambaXrayProcessor, picture: Image.Image) -> None:

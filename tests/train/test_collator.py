@@ -10,7 +10,7 @@ from mambaxray import (
     MambaXrayImageProcessor,
     MambaXrayProcessor,
 )
-from mambaxray.data.phantom import make_phantoms
+from mambaxray.data.phantoms import make_phantoms
 from mambaxray.train.collator import ReportCollator
 from mambaxray.train.tokenizer import train_report_tokenizer
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mambaxray import MambaXrayImageProcessor, VisionMambaConfig, VisionMambaModel
-from mambaxray.data.phantom_maps import make_mapped_phantoms
+from mambaxray.data.phantoms import make_mapped_phantoms
 from mambaxray.train.finding_maps import FindingMapCollator, FindingMapModel
 
 

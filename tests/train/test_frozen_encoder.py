@@ -5,7 +5,7 @@ import torch
 from tiny_training import phantom_processor, short_run, tiny_generator
 from transformers import Trainer
 
-from mambaxray.data.phantom import make_phantoms
+from mambaxray.data.phantoms import make_phantoms
 from mambaxray.train.collator import ReportCollator
 from mambaxray.train.frozen_encoder import EncodedStudies, EncodedStudyCollator, EncodedStudyModel, encode_studies
 

@@ -15,8 +15,8 @@ from mambaxray import (
     MambaXrayPreTrainingConfig,
     PatchPictureCallback,
 )
-from mambaxray.data.phantom import make_phantoms, make_study
-from mambaxray.evaluation.patch_picture import draw_patches, predict_patches
+from mambaxray.data.phantoms import make_phantoms, make_study
+from mambaxray.evaluation.pages.patch_picture import draw_patches, predict_patches
 
 COLLATOR = ImageCollator(MambaXrayImageProcessor(size={"height": 32, "width": 32}))
 

@@ -8,7 +8,7 @@ from transformers import EarlyStoppingCallback, GenerationConfig, Trainer
 from transformers.trainer_pt_utils import LabelSmoother
 
 from mambaxray import MambaXrayForConditionalGeneration, ReportCollator, ReportTrainer
-from mambaxray.data.phantom import make_phantoms
+from mambaxray.data.phantoms import make_phantoms
 from mambaxray.train.report_trainer import smoothing_term
 
 
@@ -124,7 +124,7 @@ def test_label_smoothing_is_in_the_training_loss_only(tmp_path, studies, process
 class _WithNamedLosses(MambaXrayForConditionalGeneration):
     def forward(self, *args, **kwargs):
         outputs = super().forward(*args, **kwargs)
-        outputs["auxiliary_losses"] = {"consistency": torch.tensor(0.25), "reconstruction": outputs.loss.detach() * 2}
+        outputs["losses"] = {"consistency": torch.tensor(0.25), "reconstruction": outputs.loss.detach() * 2}
         return outputs
 
 

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from mambaxray import MambaXrayForConditionalGeneration, MambaXrayForPreTraining, load_recipe, run_recipe
 from mambaxray.cli import app
 from mambaxray.data.image_folder import load_images
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 from mambaxray.train.processes import run_in_processes
 from mambaxray.train.recipe import RecipeError
 from mambaxray.train.run import read_result

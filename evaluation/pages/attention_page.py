@@ -1,0 +1,123 @@
+"""The page of `mambaxray explain`: a report, the gates of its words, and where each word looked on the image."""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from ..attention import AttentionMaps, Explanation
+from .charts import Curve, Line, line_chart
+from .rendering import data_uri, write_page
+
+_HEAT = (255, 122, 0)
+_VIEW_SIDE = 448
+_MAP_SIDE = 96
+_NOTES = (
+    "A map is drawn for each word: the attention of the position that predicts it, the mean over heads. Each map has "
+    "colours of its own, from none to its strongest patch.",
+    "Attention tells where a model reads from. It does not tell why it writes what it writes.",
+)
+
+
+def write_attention_page(
+    path: str | PathLike, explanation: Explanation, *, title: str, summary: str, notes: Sequence[str] = ()
+) -> Path:
+    """Writes the page and returns its path; missing folders are made.
+
+    Args:
+        path: the HTML file to write.
+        explanation: what `explain_report` returns.
+        title: the heading.
+        summary: the paragraph under it.
+        notes: more lines for the foot of the page.
+    """
+    gated = [source for source in explanation.sources if source.gates is not None]
+    sections = {"report": "Report", **({"evidence": "Evidence"} if explanation.evidence else {})}
+    size = explanation.views[0].size
+    sections |= {"gates": "Gates"} if gated else {}
+    sections |= {f"maps-{index}": source.name for index, source in enumerate(explanation.sources)}
+    return write_page(
+        path,
+        "attention_page.html.jinja",
+        title=title,
+        summary=summary,
+        sections=sections,
+        notes=[*_NOTES, *notes],
+        views=[
+            {"source": _png(view), "width": view.width, "height": view.height}
+            for view in map(_enlarged, explanation.views)
+        ],
+        report=" ".join(explanation.words),
+        evidence=[
+            {
+                "observation": each.observation,
+                "percent": None if each.probability is None else round(100 * each.probability),
+                "map": None if each.map is None else _png(_coloured(each.map.float().cpu().numpy(), size)),
+                "studies": each.studies,
+            }
+            for each in explanation.evidence
+        ],
+        gates=_gates(explanation.words, gated),
+        gate_chart=_gate_chart(explanation.words, gated),
+        maps=[
+            {
+                "id": f"maps-{index}",
+                "name": source.name,
+                "is_gated": source.gates is not None,
+                "words": [
+                    {"text": word, "source": _png(_coloured(heat, size)), "percent": f"{100 * heat.sum():.0f}"}
+                    for word, heat in zip(explanation.words, source.maps, strict=True)
+                ],
+            }
+            for index, source in enumerate(explanation.sources)
+        ],
+    )
+
+
+def _gates(words: Sequence[str], sources: Sequence[AttentionMaps]) -> list[dict[str, Any]]:
+    """The words of each gated layer with their gates, and with their shares of the colour in percent."""
+    strongest = max((float(np.abs(source.gates).max()) for source in sources), default=0.0) or 1.0
+    return [
+        {
+            "name": source.name,
+            "words": [
+                {"text": word, "gate": float(gate), "share": round(60 * abs(float(gate)) / strongest)}
+                for word, gate in zip(words, source.gates, strict=True)
+            ],
+        }
+        for source in sources
+    ]
+
+
+def _gate_chart(words: Sequence[str], sources: Sequence[AttentionMaps]) -> Markup:
+    numbers = range(1, len(words) + 1)
+    lines = [Line(source.name.removeprefix("Cross-attention of "), numbers, source.gates) for source in sources]
+    return line_chart(Curve("Gate of each word", "word of the report", "gate", lines))
+
+
+def _coloured(heat: np.ndarray, view_size: tuple[int, int]) -> Image.Image:
+    """A map in colours, stretched from the square that the model saw to the aspect ratio of the view."""
+    strength = heat / max(float(heat.max()), np.finfo(np.float32).tiny)
+    pixels = np.empty((*heat.shape, 4), dtype=np.uint8)
+    pixels[..., :3] = _HEAT
+    pixels[..., 3] = np.round(200 * strength)
+    scale = _MAP_SIDE / max(view_size)
+    width, height = (max(1, round(side * scale)) for side in view_size)
+    return Image.fromarray(pixels, "RGBA").resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _enlarged(view: Image.Image) -> Image.Image:
+    """Small images look better when this enlarges them than when the browser does."""
+    scale = max(1, _VIEW_SIDE // max(view.size))
+    return view.resize((view.width * scale, view.height * scale), Image.Resampling.BICUBIC)
+
+
+def _png(image: Image.Image) -> str:
+    return data_uri(image, "PNG", optimize=True)
+
+
+__all__ = ["write_attention_page"]

@@ -1,0 +1,83 @@
+"""What a report generator makes of a study before its decoder runs."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from transformers.modeling_outputs import ModelOutput
+
+
+@dataclass(frozen=True)
+class RelatedStudy:
+    """A study of the training data that was recalled or retrieved.
+
+    Attributes:
+        study_id: in its data set.
+        weight: how much it counted, or how similar it is.
+        text: of its report, where the caller's own memory holds it.
+    """
+
+    study_id: str
+    weight: float
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a report says or leaves out one observation for.
+
+    Attributes:
+        observation: what it is called.
+        probability: of its presence.
+        map: `(rows, columns)` over the image, larger where it counted more; None when there is none.
+        studies: recalled or retrieved, the most important first.
+    """
+
+    observation: str
+    probability: float | None = None
+    map: Tensor | None = None
+    studies: tuple[RelatedStudy, ...] = field(default=())
+
+    def to_dict(self, digits: int = 4) -> dict[str, Any]:
+        """Plain data for a JSON file, without the observation's name, numbers rounded to `digits`; what is absent is
+        left out."""
+        values: dict[str, Any] = {}
+        if self.probability is not None:
+            values["probability"] = round(self.probability, digits)
+        if self.map is not None:
+            values["map"] = [[round(value, digits) for value in row] for row in self.map.float().tolist()]
+        if self.studies:
+            values["studies"] = [
+                {"study_id": study.study_id, "weight": round(study.weight, digits)}
+                | ({} if study.text is None else {"text": study.text})
+                for study in self.studies
+            ]
+        return values
+
+
+@dataclass
+class ImageFeatures(ModelOutput):
+    """What `fuse` makes of the visual tokens of a batch of studies.
+
+    Attributes:
+        embeddings: `(batch, image_tokens, llm_hidden)`, what takes the place of the placeholders.
+        losses: scalars by name, each a mean over the batch unless the system's documentation says otherwise.
+        evidence: for each study its `Evidence` by observation.
+        last_hidden_state: the visual tokens `(batch, tokens, vision_hidden)`.
+        pooler_output: the embeddings as a list of one `(image_tokens, llm_hidden)` tensor per study, the form in which
+            `generate` repeats them per beam and transformers' own code looks for them. Made of `embeddings`.
+    """
+
+    embeddings: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    evidence: list[list[Evidence]] | None = None
+    last_hidden_state: Tensor | None = None
+    pooler_output: list[Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pooler_output is None and self.embeddings is not None:
+            self.pooler_output = list(self.embeddings)
+        super().__post_init__()
+
+
+__all__ = ["Evidence", "ImageFeatures", "RelatedStudy"]
