@@ -78,7 +78,7 @@ def register_pipeline() -> None:
 
         def __new__(cls, model: Any, task: str, **kwargs: Any) -> Any:
             from .configuration.configuration_mambaxray import MambaXrayConfig
-            from .modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
+            from .modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline
 
             if isinstance(model.config, MambaXrayConfig):
                 return ImageToTextPipeline(model=model, task=task, **kwargs)

@@ -19,7 +19,8 @@ def convert(
             "-s",
             metavar="STAGE",
             help="What the checkpoint is of: pretrain (images alone), contrast (images and reports), finetune "
-            "(report generation) or emrrg (report generation with hybrid layers).",
+            "(report generation), emrrg (report generation with hybrid layers) or vmamba (a classifier of VMamba's "
+            "authors, of which the image encoder is taken).",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the model.")],
@@ -40,7 +41,7 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Turn a checkpoint that the authors of MambaXray-VL released into a model for this package.
+    """Turn a checkpoint that the authors of MambaXray-VL or VMamba released into a model for this package.
 
     The folder can then be given to every command as --model, and to from_pretrained. Nothing in the file is run: it is
     read as numbers and settings only. A file with unknown or missing weights is refused, with their names.
@@ -52,6 +53,8 @@ def convert(
     - mambaxray convert clip.pth --stage contrast --text-model emilyalsentzer/Bio_ClinicalBERT --output models/stage2
 
     - mambaxray convert delta.pth --stage finetune --text-model meta-llama/Llama-2-7b-chat-hf --output models/report
+
+    - mambaxray convert vssm_base_0229_ckpt_epoch_237.pth --stage vmamba --output models/vmamba-base
     """
     from .train.convert_checkpoint import convert_checkpoint
 

@@ -28,18 +28,14 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..configuration.study_inputs import StudyInputs
-from .given_parts import build_around, given_part
-from .image_features import Evidence, ImageFeatures
-from .pipeline_image_to_text import ImageToTextPipeline
-from .repository_code import ModelCodeMixin
-from .separate_parts import PartReference, SeparatePartsMixin
-from .vision_encoder import (
-    FrozenVisionEncoderMixin,
-    encode_images,
-    load_vision_encoder,
-    mean_over_views,
-    present_views,
-)
+from .generation.pipeline_image_to_text import ImageToTextPipeline
+from .hub.given_parts import build_around, given_part
+from .hub.private_memory import PrivateMemoryMixin
+from .hub.repository_code import ModelCodeMixin
+from .hub.separate_parts import PartReference, SeparatePartsMixin
+from .hub.vision_encoder import load_vision_encoder
+from .layers.image_features import Evidence, ImageFeatures
+from .layers.views import FrozenVisionEncoderMixin, encode_images, mean_over_views, present_views
 
 DEFAULT_MAX_NEW_TOKENS = 256
 """Longest report of a new model whose language model's generation settings name no length; transformers' own default
@@ -108,6 +104,11 @@ class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    def post_init(self) -> None:
+        # A subclass may have added parameters of the model itself since the last time, in its base's `__init__`.
+        self._is_hf_initialized = False
+        super().post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -392,7 +393,7 @@ class _WithoutHead(MambaXrayModel):
         return self._generator.get_image_features(*args, **kwargs)
 
 
-class MambaXrayForConditionalGeneration(SeparatePartsMixin, MambaXrayModel, GenerationMixin):
+class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, MambaXrayModel, GenerationMixin):
     """Writes a report for a study of one or several chest X-ray views.
 
     Any `AutoModel` vision encoder and any attention-based `AutoModelForCausalLM` decoder fit, so MambaXray-VL

@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from ..evaluation.retrieval import compute_retrieval_metrics
+from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
-from ..modeling_mambaxray.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .collator import ContrastiveCollator
 from .finetune import freeze, load_splits

@@ -26,7 +26,7 @@ from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..configuration.families import Family, families_of_stage
 from ..data.studies import first_studies, load_studies
 from ..evaluation.trainer_metrics import report_metrics
-from ..modeling_mambaxray.vision_encoder import load_vision_encoder
+from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
 from .collator import ReportCollator
