@@ -180,10 +180,10 @@ def _build_index(keys: Tensor, kind: str) -> Any:
         raise ImportError("this index needs faiss: pip install faiss-cpu") from error
     rows, width = keys.shape
     if kind == "ivf":
-        # About the square root of the rows, as faiss' guidelines have it, of which a tenth are looked into.
+        # About the square root of the rows, as faiss' guidelines have it, of which a twentieth are looked into.
         lists = max(1, round(rows**0.5))
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
-        index.nprobe = max(1, lists // 10)
+        index.nprobe = max(1, lists // 20)
         index.train(keys.numpy())
     elif kind == "hnsw":
         index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)

@@ -162,12 +162,14 @@ class HopfieldAssociation(nn.Module):
         Taken into the memories' space, a pattern's products with the standardized memories are those with the keys, but
         for what is the same for all memories and falls out of the softmax.
         """
-        weight = self.k_proj.weight if self.key_norm is None else self.k_proj.weight * self.key_norm.weight
-        queries = torch.einsum("blhd,hdw->blhw", patterns, weight.unflatten(0, (self.num_heads, -1)))
-        products = (self.beta * queries).flatten(1, 2) @ keys.mT
+        weight = self.k_proj.weight.unflatten(0, (self.num_heads, -1))
+        queries = self.beta * torch.einsum("blhd,hdw->blhw", patterns, weight)
+        if self.key_norm is not None:
+            queries = queries * self.key_norm.weight
+        products = queries.flatten(1, 2) @ keys.mT
         weights = products.softmax(dim=-1, dtype=torch.promote_types(products.dtype, torch.float32))
         # A processor computes many times slower with denormal numbers, and most weights of a sharp recall would be.
-        return F.threshold(weights, _NEGLIGIBLE, 0.0).to(products.dtype)
+        return F.threshold(weights, _NEGLIGIBLE, 0.0, inplace=not weights.requires_grad).to(products.dtype)
 
     def _head_by_head(self, mixture: Tensor, projection: nn.Linear, norm: nn.LayerNorm | None) -> Tensor:
         """Mixtures of standardized memories `(B, L * H, W)` through a layer norm's weights and each head's own rows of
