@@ -52,7 +52,7 @@ def make_tiny_models(folder: str | Path, seed: int = 0) -> list[Path]:
         FileExistsError: a folder of such a name holds something already.
 
     Returns:
-        The models' folders. Each holds less than 300 kB, most of it code.
+        The models' folders. Each holds less than 500 kB, most of it code.
     """
     tokenizer = train_report_tokenizer([make_study(number)["report"] for number in range(20)], _VOCABULARY)
     made = []

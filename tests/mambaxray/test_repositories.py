@@ -191,9 +191,9 @@ AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)([content
     assert "pip install pydicom" in result.stderr
 
 
-def test_a_tiny_model_takes_less_than_300_kilobytes(folder):
+def test_a_tiny_model_takes_less_than_500_kilobytes(folder):
     for model in (folder / "saved").iterdir():
-        assert sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) < 3e5, model.name
+        assert sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) < 5e5, model.name
     assert (
         json.loads((folder / "saved" / "r2gengpt" / "config.json").read_text())["vision_config"]["image_size"]
         == IMAGE_SIZE
