@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LONG = 2048
+"""Time steps of what counts as a long sequence."""
+
 
 def _no_problem() -> str:
     return ""
@@ -22,6 +25,7 @@ class ScanBackend:
             float32 only.
         reads_half: whether `u`, `delta`, `B` and `C` may be in half precision, with a state in float32.
         automatic: whether it is used without being asked for by name.
+        for_long_only: whether that is so for sequences of `LONG` and more steps only.
     """
 
     scan: Callable[..., Tensor]
@@ -29,10 +33,11 @@ class ScanBackend:
     device_type: str = ""
     reads_half: bool = False
     automatic: bool = True
+    for_long_only: bool = False
 
     def takes(self, device_type: str, dtype: torch.dtype) -> bool:
         """Whether it scans on such a device with a state of such a type, where it can be used at all."""
         return not self.device_type or (self.device_type == device_type and dtype == torch.float32)
 
 
-__all__ = ["ScanBackend"]
+__all__ = ["LONG", "ScanBackend"]
