@@ -66,17 +66,40 @@ def triton_problem() -> str:
 
 
 def _difference_from_reference() -> float:
-    """Greatest difference in a small scan's output and gradients."""
+    """Greatest difference in output and gradients of a small scan and of what stands before and behind it."""
+    from .directional_convolution import directional_convolution_torch, merge_directions_torch
+    from .directions_triton import directional_convolution_triton, merge_directions_triton
+
     generator = torch.Generator().manual_seed(0)
-    shapes = [(1, 2, 33, 48), (1, 2, 33, 48), (1, 48, 4), (1, 2, 33, 4), (1, 2, 33, 4), (1, 48), (1, 48)]
-    tensors = [torch.randn(shape, generator=generator).cuda() for shape in shapes]
-    tensors[2] = -tensors[2].exp()
-    results = []
-    for scan in (selective_scan_triton, selective_scan_reference):
-        inputs = [x.clone().requires_grad_() for x in tensors]
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).cuda()
+
+    orders = torch.stack([torch.arange(33), torch.randperm(33, generator=generator)]).cuda()
+    inverse_orders = orders.argsort(dim=-1)
+    x, gate, weight, bias = normal(2, 33, 48), normal(2, 33, 48), normal(2, 48, 4), normal(2, 48)
+    scan_inputs = [normal(2, 2, 33, 48), -normal(2, 48, 4).exp(), normal(2, 2, 33, 4), normal(2, 2, 33, 4)]
+    scan_inputs += [normal(2, 48), normal(2, 48)]
+
+    def run(convolve, scan, merge) -> list[Tensor]:
+        inputs = [t.clone().requires_grad_() for t in (x, gate, weight, bias, *scan_inputs)]
         with torch.enable_grad():
-            y = scan(*inputs)
-            results.append([y.detach(), *torch.autograd.grad(y.sum(), inputs)])
+            u = convolve(inputs[0], orders, inverse_orders, *inputs[2:4])
+            out = merge(scan(u, *inputs[4:]), inputs[1])
+            return [out.detach(), *torch.autograd.grad(out.sum(), inputs)]
+
+    results = (
+        run(
+            directional_convolution_triton,
+            selective_scan_triton,
+            lambda y, gate: merge_directions_triton(y, gate, orders, inverse_orders),
+        ),
+        run(
+            directional_convolution_torch,
+            selective_scan_reference,
+            lambda y, gate: merge_directions_torch(y, gate, orders, inverse_orders),
+        ),
+    )
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*results, strict=True))
 
 
