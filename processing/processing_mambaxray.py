@@ -142,7 +142,9 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return [*self.image_processor.model_input_names, "input_ids", "attention_mask"]
+        of_images = self.image_processor.model_input_names
+        names = ["pixel_attention_mask" if name == "view_mask" else name for name in of_images]
+        return [*names, "input_ids", "attention_mask"]
 
     @property
     def default_prompt(self) -> str:
@@ -196,7 +198,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             max_report_length, include_prompt: as in `__call__`.
 
         Returns:
-            As `__call__`, and the `study_inputs`.
+            As `__call__` with `view_mask` under its own name, and the `study_inputs`.
 
         Raises:
             KeyError: a study has no `images`, or no `report` in training.
@@ -210,6 +212,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             max_report_length=max_report_length,
             include_prompt=include_prompt,
         )
+        if "pixel_attention_mask" in batch:
+            batch["view_mask"] = batch.pop("pixel_attention_mask")
         declared = {
             name: each for name, each in self.study_inputs.items() if with_reports or not each.for_training_only
         }
@@ -285,9 +289,9 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
 
         Returns:
             `BatchFeature` with `input_ids` and `attention_mask` (batch, tokens) int64; with images `pixel_values`
-            (batch, views, 3, height, width) and `view_mask` (batch, views), also under the name that TRL carries,
-            `pixel_attention_mask`; with reports `labels` (batch, tokens),
-            -100 everywhere but on the report's own tokens (its eos included).
+            (batch, views, 3, height, width) and the image processor's `view_mask` (batch, views) under the name that
+            trainers and pipelines know, `pixel_attention_mask`; with reports `labels` (batch, tokens), -100 everywhere
+            but on the report's own tokens (its eos included).
 
         Raises:
             ImageReadError: a picture that can't be read.
@@ -348,7 +352,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         if studies is not None:
             features.update(self.image_processor(studies, return_tensors=return_tensors, **image_kwargs))
             if "view_mask" in features:
-                features["pixel_attention_mask"] = features["view_mask"]
+                # TRL carries the mask under this name, and stops at inputs that it does not know.
+                features["pixel_attention_mask"] = features.pop("view_mask")
         return features
 
     def post_process_image_text_to_text(

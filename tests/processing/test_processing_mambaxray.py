@@ -50,15 +50,14 @@ def test_default_prompt_has_the_released_layout(processor: MambaXrayProcessor, p
     assert inputs["input_ids"].tolist() == [_prompt(processor)]
     assert inputs["attention_mask"].all()
     assert inputs["pixel_values"].shape == (1, 1, 3, 32, 32)
-    assert inputs["view_mask"].tolist() == [[True]]
-    assert set(inputs) == {*processor.model_input_names, "pixel_attention_mask"}
-    assert inputs["pixel_attention_mask"].equal(inputs["view_mask"])
+    assert inputs["pixel_attention_mask"].tolist() == [[True]]
+    assert set(inputs) == set(processor.model_input_names)
 
 
 def test_views_of_a_study_share_one_run_of_placeholders(processor: MambaXrayProcessor, picture: Image.Image) -> None:
     inputs = processor([[picture, picture], [picture]])
     assert (inputs["input_ids"] == processor.image_token_id).sum(1).tolist() == [TOKENS, TOKENS]
-    assert inputs["view_mask"].tolist() == [[True, True], [True, False]]
+    assert inputs["pixel_attention_mask"].tolist() == [[True, True], [True, False]]
 
 
 def test_text_without_image_token_is_the_instruction(processor: MambaXrayProcessor, picture: Image.Image) -> None:
