@@ -7,26 +7,8 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .configuration_vision_mamba import VisionMambaConfig
 from .saved_parts import PrivatePathsMixin, read_separate_parts, without_earlier_fields
+from .sub_configs import as_config, keeping_attention
 from .vision_tokens import count_visual_tokens
-
-
-def as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[PreTrainedConfig]) -> PreTrainedConfig:
-    """A sub-configuration from what a user gives: itself, a dict with its `model_type`, or the default when None.
-
-    Raises:
-        TypeError: it is neither a configuration nor a dict.
-    """
-    if config is None:
-        return default()
-    if isinstance(config, PreTrainedConfig):
-        return config
-    if not isinstance(config, dict):
-        raise TypeError(f"expected a configuration or a dict, got {type(config).__name__}")
-    values = dict(config)
-    model_type = values.pop("model_type", default.model_type)
-    if model_type == VisionMambaConfig.model_type:
-        return VisionMambaConfig(**values)
-    return AutoConfig.for_model(model_type, **values)
 
 
 class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
@@ -99,12 +81,7 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
         # Weights are tied inside the language model, as its own configuration says.
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
-        # transformers sets the attention of sub-configurations to None otherwise, of models in use, too.
-        kwargs.setdefault(
-            "attn_implementation",
-            {"": None} | {name: getattr(self, name)._attn_implementation for name in self.sub_configs},
-        )
-        super().__init__(**kwargs)
+        super().__init__(**keeping_attention(self, kwargs))
 
     @property
     def visual_sequence_length(self) -> int:
@@ -119,4 +96,4 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         return self.visual_sequence_length
 
 
-__all__ = ["MambaXrayConfig", "as_config"]
+__all__ = ["MambaXrayConfig"]

@@ -4,9 +4,9 @@ from typing import Any
 
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
-from .configuration_mambaxray import as_config
 from .configuration_vision_mamba import VisionMambaConfig
 from .saved_parts import PrivatePathsMixin
+from .sub_configs import as_config, keeping_attention
 
 
 class MambaXrayDualEncoderConfig(PrivatePathsMixin, PreTrainedConfig):
@@ -46,7 +46,7 @@ class MambaXrayDualEncoderConfig(PrivatePathsMixin, PreTrainedConfig):
         self.logit_scale_init_value = logit_scale_init_value
         if not isinstance(projection_dim, int) or projection_dim < 1:
             raise ValueError(f"projection_dim must be a positive integer, got {projection_dim!r}")
-        super().__init__(**kwargs)
+        super().__init__(**keeping_attention(self, kwargs))
 
 
 __all__ = ["MambaXrayDualEncoderConfig"]

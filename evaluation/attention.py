@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from ..configuration.vision_tokens import patch_positions
 from ..modeling_mambaxray.hybrid_attention import GatedCrossAttention
+from ..modeling_mambaxray.image_features import Evidence
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -41,11 +42,13 @@ class Explanation:
         words: the report's words.
         views: the images as the model saw them.
         sources: the decoder's self-attention, and then each hybrid layer's cross-attention.
+        evidence: what the report rests on, by observation, for systems that give it.
     """
 
     words: list[str]
     views: list[Image.Image]
     sources: list[AttentionMaps]
+    evidence: list[Evidence] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -75,7 +78,9 @@ def explain_report(
         ValueError: the model wrote nothing, or its visual tokens are no square of patches.
     """
     inputs = processor.prepare_studies([{"images": list(views)}], instruction=prompt).to(model.device)
-    tokens = model.generate(**inputs, **generate_kwargs | {"num_return_sequences": 1})
+    options = generate_kwargs | {"num_return_sequences": 1, "return_dict_in_generate": True}
+    generated = model.generate(**inputs, **options)
+    tokens, (evidence,) = generated.sequences, generated.get("evidence") or [[]]
     length = inputs["input_ids"].shape[1]
     words, owners = words_of_tokens(processor.tokenizer, tokens[0, length:].tolist())
     if not words:
@@ -98,7 +103,7 @@ def explain_report(
         maps = _by_word(weights[0, :, rows].float().mean(dim=0)[:, patches], owners, len(words))
         by_word = _mean_by_word(gates[0, rows].float().cpu().numpy(), owners, len(words))[:, 0]
         sources.append(AttentionMaps(f"Cross-attention of layer {index}", maps, by_word))
-    return Explanation(words, _as_seen(inputs["pixel_values"][0], processor), sources)
+    return Explanation(words, _as_seen(inputs["pixel_values"][0], processor), sources, evidence)
 
 
 def words_of_tokens(tokenizer: Any, ids: Sequence[int]) -> tuple[list[str], list[int | None]]:

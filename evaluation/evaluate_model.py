@@ -80,6 +80,7 @@ def generate_predictions(
     batch_size: int = 8,
     num_workers: int = 0,
     prompt: str | None = None,
+    evidence: bool = False,
     progress: Callable[[int, int], None] | None = None,
     **generate_kwargs: Any,
 ) -> list[StudyReport]:
@@ -101,6 +102,7 @@ def generate_predictions(
         batch_size: studies in work at a time, per process.
         num_workers: processes (per process) that read images ahead.
         prompt: instruction for all studies, in place of the processor's own.
+        evidence: whether to keep with each report what it rests on, where the model's system gives that.
         progress: called in the main process with the numbers of finished and of all studies.
         generate_kwargs: arguments of `model.generate` (`max_new_tokens`, `num_beams`, …).
 
@@ -135,7 +137,8 @@ def generate_predictions(
     # A model that is spread over devices stays as it is.
     device = None if getattr(model, "hf_device_map", None) else model.device
     pipeline = ImageToTextPipeline(model, processor, device=device)
-    options = {"batch_size": batch_size, "num_workers": num_workers, "prompt": prompt, **generate_kwargs}
+    options = {"batch_size": batch_size, "num_workers": num_workers, "prompt": prompt, "evidence": evidence}
+    options |= generate_kwargs
 
     was_training = model.training
     model.eval()

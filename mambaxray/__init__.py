@@ -18,6 +18,13 @@ if not (_here / "configuration").is_dir() and (_here.parent / "setup.cfg").is_fi
     __path__.append(str(_here.parent))
 
 _PUBLIC = {
+    "Family": "configuration.families",
+    "register_family": "configuration.families",
+    "StudyInput": "configuration.study_inputs",
+    "register_vision_family": "configuration.vision_tokens",
+    "Evidence": "modeling_mambaxray.image_features",
+    "ImageFeatures": "modeling_mambaxray.image_features",
+    "MambaXrayModel": "modeling_mambaxray.modeling_mambaxray",
     "VisionMambaConfig": "configuration.configuration_vision_mamba",
     "MambaXrayConfig": "configuration.configuration_mambaxray",
     "EMRRGConfig": "configuration.configuration_emrrg",

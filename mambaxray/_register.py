@@ -12,7 +12,10 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .configuration.families import Family
 
 # Every Auto class needs this one, and AutoConfig nothing else.
 _AUTO_MODULE = "transformers.models.auto.configuration_auto"
@@ -24,50 +27,27 @@ _logger = logging.getLogger(__name__)
 
 
 def register_auto_classes() -> None:
-    """Registers configurations, models and processors with the Auto classes. Safe to call again."""
-    from transformers import (
-        AutoConfig,
-        AutoImageProcessor,
-        AutoModel,
-        AutoModelForImageTextToText,
-        AutoModelForPreTraining,
-        AutoProcessor,
-        VisionTextDualEncoderProcessor,
-    )
+    """Registers every family's configuration, model and processor with the Auto classes, and from then on each one
+    that `register_family` adds. Safe to call again."""
+    from .configuration.families import call_for_each_family, load_entry_points
 
-    from .configuration.configuration_emrrg import EMRRGConfig
-    from .configuration.configuration_mambaxray import MambaXrayConfig
-    from .configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
-    from .configuration.configuration_mambaxray_pretraining import MambaXrayPreTrainingConfig
-    from .configuration.configuration_vision_mamba import VisionMambaConfig
-    from .modeling_mambaxray.modeling_emrrg import EMRRGForConditionalGeneration
-    from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
-    from .modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
-    from .modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
-    from .modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
-    from .processing.image_processing_mambaxray import MambaXrayImageProcessor
-    from .processing.processing_mambaxray import MambaXrayProcessor
+    call_for_each_family(_register_with_auto_classes)
+    load_entry_points()
 
-    AutoConfig.register("vision_mamba", VisionMambaConfig, exist_ok=True)
-    AutoConfig.register("mambaxray", MambaXrayConfig, exist_ok=True)
-    AutoConfig.register("emrrg", EMRRGConfig, exist_ok=True)
-    AutoConfig.register("mambaxray_pretraining", MambaXrayPreTrainingConfig, exist_ok=True)
-    AutoConfig.register("mambaxray_dual_encoder", MambaXrayDualEncoderConfig, exist_ok=True)
-    AutoModel.register(VisionMambaConfig, VisionMambaModel, exist_ok=True)
-    for auto_class in (AutoModel, AutoModelForImageTextToText):
-        auto_class.register(MambaXrayConfig, MambaXrayForConditionalGeneration, exist_ok=True)
-        auto_class.register(EMRRGConfig, EMRRGForConditionalGeneration, exist_ok=True)
-    AutoModel.register(MambaXrayDualEncoderConfig, MambaXrayDualEncoder, exist_ok=True)
-    for auto_class in (AutoModel, AutoModelForPreTraining):
-        auto_class.register(MambaXrayPreTrainingConfig, MambaXrayForPreTraining, exist_ok=True)
-    generators = (MambaXrayConfig, EMRRGConfig)
-    for config_class in (VisionMambaConfig, *generators, MambaXrayPreTrainingConfig, MambaXrayDualEncoderConfig):
-        AutoImageProcessor.register(
-            config_class, image_processor_classes={"pil": MambaXrayImageProcessor}, exist_ok=True
-        )
-    for config_class in generators:
-        AutoProcessor.register(config_class, MambaXrayProcessor, exist_ok=True)
-    AutoProcessor.register(MambaXrayDualEncoderConfig, VisionTextDualEncoderProcessor, exist_ok=True)
+
+def _register_with_auto_classes(family: "Family") -> None:
+    import transformers
+
+    from .configuration.families import load
+
+    config_class = family.config_class
+    transformers.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    for name in family.auto_classes:
+        getattr(transformers, name).register(config_class, family.model_class, exist_ok=True)
+    image_processors = {"pil": load(family.image_processor)}
+    transformers.AutoImageProcessor.register(config_class, image_processor_classes=image_processors, exist_ok=True)
+    if family.processor_class is not None:
+        transformers.AutoProcessor.register(config_class, family.processor_class, exist_ok=True)
 
 
 def register_pipeline() -> None:

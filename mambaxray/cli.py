@@ -68,8 +68,22 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE",
+            help="Python module that registers a system of your own, installed or in the working folder. Can be "
+            "repeated.",
+        ),
+    ] = None,
 ) -> None:
-    pass
+    if plugin:
+        from .configuration.families import import_plugins
+
+        try:
+            import_plugins(plugin)
+        except ValueError as error:
+            raise failure(error) from error
 
 
 @app.command()
@@ -155,6 +169,14 @@ def generate(
             help="Wordings followed at the same time; more is slower. Default: the model's own, or 1.",
         ),
     ] = None,
+    evidence: Annotated[
+        bool,
+        typer.Option(
+            "--evidence",
+            help="Also write what each report rests on, by observation, where the model's system gives that; needs an "
+            "output of .jsonl.",
+        ),
+    ] = False,
     prompt: PromptOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -186,6 +208,8 @@ def generate(
                 check_output(output, overwrite=overwrite, resume=resume)
             elif resume or overwrite:
                 raise ValueError("--resume and --overwrite need --output")
+            if evidence and (output is None or output.suffix.lower() != ".jsonl"):
+                raise ValueError("--evidence needs --output with a name that ends in .jsonl")
             studies = collect_studies(images)
             total = len(studies)
             file = None if output is None else ReportFile(output, GENERATED, resume=resume)
@@ -202,6 +226,7 @@ def generate(
     console.print(SAFETY)
     options = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "prompt": prompt}
     options = {name: value for name, value in options.items() if value is not None}
+    options["evidence"] = evidence
     options["num_workers"] = default_workers(pipeline.device) if workers is None else workers
     failed = _run_batches(studies, pipeline, batch_size, options, file, console)
     where = "" if output is None else f" in {output}"

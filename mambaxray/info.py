@@ -54,6 +54,8 @@ def read_config(model: str) -> "PreTrainedConfig":
 
     from transformers import AutoConfig
 
+    from .configuration.families import families
+
     try:
         config = AutoConfig.from_pretrained(model)
     except (OSError, TypeError, ValueError) as error:
@@ -63,8 +65,11 @@ def read_config(model: str) -> "PreTrainedConfig":
             f"{model}: no such folder, and no such model could be had from the Hugging Face Hub "
             "(is the name right, are you online, is the model public or are you logged in?)"
         ) from error
-    if not type(config).__module__.startswith(f"{__package__}."):
-        raise ModelLoadError(f"{model}: a model of type {config.model_type!r}, which is none of mambaxray's")
+    if config.model_type not in families():
+        raise ModelLoadError(
+            f"{model}: a model of type {config.model_type!r}, which is none of mambaxray's (--plugin MODULE imports a "
+            "system of your own)"
+        )
     return config
 
 

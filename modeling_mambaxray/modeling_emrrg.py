@@ -1,5 +1,6 @@
 """EMRRG: the report generator with hybrid decoder layers, which attend to the visual tokens beside their own."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -69,6 +70,14 @@ class EMRRGForConditionalGeneration(MambaXrayForConditionalGeneration):
         if isinstance(module, TokenGate):
             # What starts at zero keeps the gate closed until something is learned.
             init.zeros_(module.weight if module.warm_up is None else module.warm_up)
+
+    @classmethod
+    def for_released_weights(
+        cls, weights: Mapping[str, Tensor]
+    ) -> tuple[type[MambaXrayForConditionalGeneration], dict[str, Any]]:
+        """Without hybrid layers, as after partial LoRA alone, it is the base class."""
+        layers = sorted({int(name.split(".")[2]) for name in weights if name.startswith("cross_attention.")})
+        return (cls, {"hybrid_layers": layers}) if layers else (MambaXrayForConditionalGeneration, {})
 
     def fuse(self, visual_tokens: Tensor, **study_inputs: Tensor) -> EMRRGImageFeatures:
         """As in the base class, with the keys and values of the hybrid layers, which are computed here and only here:

@@ -31,8 +31,10 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..configuration.study_inputs import StudyInputs
 from .decoder_head import check_head_rules
+from .given_parts import build_around, given_part
 from .image_features import Evidence, ImageFeatures
 from .pipeline_image_to_text import ImageToTextPipeline
+from .private_memory import PrivateMemoryMixin
 from .repository_code import ModelCodeMixin
 from .separate_parts import PartReference, SeparatePartsMixin
 from .vision_encoder import (
@@ -111,6 +113,11 @@ class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def post_init(self) -> None:
+        # A subclass may have added parameters of the model itself since the last time, in its base's `__init__`.
+        self._is_hf_initialized = False
+        super().post_init()
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -137,11 +144,10 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
     _decoder_class: ClassVar[type] = AutoModel
 
     def __init__(self, config: MambaXrayConfig):
-        # Set before `__init__` by `_from_parts`.
-        given: Mapping[str, PreTrainedModel] = vars(self).pop("_given_parts", {})
         super().__init__(config)
-        self.vision_encoder = given.get("vision_encoder") or AutoModel.from_config(config.vision_config)
-        self.language_model = given.get("language_model") or self._decoder_class.from_config(config.text_config)
+        self.vision_encoder = given_part(self, "vision_encoder") or AutoModel.from_config(config.vision_config)
+        decoder = given_part(self, "language_model")
+        self.language_model = decoder or self._decoder_class.from_config(config.text_config)
         llm_hidden = self.language_model.get_input_embeddings().embedding_dim
         self.projector = nn.Linear(config.vision_config.hidden_size, llm_hidden)
         self.layer_norm = nn.LayerNorm(llm_hidden, eps=config.projector_layer_norm_eps)
@@ -149,19 +155,6 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         self._decoder_takes_positions = "position_ids" in decoder_arguments
         self._decoder_arguments = frozenset(decoder_arguments) | TransformersKwargs.__optional_keys__ | {"return_dict"}
         self.post_init()
-
-    @classmethod
-    def _from_parts(cls, config: MambaXrayConfig, **parts: PreTrainedModel) -> Self:
-        """A model around parts that exist already, by attribute; all else is new, on the language model's device."""
-        model = cls.__new__(cls)
-        vars(model)["_given_parts"] = parts
-        for part in parts.values():
-            for module in part.modules():
-                # What transformers leaves alone when it initialises the model around it.
-                module._is_hf_initialized = True
-        with torch.device(parts["language_model"].device):
-            model.__init__(config)
-        return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -424,7 +417,7 @@ class _WithoutHead(MambaXrayModel):
         return self._generator.get_image_features(*args, **kwargs)
 
 
-class MambaXrayForConditionalGeneration(SeparatePartsMixin, MambaXrayModel, GenerationMixin):
+class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, MambaXrayModel, GenerationMixin):
     """Writes a report for a study of one or several chest X-ray views.
 
     Any `AutoModel` vision encoder and any attention-based `AutoModelForCausalLM` decoder fit, so MambaXray-VL
@@ -483,7 +476,7 @@ class MambaXrayForConditionalGeneration(SeparatePartsMixin, MambaXrayModel, Gene
             image_token_id=image_token_id,
             **config_kwargs,
         )
-        model = cls._from_parts(config, vision_encoder=encoder, language_model=decoder)
+        model = build_around(cls, config, {"vision_encoder": encoder, "language_model": decoder}, decoder.device)
         generation_config = GenerationConfig.from_dict(decoder.generation_config.to_dict())
         if generation_config.max_new_tokens is None and generation_config.max_length in (None, 20):
             generation_config.max_new_tokens = DEFAULT_MAX_NEW_TOKENS
@@ -493,6 +486,12 @@ class MambaXrayForConditionalGeneration(SeparatePartsMixin, MambaXrayModel, Gene
                 decoder, str(language_model), (text_kwargs or {}).get("revision")
             )
         return model
+
+    @classmethod
+    def for_released_weights(cls, weights: Mapping[str, Tensor]) -> tuple[type[Self], dict[str, Any]]:
+        """Which class a released checkpoint of this family is for, and the fields of its configuration that the
+        weights, under our names, tell."""
+        return cls, {}
 
     @property
     def base_model(self) -> MambaXrayModel:

@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
 from .contrastive import contrastive_loss
+from .given_parts import build_around, given_part
 from .repository_code import ModelCodeMixin
 from .vision_encoder import FrozenVisionEncoderMixin, encode_views, load_vision_encoder
 
@@ -80,8 +81,11 @@ class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedM
 
     def __init__(self, config: MambaXrayDualEncoderConfig):
         super().__init__(config)
-        self.vision_encoder = AutoModel.from_config(config.vision_config)
-        self.text_encoder = AutoModel.from_config(config.text_config, **_without_pooler(config.text_config))
+        self.vision_encoder = given_part(self, "vision_encoder") or AutoModel.from_config(config.vision_config)
+        text_encoder = given_part(self, "text_encoder")
+        self.text_encoder = text_encoder or AutoModel.from_config(
+            config.text_config, **_without_pooler(config.text_config)
+        )
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
         # One dimension, not none: FSDP2 shards no scalars.
@@ -123,16 +127,9 @@ class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedM
         if not isinstance(text, PreTrainedModel):
             text = AutoModel.from_pretrained(text_encoder, **(text_kwargs or {}))
         config = cls.config_class(vision_config=vision.config, text_config=text.config, **config_kwargs)
-        with torch.device("meta"):
-            model = cls(config)
         if _without_pooler(text.config):
             text.pooler = None  # as the configuration alone would have made it
-        model.vision_encoder, model.text_encoder = vision, text
-        for module in (model.visual_projection, model.text_projection):
-            module.to_empty(device=vision.device)
-            model._init_weights(module)
-        model.logit_scale = nn.Parameter(torch.full((1,), config.logit_scale_init_value, device=vision.device))
-        return model.eval()
+        return build_around(cls, config, {"vision_encoder": vision, "text_encoder": text}, vision.device)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_encoder.get_input_embeddings()

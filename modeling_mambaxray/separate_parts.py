@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -36,8 +37,18 @@ that is in a folder `.cache/huggingface`, whoever calls it: `hf upload`, or the 
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
-_stored_dtypes: ContextVar[Mapping[str, torch.dtype] | None] = ContextVar("stored_dtypes", default=None)
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _SavedDtypes:
+    """Of a model that is being loaded: the dtypes of its tensors and of its sub-configurations, by name."""
+
+    tensors: Mapping[str, torch.dtype]
+    configs: Mapping[str, Any]
+
+
+_saved_dtypes: ContextVar[_SavedDtypes | None] = ContextVar("saved_dtypes", default=None)
 
 
 class PartNotFoundError(OSError):
@@ -135,8 +146,12 @@ class SeparatePartsMixin:
         patterns = [rf"^{re.escape(name)}\." for name in cls.training_only_parts]
         cls._keys_to_ignore_on_load_missing = [*known, *(p for p in patterns if p not in known)] or None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        if (saved := _saved_dtypes.get()) is not None:
+            # transformers has just given them all the model's; what a part computes at its start needs its own.
+            for name, dtype in saved.configs.items():
+                getattr(config, name).dtype = dtype
+        super().__init__(config, *args, **kwargs)
         self.part_references = {}
 
     @property
@@ -284,6 +299,7 @@ class SeparatePartsMixin:
         if save_training_parts is None:
             save_training_parts = _CHECKPOINT.fullmatch(Path(save_directory).name) is not None
         state_dict = dict(self.state_dict() if state_dict is None else state_dict)
+        self._note_dtypes()
         left_out = self._note_left_out(state_dict, save_training_parts)
         if left_out:
             names = [f"{part} ({reference.source})" for part, reference in left_out.items()]
@@ -292,7 +308,7 @@ class SeparatePartsMixin:
             kwargs["save_original_format"] = False
         # What is saved refers to the weights as they are published, which need not be quantized.
         sections = [self.config, *(getattr(self.config, name) for name in self.config.sub_configs)]
-        quantized = [config for config in sections if left_out and "quantization_config" in vars(config)]
+        quantized = [c for c in sections if left_out and c is not None and "quantization_config" in vars(c)]
         quantizations = [vars(config).pop("quantization_config") for config in quantized]
         try:
             super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub=push_to_hub, **kwargs)
@@ -312,14 +328,20 @@ class SeparatePartsMixin:
         return super().push_to_hub(*args, **kwargs)
 
     def _get_dtype_plan(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
-        # transformers loads in one dtype, but for what this plan names. What must be float32 is so whatever was stored.
-        always = [re.compile(name.replace("*", ".*")) for name in self._keep_in_fp32_modules_strict or ()]
-        stored = {
-            rf"^{re.escape(name)}$": stored
-            for name, stored in (_stored_dtypes.get() or {}).items()
-            if stored != dtype and not any(pattern.search(name) for pattern in always)
-        }
-        return stored | super()._get_dtype_plan(dtype)
+        # transformers loads in one dtype but for what this plan names, by patterns in which `*` is any text. The first
+        # one counts that is found furthest left, so all begin at the name's beginning.
+        saved = _saved_dtypes.get()
+        if saved is None:
+            return super()._get_dtype_plan(dtype)
+        # What must be float32 is so whatever was stored.
+        plan = {f"^*{name}": torch.float32 for name in self._keep_in_fp32_modules_strict or ()}
+        by_part: dict[str, dict[str, torch.dtype]] = {}
+        for name, stored in saved.tensors.items():
+            by_part.setdefault(name.partition(".")[0], {})[name] = stored
+        usual = {part: Counter(dtypes.values()).most_common(1)[0][0] for part, dtypes in by_part.items()}
+        for part, dtypes in by_part.items():
+            plan |= {rf"^{re.escape(name)}$": stored for name, stored in dtypes.items() if stored != usual[part]}
+        return plan | {rf"^{re.escape(part)}(?:\.|$)": stored for part, stored in usual.items()}
 
     @classmethod
     def from_pretrained(
@@ -365,7 +387,7 @@ class SeparatePartsMixin:
         automatic = kwargs.get("dtype", kwargs.get("torch_dtype")) in (None, "auto")
         keep_dtypes = automatic and "quantization_config" not in kwargs and not hasattr(saved, "quantization_config")
         if not saved.separate_parts:
-            with _loading_in(stored if keep_dtypes else {}):
+            with _loading_in(stored if keep_dtypes else None, saved):
                 loaded = super().from_pretrained(path, *model_args, config=config, **kwargs)
             model = loaded[0] if kwargs.get("output_loading_info") else loaded
             model._settle(base, stored)
@@ -379,7 +401,8 @@ class SeparatePartsMixin:
         references, tensors = cls._fetch_parts(base, saved, given, stored, hub)
         for file in files:
             tensors |= load_state_dict(file)
-        with _loading_in({name: tensor.dtype for name, tensor in tensors.items()} if keep_dtypes else {}):
+        dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+        with _loading_in(dtypes if keep_dtypes else None, saved):
             loaded = super().from_pretrained(None, *model_args, config=saved, state_dict=tensors, **kwargs)
         model = loaded[0] if kwargs.get("output_loading_info") else loaded
         for part, reference in references.items():
@@ -442,15 +465,18 @@ class SeparatePartsMixin:
             tensors |= {f"{part}.{name}": state_dict[name] for name in left_out}
         return references, tensors
 
+    def _note_dtypes(self) -> None:
+        for part in self.children():
+            if isinstance(part, PreTrainedModel):
+                part.config.dtype = part.dtype
+
     def _settle(self, path: Any, stored: Mapping[str, Any]) -> None:
         """What is left to do when a model has been loaded: its parts' configurations tell their dtypes, and there is
         nothing in place of parts that were left out for good."""
         if os.path.isdir(path):
             # Adapters note this name, and are loaded from other working directories.
             self.name_or_path = self.config.name_or_path = str(Path(path).resolve())
-        for part in self.children():
-            if isinstance(part, PreTrainedModel):
-                part.config.dtype = part.dtype
+        self._note_dtypes()
         for name in self.training_only_parts:
             if getattr(self, name, None) is not None and stored and not any(n.startswith(f"{name}.") for n in stored):
                 setattr(self, name, None)
@@ -458,13 +484,19 @@ class SeparatePartsMixin:
 
 
 @contextmanager
-def _loading_in(dtypes: Mapping[str, torch.dtype]) -> Iterator[None]:
-    """Models that are loaded meanwhile get these dtypes, by the tensors' names."""
-    token = _stored_dtypes.set({name: dtype for name, dtype in dtypes.items() if dtype.is_floating_point})
+def _loading_in(tensors: Mapping[str, torch.dtype] | None, config: PreTrainedConfig) -> Iterator[None]:
+    """The model that is loaded meanwhile gets these dtypes and its configuration's, unless there are none."""
+    saved = None
+    if tensors is not None:
+        saved = _SavedDtypes(
+            {name: dtype for name, dtype in tensors.items() if dtype.is_floating_point},
+            {n: dtype for n in config.sub_configs if (dtype := getattr(getattr(config, n), "dtype", None)) is not None},
+        )
+    token = _saved_dtypes.set(saved)
     try:
         yield
     finally:
-        _stored_dtypes.reset(token)
+        _saved_dtypes.reset(token)
 
 
 def _absent(state_dict: Mapping[str, Tensor], stored: set[str]) -> set[str]:

@@ -17,8 +17,9 @@ def tensor_digests(tensors: Mapping[str, Any], threads: int | None = None) -> di
     interpreter's lock), those of another device or layout through a copy, one tensor per thread at a time. One that
     shares its memory with another is read once.
 
-    One thread reads 1.5 GB/s of bfloat16 and two read 2.8 GB/s on an Intel Xeon with SHA instructions (`python
-    benchmarks/bench_digests.py`): 13.5 GB, a language model of 7 billion parameters in bfloat16, take some seconds.
+    On two cores of an Intel Xeon that others used as well, 0.4 to 1.1 GB/s of bfloat16 were measured, with one thread
+    and with two (`python benchmarks/bench_digests.py`). At 1 GB/s a language model of 7 billion parameters, 13.5 GB in
+    bfloat16, takes 14 s.
 
     Args:
         tensors: a state dict; entries that are no tensors (quantized models have some) are digested by their text.

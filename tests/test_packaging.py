@@ -87,9 +87,10 @@ def test_the_wheel_holds_the_package_and_its_metadata_only(installed: Distributi
     ours = {name for name in names if name.startswith("mambaxray/")}
     expected = {name.replace(".", "/") for name in tracked_modules()}
     assert {name.removesuffix(".py").removesuffix("/__init__") for name in ours if name.endswith(".py")} == expected
-    assert {Path(name).suffix for name in ours} <= {".py", ".typed", ".yaml", ".jinja"}
+    assert {Path(name).suffix for name in ours} <= {".py", ".typed", ".yaml", ".jinja", ".bib"}
     data = ("py.typed", "evaluation/published/emrrg.yaml", "train/accelerate/fsdp2.yaml", "train/benches/phantoms.yaml")
     data += ("evaluation/pages/templates/page.html.jinja", "evaluation/pages/templates/style.css.jinja")
+    data += ("templates/model_card.md.jinja", "templates/papers.bib")
     assert {f"mambaxray/{name}" for name in data} <= set(ours)
 
 

@@ -8,20 +8,30 @@ import copy
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from ..evaluation.score_tables import wanted_scores
-from .recipe import FinetuneRecipe, RecipeError, build_section, make_recipe, parse_mapping, read_recipe, set_value
+from .recipe import (
+    FinetuneRecipe,
+    RecipeError,
+    Section,
+    build_section,
+    make_recipe,
+    parse_mapping,
+    read_recipe,
+    set_value,
+)
 
 AXES: tuple[str, ...] = ("dataset", "vision_encoder", "decoder", "variant", "checkpoint")
 """The axes of CXPMRG-Bench, in the order in which their choices replace values."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
+class Choice(Section):
     """One choice on an axis.
 
     Attributes:
@@ -30,17 +40,16 @@ class Choice:
         train: false to evaluate the recipe's `model.checkpoint` as it is.
     """
 
-    set: dict[str, Any] = field(default_factory=dict)
+    set: dict[str, Any] = Field(default_factory=dict)
     recipe: str | None = None
     train: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class TestSection:
+class TestSection(Section):
     """How the test split is evaluated.
 
     Attributes:
-        max_studies: at most so many test studies, the first ones; all when null.
+        max_studies: use only the first N test studies; all when null.
         batch_size: studies per process and step.
         num_workers: processes that read images ahead, per process.
         metrics: families or scores as `evaluate_reports` names them; all when null.
@@ -51,7 +60,7 @@ class TestSection:
     num_workers: int = 0
     metrics: list[str] | None = None
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any) -> None:
         for name in ("max_studies", "batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise RecipeError(f"test.{name} must be positive, got {value}")
@@ -61,8 +70,7 @@ class TestSection:
             raise RecipeError(f"test.metrics: {error}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bench:
+class Bench(Section):
     """What a bench file says.
 
     Attributes:
@@ -80,18 +88,18 @@ class Bench:
 
     recipe: str
     description: str = ""
-    set: dict[str, Any] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=list)
+    set: dict[str, Any] = Field(default_factory=dict)
+    seeds: list[int] = Field(default_factory=list)
     processes: int = 1
     published: str = "own"
-    test: TestSection = field(default_factory=TestSection)
-    dataset: dict[str, Choice] = field(default_factory=dict)
-    vision_encoder: dict[str, Choice] = field(default_factory=dict)
-    decoder: dict[str, Choice] = field(default_factory=dict)
-    variant: dict[str, Choice] = field(default_factory=dict)
-    checkpoint: dict[str, Choice] = field(default_factory=dict)
+    test: TestSection = Field(default_factory=TestSection)
+    dataset: dict[str, Choice] = Field(default_factory=dict)
+    vision_encoder: dict[str, Choice] = Field(default_factory=dict)
+    decoder: dict[str, Choice] = Field(default_factory=dict)
+    variant: dict[str, Choice] = Field(default_factory=dict)
+    checkpoint: dict[str, Choice] = Field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any) -> None:
         if self.processes < 1:
             raise RecipeError(f"processes must be positive, got {self.processes}")
         if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in self.seeds) or len(

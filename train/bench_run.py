@@ -83,7 +83,7 @@ def run_bench(
     cells = bench.cells()
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / BENCH_FILE, json.dumps(asdict(bench), indent=1))
+    write_whole(output / BENCH_FILE, json.dumps(bench.model_dump(), indent=1))
     results = []
     for cell in cells:
         result = _read(output, cell, bench)

@@ -5,9 +5,11 @@ The key lists come from the released code's state_dict (MambaXray-VL, `models_ma
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
+
+from ..configuration.families import families_by_checkpoint, load
 
 _DIRECTION_SUFFIXES = ("", "_b", "_c", "_c_b")
 
@@ -116,40 +118,27 @@ def _rename(official: str, renames: tuple[tuple[str, str], ...]) -> str | None:
     return None
 
 
-_KEY_MAPS = {
-    "encoder": vision_mamba_key,
-    "pretrain": pretraining_key,
-    "contrastive": contrastive_key,
-    "downstream": downstream_key,
-    "emrrg": emrrg_key,
-}
-# What the checkpoints hold without need: the mask follows from the sizes, and the text's pooler is never used. And what
-# is of no use elsewhere: the released adapters of EMRRG change the output of the last block's mixer.
-_LEFT_OUT = {
-    "pretrain": re.compile(r"^mask$"),
-    "contrastive": re.compile(r"^text_encoder\.(pooler\.|embeddings\.position_ids$)"),
-    "emrrg": re.compile(r"^visual_encoder\.layers\.\d+\.mixer\.lora_X\."),
-}
-
-
 def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str, Tensor]:
     """Renames an official state dict.
 
     Args:
         state_dict: parameters under their official names.
         stage: `"encoder"` (the vision Mamba alone), `"pretrain"` (stage 1), `"contrastive"` (stage 2), `"downstream"`
-            (stage 3: encoder, projection, decoder) or `"emrrg"` (stage 3 with hybrid layers).
+            (stage 3: encoder, projection, decoder), `"emrrg"` (stage 3 with hybrid layers), or the `checkpoint` of
+            another family.
 
     Raises:
         ValueError: the stage or some keys are unknown; the message lists them.
     """
-    if stage not in _KEY_MAPS:
-        raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(_KEY_MAPS)}")
-    left_out = _LEFT_OUT.get(stage)
+    key_map: Callable[[str], str | None] = vision_mamba_key
+    left_out = None
+    if stage != "encoder":
+        known = families_by_checkpoint()
+        if stage not in known:
+            raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(['encoder', *known])}")
+        key_map, left_out = load(known[stage].key_map), known[stage].left_out
     keys = {
-        official: _KEY_MAPS[stage](official)
-        for official in state_dict
-        if left_out is None or not left_out.match(official)
+        official: key_map(official) for official in state_dict if left_out is None or not re.match(left_out, official)
     }
     unknown = [official for official, ours in keys.items() if ours is None]
     if unknown:

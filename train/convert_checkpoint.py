@@ -27,19 +27,15 @@ from transformers import (
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
 from ..configuration.configuration_mambaxray_pretraining import MambaXrayPreTrainingConfig
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
-from ..modeling_mambaxray.modeling_emrrg import EMRRGForConditionalGeneration
+from ..configuration.families import Family, families_by_checkpoint
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
 from ..modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
 from ..modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
 from ..modeling_mambaxray.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
-from ..processing.processing_mambaxray import MambaXrayProcessor
 from .convert import convert_state_dict
 
-STAGES = ("pretrain", "contrastive", "downstream", "emrrg")
-"""What `convert_checkpoint` knows."""
-_GENERATORS = ("downstream", "emrrg")
 _logger = logging.getLogger(__name__)
 
 # What the authors' files hold besides tensors and plain data: the settings of the run. A plain dict stands in for
@@ -106,9 +102,10 @@ def convert_checkpoint(
 
     Args:
         checkpoint: the authors' file.
-        stage: `"pretrain"`, `"contrastive"`, `"downstream"`, or `"emrrg"`, of which the hybrid layers are taken. Its
-            adapters are not, nor biases that its language model's family does not have, and a warning says so: the
-            released code computes with them what no other code does, so the result is a model to go on from.
+        stage: the `checkpoint` of a family: `"pretrain"`, `"contrastive"`, `"downstream"`, or `"emrrg"`, of which the
+            hybrid layers are taken. Its adapters are not, nor biases that its language model's family does not have,
+            and a warning says so: the released code computes with them what no other code does, so the result is a
+            model to go on from.
         output: folder for the model.
         text_model: folder or Hub id of the text encoder (contrastive) or language model (downstream, emrrg) that the
             stage was trained with. Needed for these two, whose files hold neither the language model nor its
@@ -126,13 +123,16 @@ def convert_checkpoint(
         FileNotFoundError: there is no such file.
         ValueError: the stage is unknown, or `text_model` or `vision_encoder` is needed or of no use.
     """
-    if stage not in STAGES:
-        raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(STAGES)}")
-    if vision_encoder is not None and stage not in _GENERATORS:
+    known = families_by_checkpoint()
+    if stage not in known:
+        raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(known)}")
+    family = known[stage]
+    is_generator = family.stage == "finetune"
+    if vision_encoder is not None and not is_generator:
         raise ValueError(f"a checkpoint of stage {stage!r} holds its own vision encoder; leave vision_encoder out")
     if text_model is not None and stage == "pretrain":
         raise ValueError("pre-training knows no text; leave text_model out")
-    if text_model is None and stage in _GENERATORS:
+    if text_model is None and is_generator:
         raise ValueError(
             f"a checkpoint of stage {stage!r} does not hold its language model: give the folder or Hub id as text_model"
         )
@@ -156,14 +156,13 @@ def convert_checkpoint(
         _load(model, weights, checkpoint)
         image_size = vision_config.image_size
     else:
-        if stage == "emrrg":
-            _tell_what_is_lost(official, checkpoint)
-        model = _report_generator(weights, checkpoint, text_model, vision_encoder)
+        _tell_what_is_lost(official, checkpoint)
+        model = _report_generator(family, weights, checkpoint, text_model, vision_encoder)
         image_size = model.config.vision_config.image_size
     image_processor = MambaXrayImageProcessor(size={"height": image_size, "width": image_size})
-    if stage in _GENERATORS:
+    if is_generator:
         tokenizer = AutoTokenizer.from_pretrained(text_model)
-        processor = MambaXrayProcessor(image_processor, tokenizer, num_image_tokens=model.config.num_image_tokens)
+        processor = family.processor_class(image_processor, tokenizer, num_image_tokens=model.config.num_image_tokens)
         model.config.image_token_id = processor.image_token_id
         processor.save_pretrained(output)
     elif text_model is not None:
@@ -176,7 +175,11 @@ def convert_checkpoint(
 
 
 def _report_generator(
-    weights: dict[str, Tensor], checkpoint: str | Path, text_model: str, vision_encoder: str | None
+    family: Family,
+    weights: dict[str, Tensor],
+    checkpoint: str | Path,
+    text_model: str,
+    vision_encoder: str | None,
 ) -> MambaXrayForConditionalGeneration:
     has_encoder = any(name.startswith("vision_encoder.") for name in weights)
     if has_encoder == (vision_encoder is not None):
@@ -191,15 +194,14 @@ def _report_generator(
         if vision_encoder is None
         else load_vision_encoder(vision_encoder)
     )
-    hybrid = sorted({int(name.split(".")[2]) for name in weights if name.startswith("cross_attention.")})
-    if hybrid:
-        model = EMRRGForConditionalGeneration.from_encoder_decoder_pretrained(encoder, text_model, hybrid_layers=hybrid)
-        weights = {name: w for name, w in weights.items() if not _is_foreign_bias(name, model)}
-    else:
-        model = MambaXrayForConditionalGeneration.from_encoder_decoder_pretrained(encoder, text_model)
+    model_class, options = family.model_class.for_released_weights(weights)
+    model = model_class.from_encoder_decoder_pretrained(encoder, text_model, **options)
+    weights = {name: w for name, w in weights.items() if not _is_foreign_bias(name, model)}
     frozen = [] if has_encoder else ["vision_encoder."]
-    # With hybrid layers these layers of the language model were trained, and are in the file; the others were not.
-    if hybrid or not any(name.startswith("language_model.") for name in weights):
+    # Layers of a language model that were changed were trained, and are in the file; the others were not.
+    if model_class is not MambaXrayForConditionalGeneration or not any(
+        name.startswith("language_model.") for name in weights
+    ):
         frozen.append("language_model.")
     _load(model, weights, checkpoint, tuple(frozen))
     if "language_model." in frozen:
@@ -314,4 +316,4 @@ def _bert_config(weights: Mapping[str, Tensor], checkpoint: str | Path) -> PreTr
     )
 
 
-__all__ = ["STAGES", "CheckpointError", "convert_checkpoint", "read_checkpoint"]
+__all__ = ["CheckpointError", "convert_checkpoint", "read_checkpoint"]

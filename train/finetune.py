@@ -23,13 +23,12 @@ from transformers import (
 )
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
+from ..configuration.families import Family, families_of_stage
 from ..data.studies import first_studies, load_studies
 from ..evaluation.trainer_metrics import report_metrics
-from ..modeling_mambaxray.modeling_emrrg import EMRRGForConditionalGeneration
-from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from ..modeling_mambaxray.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
-from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE, MambaXrayProcessor
+from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
 from .collator import ReportCollator
 from .partial_lora import apply_efficient_tuning
 from .recipe import DataSection, FinetuneRecipe, GeneratorSection, RecipeError
@@ -38,12 +37,6 @@ from .tokenizer import train_report_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-SYSTEMS: dict[str, type[MambaXrayForConditionalGeneration]] = {
-    "mambaxray": MambaXrayForConditionalGeneration,
-    "emrrg": EMRRGForConditionalGeneration,
-}
-"""What a recipe's `model.system` can be."""
 
 
 def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: Path) -> ReportTrainer:
@@ -98,6 +91,7 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
     if section.checkpoint is not None:
         model = AutoModelForImageTextToText.from_pretrained(section.checkpoint)
         return model, AutoProcessor.from_pretrained(section.checkpoint)
+    family = _system(section)
     encoder = _vision_encoder(section.vision_encoder, section.image_size)
     instruction = section.instruction or DEFAULT_INSTRUCTION
     if isinstance(section.language_model, str):
@@ -108,13 +102,13 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
         tokenizer = train_report_tokenizer([*reports, *[instruction] * len(reports)], section.vocab_size)
         language_model = _new_language_model(section.language_model, tokenizer)
     side = encoder.config.image_size
-    processor = MambaXrayProcessor(
+    processor = family.processor_class(
         MambaXrayImageProcessor(size={"height": side, "width": side}),
         tokenizer,
         instruction=instruction,
         prompt_template=section.prompt_template or DEFAULT_PROMPT_TEMPLATE,
     )
-    model = _system(section).from_encoder_decoder_pretrained(
+    model = family.model_class.from_encoder_decoder_pretrained(
         encoder,
         language_model,
         image_token_id=processor.image_token_id,
@@ -127,16 +121,20 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
     return model, processor
 
 
-def _system(section: GeneratorSection) -> type[MambaXrayForConditionalGeneration]:
-    if section.system not in SYSTEMS:
-        raise RecipeError(f"model.system must be one of {', '.join(SYSTEMS)}, got {section.system!r}")
-    system = SYSTEMS[section.system]
+def _system(section: GeneratorSection) -> Family:
+    systems = families_of_stage("finetune")
+    if section.system not in systems:
+        raise RecipeError(
+            f"model.system must be one of {', '.join(systems)}, got {section.system!r}; a system from elsewhere needs "
+            "its module in `plugins`"
+        )
     # A configuration keeps whatever it is given, so a misspelt field would have no effect.
-    families = [base for base in system.config_class.__mro__ if issubclass(base, MambaXrayConfig)]
-    known = {name for family in families for name in inspect.signature(family.__init__).parameters}
+    config_class = systems[section.system].config_class
+    bases = [base for base in config_class.__mro__ if issubclass(base, MambaXrayConfig)]
+    known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
     if unknown := sorted(section.options.keys() - known):
         raise RecipeError(f"model.options: {section.system} has no field {', '.join(unknown)}")
-    return system
+    return systems[section.system]
 
 
 def _vision_encoder(source: str | dict[str, Any], image_size: int | None) -> PreTrainedModel:

@@ -1,4 +1,10 @@
-"""Several processes on one machine that train as one, without a launcher."""
+"""Several processes on one machine that train as one, started from within a program.
+
+Kept beside accelerate's launchers (read in 1.15), which do not do this: `notebook_launcher` and `debug_launcher` fork,
+which breaks once this process has used CUDA or torch's threads; the first refuses where accelerate's state exists, as
+it does in a bench, and the second is for debugging only and takes one fixed port; neither shares the cores out. On the
+CPU `accelerate launch --num_processes 2` silently runs one process.
+"""
 
 import os
 import socket

@@ -1,71 +1,81 @@
 """Recipes: everything that decides a training run, in one YAML file.
 
-A recipe is a tree of the dataclasses below. Its file may leave out what has a default; a key that does not exist is
+A recipe is a tree of the pydantic models below. Its file may leave out what has a default; a key that does not exist is
 an error that names the nearest one. Values can be replaced by overrides such as `training.learning_rate=1e-4`.
 """
 
-import dataclasses
 import difflib
 import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 from transformers import GenerationConfig, TrainingArguments
 
 from ..evaluation.score_tables import wanted_scores
+
+_Section = typing.TypeVar("_Section", bound="Section")
 
 
 class RecipeError(ValueError):
     """A recipe that can't be read, or that says something impossible."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataSection:
+class Section(BaseModel):
+    """Keys and values that a file may hold: no other keys, and values of these types, not what could become one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataSection(Section):
     """What is learned from.
 
     Attributes:
         source: what `mambaxray.data.load_studies` takes: `phantoms`, a folder, a data set's name.
         options: its options; for real data sets they choose the section that is the report.
-        max_train: at most so many training studies, the first ones; all when null.
-        max_validation: at most so many validation studies, the first ones; all when null.
+        max_train: use only the first N training studies; all when null.
+        max_validation: use only the first N validation studies; all when null.
     """
 
     source: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
     max_train: int | None = None
     max_validation: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Section):
     """What the recipes of all stages say.
 
     Attributes:
         stage: which kind of training this is; decides what else the recipe can say.
+        plugins: modules that are imported before the recipe is used, such as one that registers a system of its own
+            (`register_family`). They must be importable: installed, or beside the working folder's files.
         description: paper and data set, in words.
-        seed: start of all random numbers: initial weights, order of studies, phantoms.
+        seed: seed of everything random: initial weights, order of studies, phantoms.
         data: what is learned from.
         training: arguments of transformers' `TrainingArguments`.
-        early_stopping_patience: stop when the best metric has not improved for so many evaluations; never when null.
+        early_stopping_patience: stop when the best metric has not improved for this many evaluations; never when null.
     """
 
     stage: str
+    plugins: list[str] = Field(default_factory=list)
     description: str = ""
     seed: int = 0
-    data: DataSection = field(default_factory=DataSection)
-    training: dict[str, Any] = field(default_factory=dict)
+    data: DataSection = Field(default_factory=DataSection)
+    training: dict[str, Any] = Field(default_factory=dict)
     early_stopping_patience: int | None = None
 
     # The run decides these: the folder, and one seed for everything.
     _RESERVED: ClassVar[tuple[str, ...]] = ("output_dir", "seed", "data_seed", "remove_unused_columns")
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any) -> None:
         known = [f.name for f in fields(TrainingArguments) if f.init and f.name not in self._RESERVED]
         _refuse_unknown(self.training, known, "training")
         if self.early_stopping_patience is not None:
@@ -78,30 +88,29 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, every default written out."""
-        return dataclasses.asdict(self)
+        return self.model_dump()
 
     def to_yaml(self) -> str:
         """The resolved recipe; `load_recipe` reads it back as it is."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImageDataSection(DataSection):
-    """What pre-training learns from: studies, whose reports are not needed, or folders of pictures.
+    """What pre-training learns from: studies, whose reports are not needed, or folders of images.
 
     Attributes:
-        folders: folders of pictures (PNG, JPEG, TIFF …), with all that lies below them; in place of `source`.
-        streaming: read the pictures of `folders` one after the other instead of listing them first; needs
+        folders: folders of images (PNG, JPEG, TIFF …), with all that lies below them; in place of `source`.
+        streaming: read the images of `folders` one after the other instead of listing them first; needs
             `training.max_steps`.
-        validation_share: which share of the pictures of `folders` is kept for validation, chosen by the seed. Studies
+        validation_share: which share of the images of `folders` is kept for validation, chosen by the seed. Studies
             have a validation split of their own.
     """
 
-    folders: list[str] = field(default_factory=list)
+    folders: list[str] = Field(default_factory=list)
     streaming: bool = False
     validation_share: float = 0.0
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any) -> None:
         if self.folders and self.source is not None:
             raise RecipeError("data.source and data.folders exclude each other")
         if self.streaming and self.source is not None:
@@ -112,8 +121,7 @@ class ImageDataSection(DataSection):
             raise RecipeError("a stream has no share to keep for validation: data.validation_share must be 0")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PretrainerSection:
+class PretrainerSection(Section):
     """The model that is pre-trained on images alone.
 
     Attributes:
@@ -125,38 +133,36 @@ class PretrainerSection:
     checkpoint: str | None = None
     config: dict[str, Any] | None = None
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any) -> None:
         if (self.checkpoint is None) == (self.config is None):
             raise RecipeError("give model.checkpoint or model.config, one of them")
         if self.config is not None and "model_type" not in self.config:
             raise RecipeError("model.config is a configuration without model_type")
 
 
-@dataclass(frozen=True, kw_only=True)
 class PretrainRecipe(Recipe):
     """Pre-training of a vision encoder on images alone (stage 1).
 
     Attributes:
         data: what is learned from.
         model: what is trained.
-        picture_every: draw what is predicted every so many steps; never when null.
+        picture_every: draw what is predicted every N steps; never when null.
         picture_images: how many images are drawn.
     """
 
-    data: ImageDataSection = field(default_factory=ImageDataSection)
+    data: ImageDataSection = Field(default_factory=ImageDataSection)
     model: PretrainerSection
     picture_every: int | None = 100
     picture_images: int = 4
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
         for name in ("picture_every", "picture_images"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise RecipeError(f"{name} must be positive, got {value}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DualEncoderSection:
+class DualEncoderSection(Section):
     """The image and text encoders that are trained.
 
     Attributes:
@@ -176,16 +182,15 @@ class DualEncoderSection:
     vision_encoder: str | dict[str, Any] | None = None
     text_encoder: str | dict[str, Any] | None = None
     projection_dim: int = 2048
-    freeze: list[str] = field(default_factory=list)
+    freeze: list[str] = Field(default_factory=list)
     vocab_size: int = 1000
     image_size: int | None = None
     max_report_length: int | None = None
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any) -> None:
         _check_parts(self, "vision_encoder", "text_encoder")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ContrastRecipe(Recipe):
     """Contrastive learning of studies and their reports (stage 2).
 
@@ -196,8 +201,7 @@ class ContrastRecipe(Recipe):
     model: DualEncoderSection
 
 
-@dataclass(frozen=True, kw_only=True)
-class GeneratorSection:
+class GeneratorSection(Section):
     """The report generator that is trained.
 
     Attributes:
@@ -210,7 +214,7 @@ class GeneratorSection:
         language_model: folder or Hub name of a causal language model, or the configuration of a new one, with its
             `model_type`. The vocabulary and its special tokens come from the tokenizer.
         language_model_revision: branch, tag or commit of the language model on the Hub.
-        language_model_dtype: number format of the pre-trained language model, such as `bfloat16`; its own when null.
+        language_model_dtype: dtype of the pre-trained language model, such as `bfloat16`; its own when null.
         quantization: `4bit` or `8bit` for a pre-trained language model in bitsandbytes' formats; null for none.
         freeze: parts that are not trained, such as `language_model` and `vision_encoder`.
         save_language_model: save the language model's weights even where they were not trained. Else the saved model
@@ -228,13 +232,13 @@ class GeneratorSection:
 
     checkpoint: str | None = None
     system: str = "mambaxray"
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
     vision_encoder: str | dict[str, Any] | None = None
     language_model: str | dict[str, Any] | None = None
     language_model_revision: str | None = None
     language_model_dtype: str | None = None
     quantization: str | None = None
-    freeze: list[str] = field(default_factory=list)
+    freeze: list[str] = Field(default_factory=list)
     save_language_model: bool = False
     lora: dict[str, Any] | None = None
     vision_lora: dict[str, Any] | None = None
@@ -244,7 +248,7 @@ class GeneratorSection:
     image_size: int | None = None
     max_report_length: int | None = None
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any) -> None:
         _check_parts(self, "vision_encoder", "language_model")
         if self.quantization not in (None, "4bit", "8bit"):
             raise RecipeError(f"model.quantization must be 4bit, 8bit or null, got {self.quantization!r}")
@@ -252,7 +256,6 @@ class GeneratorSection:
             raise RecipeError("model.quantization needs a pre-trained model.language_model")
 
 
-@dataclass(frozen=True, kw_only=True)
 class FinetuneRecipe(Recipe):
     """Supervised fine-tuning of a report generator (stage 3).
 
@@ -264,11 +267,11 @@ class FinetuneRecipe(Recipe):
     """
 
     model: GeneratorSection
-    generation: dict[str, Any] = field(default_factory=dict)
+    generation: dict[str, Any] = Field(default_factory=dict)
     metrics: list[str] | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
         _refuse_unknown(self.generation, list(GenerationConfig().to_dict()), "generation")
         try:
             wanted_scores(self.metrics)
@@ -416,52 +419,71 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
 def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
-            raise RecipeError(f"unknown key {f'{where}.{key}' if where else key}{hint}")
+            raise _unknown_key(str(key), known, where)
 
 
-def build_section(section: type, values: Any, where: str) -> Any:
-    """Checks plain data and makes a dataclass of it; `where` names it in messages.
+def _unknown_key(key: str, known: Sequence[str], where: str) -> RecipeError:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+    return RecipeError(f"unknown key {f'{where}.{key}' if where else key}{hint}")
+
+
+def build_section(section: type[_Section], values: Any, where: str) -> _Section:
+    """Checks plain data and makes a section of it; `where` names it in messages.
 
     Raises:
-        RecipeError: a key that the dataclass has not, or needs and does not get, or a value of another type.
+        RecipeError: a key that the section has not, or needs and does not get, or a value of another type.
     """
     if not isinstance(values, Mapping):
         raise RecipeError(f"{where} must hold keys and values, got {values!r}")
-    types_of = typing.get_type_hints(section)
-    known = {f.name: f for f in fields(section)}
-    _refuse_unknown(values, list(known), where)
-    missing = [
-        name
-        for name, f in known.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and name not in values
-    ]
-    if missing:
-        raise RecipeError(f"{where or 'the recipe'} lacks {', '.join(missing)}")
-    arguments = {}
-    for name, value in values.items():
-        key = f"{where}.{name}" if where else name
-        kind = types_of[name]
-        if dataclasses.is_dataclass(kind):
-            arguments[name] = build_section(kind, value, key)
-        else:
-            arguments[name] = _checked(value, kind, key)
-    return section(**arguments)
+    try:
+        return section.model_validate(dict(values))
+    except ValidationError as error:
+        raise _explained(section, values, where, error.errors()) from error
 
 
-def _checked(value: Any, kind: Any, key: str) -> Any:
-    choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    for choice in choices:
-        plain = typing.get_origin(choice) or choice
-        if plain is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if isinstance(value, plain) and not (isinstance(value, bool) and plain is not bool):
-            return value
-    names = " or ".join(
-        "null" if choice is types.NoneType else (typing.get_origin(choice) or choice).__name__ for choice in choices
-    )
-    raise RecipeError(f"{key} must be {names}, got {value!r}")
+_ORDER = ("extra_forbidden", "invalid_key", "missing")
+"""What is said first: a misspelt key explains why another is missing."""
+
+
+def _explained(
+    section: type[Section], values: Mapping[str, Any], where: str, errors: list[ErrorDetails]
+) -> RecipeError:
+    """Pydantic's errors as one that speaks of the file."""
+    error = min(errors, key=lambda e: _ORDER.index(e["type"]) if e["type"] in _ORDER else len(_ORDER))
+    if error["type"] == "value_error":
+        return RecipeError(str(error["ctx"]["error"]))
+    # Behind the names of sections, the place holds the member of a union or of a list.
+    names, kind, value = ([where] if where else []), section, values
+    for name in error["loc"]:
+        if not _is_section(kind) or name not in kind.model_fields or name not in value:
+            break
+        names.append(str(name))
+        kind, value = kind.model_fields[name].annotation, value[name]
+    key = ".".join(names)
+    if error["type"] in ("extra_forbidden", "invalid_key"):
+        return _unknown_key(str(error["loc"][-1]), list(kind.model_fields), key)
+    if error["type"] == "missing":
+        missing = [e["loc"][-1] for e in errors if e["type"] == "missing" and e["loc"][:-1] == error["loc"][:-1]]
+        return RecipeError(f"{key or 'the recipe'} lacks {', '.join(map(str, missing))}")
+    if _is_section(kind):
+        return RecipeError(f"{key} must hold keys and values, got {value!r}")
+    return RecipeError(f"{key} must be {_type_name(kind)}, got {value!r}")
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def _type_name(kind: Any) -> str:
+    """`str or null`, `list of int`."""
+    if kind is types.NoneType:
+        return "null"
+    if isinstance(kind, types.UnionType):
+        return " or ".join(map(_type_name, typing.get_args(kind)))
+    if typing.get_origin(kind) is list:
+        return f"list of {_type_name(typing.get_args(kind)[0])}"
+    return (typing.get_origin(kind) or kind).__name__
 
 
 __all__ = [
@@ -471,6 +493,7 @@ __all__ = [
     "GeneratorSection",
     "Recipe",
     "RecipeError",
+    "Section",
     "build_section",
     "list_recipes",
     "load_recipe",

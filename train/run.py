@@ -19,6 +19,7 @@ from accelerate import PartialState
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from ..configuration.families import import_plugins
 from ..data.whole_file import write_whole
 from .checkpoints import CheckpointSeal, last_complete_checkpoint
 from .parameter_table import parameter_groups
@@ -73,8 +74,10 @@ def run_recipe(
 
     Raises:
         RecipeError: the folder holds another recipe's run, or the recipe's parts do not fit each other.
+        ValueError: a module of the recipe's `plugins` is absent.
         FileNotFoundError: data or models that the recipe names are absent.
     """
+    import_plugins(recipe.plugins)
     output = Path(output)
     arguments = training_arguments(recipe, output / "checkpoints")
     state = PartialState()

@@ -35,7 +35,8 @@ def write_attention_page(
         notes: more lines for the foot of the page.
     """
     gated = [source for source in explanation.sources if source.gates is not None]
-    sections = {"report": "Report", **({"gates": "Gates"} if gated else {})}
+    sections = {"report": "Report", **({"evidence": "Evidence"} if explanation.evidence else {})}
+    sections |= {"gates": "Gates"} if gated else {}
     sections |= {f"maps-{index}": source.name for index, source in enumerate(explanation.sources)}
     return write_page(
         path,
@@ -49,6 +50,15 @@ def write_attention_page(
             for view in map(_enlarged, explanation.views)
         ],
         report=" ".join(explanation.words),
+        evidence=[
+            {
+                "observation": each.observation,
+                "percent": None if each.probability is None else round(100 * each.probability),
+                "map": None if each.map is None else _png(_coloured(each.map.float().cpu().numpy())),
+                "studies": each.studies,
+            }
+            for each in explanation.evidence
+        ],
         gates=_gates(explanation.words, gated),
         gate_chart=_gate_chart(explanation.words, gated),
         maps=[

@@ -4,11 +4,9 @@ import json
 import resource
 import shutil
 
-import huggingface_hub
 import pytest
 import torch
 from fresh_environment import FreshEnvironment
-from hub_server import TOKEN, HubServer
 from huggingface_hub.errors import HTTPError
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -20,7 +18,7 @@ from mambaxray import MambaXrayForConditionalGeneration, PushError, ReportTraine
 from mambaxray.cli import app
 from mambaxray.data.phantoms import make_study
 from mambaxray.modeling_mambaxray.ops.selective_scan import use_scan_backend
-from mambaxray.modeling_mambaxray.separate_parts import LocalPartError, PartNotFoundError
+from mambaxray.modeling_mambaxray.separate_parts import LOCAL_PARTS_FILE, LocalPartError, PartNotFoundError
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +32,6 @@ def tiny_folder(tmp_path_factory):
 @pytest.fixture
 def folder(tiny_folder, tmp_path):
     return shutil.copytree(tiny_folder, tmp_path / "model")
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """The server, which this process takes for the Hub, with a cache of its own and no pauses between tries."""
-    with HubServer() as server:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        # Made once per process, for one Hub: transformers' client, and the one that peft uses.
-        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.url)
-        monkeypatch.setattr("time.sleep", lambda seconds: None)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
 
 
 def push(folder, **options):
@@ -194,11 +175,14 @@ def test_the_trainers_push_tells_no_path_of_this_machine(
     row = {"input_ids": ids, "labels": ids.masked_fill(ids == 48, -100), "pixel_values": torch.zeros(3, 32, 32)}
     arguments = {"max_steps": 2, "save_steps": 1, "remove_unused_columns": False, "use_cpu": True, "report_to": []}
     arguments |= {"push_to_hub": True, "hub_model_id": "me/model", "hub_strategy": strategy}
+    arguments |= {"hub_always_push": True}  # also while the push before goes on
     arguments = TrainingArguments("run", **arguments)
     processor = AutoProcessor.from_pretrained(tiny_folder)
     trainer = Trainer(with_local_decoder, arguments, train_dataset=[row] * 4, processing_class=processor)
     trainer.train()
     trainer.push_to_hub()
+    notes = (tmp_path / "run" / "checkpoint-2" / LOCAL_PARTS_FILE).read_text(encoding="utf-8")
+    assert str(tmp_path / "decoder") in notes
     files = hub.files("me/model")
     assert "config.json" in files
     assert ("checkpoint-2/config.json" in files) == (strategy == "all_checkpoints")

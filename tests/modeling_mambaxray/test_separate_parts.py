@@ -347,6 +347,31 @@ def test_whatever_dtype_each_part_has_comes_back_without_the_decoder_and_with_it
                 assert set(dtypes_of(other).values()) == {torch.float64}
 
 
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+def test_what_a_part_computes_at_its_start_is_in_its_own_dtype(tmp_path, dtypes):
+    # Gemma scales its embeddings by a buffer that is not saved; in the other part's dtype it would be rounded.
+    save_language_model(tmp_path / "decoder", "gemma2", dtype=dtypes[1])
+    AutoModel.from_config(VISION_CONFIGS["vision_mamba"]()).save_pretrained(tmp_path / "encoder")
+    model = MambaXrayForConditionalGeneration.from_encoder_decoder_pretrained(
+        str(tmp_path / "encoder"), str(tmp_path / "decoder"), vision_kwargs={"dtype": dtypes[0]}
+    )
+    expected = buffers_of(model)
+    assert expected["language_model.model.embed_tokens.embed_scale"].dtype == dtypes[1]
+    for whole in (False, True):
+        model.freeze_language_model()
+        if whole:
+            model.language_model_reference = None
+        model.save_pretrained(tmp_path / str(whole))
+        found = buffers_of(MambaXrayForConditionalGeneration.from_pretrained(tmp_path / str(whole)))
+        assert found.keys() == expected.keys()
+        assert all(found[name].dtype == buffer.dtype for name, buffer in expected.items())
+        assert all(torch.equal(found[name], buffer) for name, buffer in expected.items())
+
+
+def buffers_of(model):
+    return dict(model.named_buffers())
+
+
 def dtypes_of(model):
     return {name: tensor.dtype for name, tensor in model.state_dict().items()}
 

@@ -139,6 +139,15 @@ def test_lora_by_recipe_loads_again(tmp_path):
     assert any("lora_A" in name for name in model.state_dict())
 
 
+def test_an_adapter_trained_into_a_relative_folder_loads_from_another_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run_recipe(tiny_recipe("training.max_steps=1", "training.eval_strategy=no", "model.lora={r: 2}"), "run")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "model")
+    assert any("lora_A" in name for name in model.state_dict())
+
+
 def command_line(*arguments):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     return subprocess.run(["mambaxray", *arguments], env=environment, capture_output=True, text=True, check=False)

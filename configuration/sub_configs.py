@@ -1,0 +1,38 @@
+"""What configurations of models made of models do with those of their parts."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from .configuration_vision_mamba import VisionMambaConfig
+
+
+def as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[PreTrainedConfig]) -> PreTrainedConfig:
+    """A sub-configuration from what a user gives: itself, a dict with its `model_type`, or the default when None.
+
+    Raises:
+        TypeError: it is neither a configuration nor a dict.
+    """
+    if config is None:
+        return default()
+    if isinstance(config, PreTrainedConfig):
+        return config
+    if not isinstance(config, dict):
+        raise TypeError(f"expected a configuration or a dict, got {type(config).__name__}")
+    values = dict(config)
+    model_type = values.pop("model_type", default.model_type)
+    if model_type == VisionMambaConfig.model_type:
+        return VisionMambaConfig(**values)
+    return AutoConfig.for_model(model_type, **values)
+
+
+def keeping_attention(config: PreTrainedConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `PreTrainedConfig.__init__`, so that each sub-configuration keeps its attention.
+
+    Without them transformers sets it to None in all of them, of models in use, too (5.24).
+    """
+    kept = {name: getattr(config, name)._attn_implementation for name in config.sub_configs}
+    return {"attn_implementation": {"": None} | kept} | kwargs
+
+
+__all__ = ["as_config", "keeping_attention"]
