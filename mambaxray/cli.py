@@ -11,7 +11,7 @@ from .cli_compare import compare
 from .cli_convert import convert
 from .cli_evaluate import evaluate
 from .cli_explain import explain
-from .cli_hub import card, push, tiny
+from .cli_hub import card, export, push, tiny
 from .cli_options import DeviceOption, PromptOption
 from .cli_prepare import prepare
 from .cli_train import contrast, finetune, pretrain, recipes
@@ -48,6 +48,7 @@ app.command()(convert)
 app.command()(recipes)
 app.command()(push)
 app.command()(card)
+app.command()(export)
 app.command()(tiny)
 app.add_typer(bench_app, name="bench")
 

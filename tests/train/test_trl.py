@@ -59,6 +59,18 @@ DECODERS = TEXT_CONFIGS | {
 }
 
 
+# Each trainer with each system, and with and without adapters; all of it in the slow suite.
+BOTH_WAYS = pytest.mark.parametrize(
+    ("decoder", "adapter"),
+    [
+        pytest.param("llama", False, id="llama-whole"),
+        pytest.param("emrrg", True, id="emrrg-lora"),
+        pytest.param("llama", True, id="llama-lora", marks=pytest.mark.slow),
+        pytest.param("emrrg", False, id="emrrg-whole", marks=pytest.mark.slow),
+    ],
+)
+
+
 def _model(decoder: str) -> MambaXrayForConditionalGeneration:
     if decoder == "emrrg":
         return tiny_emrrg()
@@ -184,8 +196,7 @@ def test_decoder_with_another_head_is_refused_by_name() -> None:
 # Supervised fine-tuning
 
 
-@pytest.mark.parametrize("decoder", ["llama", "emrrg"])
-@pytest.mark.parametrize("adapter", [False, True], ids=["whole", "lora"])
+@BOTH_WAYS
 def test_sft_learns_what_our_own_collator_gives(decoder: str, adapter: bool, tmp_path: Path) -> None:
     model = _model(decoder)
     processor = _processor(model)
@@ -241,8 +252,7 @@ def test_sft_of_whole_conversations(tmp_path: Path) -> None:
 # Preferences
 
 
-@pytest.mark.parametrize("decoder", ["llama", "emrrg"])
-@pytest.mark.parametrize("adapter", [False, True], ids=["whole", "lora"])
+@BOTH_WAYS
 def test_dpo_starts_from_its_reference(decoder: str, adapter: bool, tmp_path: Path) -> None:
     model = _saved(_model(decoder), tmp_path / "model")
     trainer = DPOTrainer(
@@ -283,9 +293,8 @@ def _grpo(
     )
 
 
-@pytest.mark.parametrize("decoder", ["llama", "emrrg"])
-@pytest.mark.parametrize("adapter", [False, True], ids=["whole", "lora"])
-@pytest.mark.parametrize("beta", [0.0, 0.04])
+@BOTH_WAYS
+@pytest.mark.parametrize("beta", [pytest.param(0.0, marks=pytest.mark.slow), 0.04])
 def test_grpo_trains(decoder: str, adapter: bool, beta: float, tmp_path: Path) -> None:
     model = _saved(_model(decoder), tmp_path / "model")
     trainer = _grpo(model, tmp_path, adapter=adapter, beta=beta)
