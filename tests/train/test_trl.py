@@ -388,6 +388,29 @@ def test_reference_is_reloaded_together_with_a_part_saved_by_reference(tmp_path:
     assert torch.equal(trainer.ref_model.get_output_embeddings().weight, source.get_output_embeddings().weight)
 
 
+@pytest.mark.slow
+def test_reference_keeps_the_dtypes_of_the_parts_when_asked_to(tmp_path: Path) -> None:
+    model = _model("llama")
+    model.language_model.to(torch.bfloat16)
+    model = _saved(model, tmp_path / "model")
+    trainer = _grpo(model, tmp_path, beta=0.04, max_steps=1, model_init_kwargs={"dtype": "auto"})
+    assert trainer.ref_model.language_model.dtype == torch.bfloat16
+    assert trainer.ref_model.projector.weight.dtype == torch.float32
+    trainer.train()
+    assert trainer.state.log_history[0]["kl"] == 0
+
+
+@pytest.mark.slow
+def test_grpo_splits_a_generation_over_several_steps(tmp_path: Path) -> None:
+    model = _saved(_model("llama"), tmp_path / "model")
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_iterations": 2}
+    trainer = _grpo(model, tmp_path, beta=0.04, max_steps=3, gradient_checkpointing=True, **options)
+    trainer.train()
+    kl = [entry["kl"] for entry in trainer.state.log_history[:3]]
+    assert kl[0] == pytest.approx(0, abs=1e-6)
+    assert min(kl[1:]) > 1e-6
+
+
 def test_model_that_was_never_saved_has_no_reference_to_reload(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Repo id must"):
         _grpo(_model("llama"), tmp_path, beta=0.04)
