@@ -21,8 +21,8 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
             not given.
         image_token_id: id of the placeholder that image embeddings replace. It may lie outside the language
             model's vocabulary, since its embedding is never looked up.
-        num_visual_tokens: length of the vision encoder's output for one image; derived for the vision Mamba, the
-            ViT family and Swin, and needed for others.
+        num_visual_tokens: length of the vision encoder's output for one image; derived for the vision Mamba, VMamba,
+            the ViT family and Swin, and needed for others.
         projector_layer_norm_eps: epsilon of the layer norm after the projection.
         loss_weights: factor of each named loss in the total, by its name; 1 for a loss that is not named. The names
             are the family's `loss_names`.

@@ -107,6 +107,13 @@ _FAMILIES: dict[str, Family] = {
         papers=("emrrg", "cxpmrg_bench"),
         **_GENERATOR,
     ),
+    "vmamba": Family(
+        config=".configuration.configuration_vmamba:VMambaConfig",
+        model=".modeling_mambaxray.modeling_vmamba:VMambaModel",
+        checkpoint="vmamba",
+        key_map=".train.convert:vmamba_key",
+        left_out=r"^(classifier\.)?head\.",  # of the classification checkpoints
+    ),
 }
 _on_registration: list[Callable[[Family], None]] = []
 

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from .configuration_vision_mamba import VisionMambaConfig
+from .configuration_vmamba import VMambaConfig
 
 
 def as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[PreTrainedConfig]) -> PreTrainedConfig:
@@ -21,8 +22,9 @@ def as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[Pr
         raise TypeError(f"expected a configuration or a dict, got {type(config).__name__}")
     values = dict(config)
     model_type = values.pop("model_type", default.model_type)
-    if model_type == VisionMambaConfig.model_type:
-        return VisionMambaConfig(**values)
+    for own in (VisionMambaConfig, VMambaConfig):
+        if model_type == own.model_type:
+            return own(**values)
     return AutoConfig.for_model(model_type, **values)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from transformers import PreTrainedConfig
 
 from .configuration_vision_mamba import VisionMambaConfig
+from .configuration_vmamba import VMambaConfig
 
 PatchPositions = Callable[[PreTrainedConfig], tuple[int, list[int]]]
 """From an encoder's configuration to the length of its `last_hidden_state`, and the positions in it that are patches,
@@ -61,6 +62,10 @@ def _vision_mamba(config: VisionMambaConfig) -> tuple[int, list[int]]:
     return config.num_tokens, positions
 
 
+def _vmamba(config: VMambaConfig) -> tuple[int, list[int]]:
+    return config.num_tokens, list(range(config.num_tokens))
+
+
 def _behind(leading: int) -> PatchPositions:
     """The ViT family: some tokens, then the patches."""
 
@@ -79,6 +84,7 @@ def _hierarchical(config: PreTrainedConfig) -> tuple[int, list[int]]:
 
 
 register_vision_family(VisionMambaConfig.model_type, _vision_mamba)
+register_vision_family(VMambaConfig.model_type, _vmamba)
 for _name in ("vit", "vit_mae", "vit_msn", "beit", "clip_vision_model", "dinov2"):
     register_vision_family(_name, _behind(1))
 for _name in ("siglip_vision_model", "ijepa"):

@@ -13,6 +13,7 @@ A study is a dict with the keys of `STUDY_KEYS`:
 | `split` | str | `"train"`, `"validation"` or `"test"` |
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,14 +55,27 @@ STUDY_KEYS: tuple[str, ...] = (
     "split",
 )
 
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
+SPLIT_NAMES: Mapping[str, str] = {
+    **{name: name for name in SPLITS},
+    **dict.fromkeys(("val", "valid", "dev"), "validation"),
+}
+"""What a split may be called in files, and what it is called here."""
+
+
+class SourceError(ValueError):
+    """A data set's files that do not hold what is expected of them."""
+
 
 def study_features() -> "datasets.Features":
-    """The schema's columns as `datasets` types; images are decoded when a row is read."""
+    """The schema's columns as `datasets` types; images are decoded by `XrayImage` when a row is read."""
     import datasets
+
+    from .xray_feature import XrayImage
 
     text = datasets.Value("string")
     columns = dict.fromkeys(STUDY_KEYS, text) | {
-        "images": datasets.List(datasets.Image()),
+        "images": datasets.List(XrayImage()),
         "views": datasets.List(text),
         "labels": {name: datasets.Value("int8") for name in OBSERVATIONS},
     }

@@ -12,7 +12,7 @@ from .cli_convert import convert
 from .cli_evaluate import evaluate
 from .cli_explain import explain
 from .cli_hub import card, export, push, tiny
-from .cli_options import DeviceOption, PromptOption
+from .cli_options import AllowBlankOption, DeviceOption, PromptOption, StrictOption
 from .cli_prepare import prepare
 from .cli_train import contrast, finetune, pretrain, recipes
 from .console import SAFETY, error_console, failure, quiet_transformers, study_progress
@@ -36,21 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-app.command()(prepare)
-app.command()(evaluate)
-app.command()(compare)
-app.command()(pretrain)
-app.command()(contrast)
-app.command()(finetune)
-app.command()(explain)
-app.command()(convert)
-app.command()(recipes)
-app.command()(push)
-app.command()(card)
-app.command()(export)
-app.command()(tiny)
-app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:
@@ -87,7 +72,6 @@ def _common(
             raise failure(error) from error
 
 
-@app.command()
 def demo(
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the page, the model and the data.")] = Path(
         "demo"
@@ -117,8 +101,8 @@ def demo(
         raise failure(error) from error
 
 
-@app.command()
 def generate(
+    context: typer.Context,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -180,12 +164,15 @@ def generate(
     ] = False,
     prompt: PromptOption = None,
     device: DeviceOption = "auto",
+    strict: StrictOption = False,
+    allow_blank: AllowBlankOption = False,
 ) -> None:
     """Write a report for every X-ray study.
 
     Each image is a study of its own, unless a CSV file says otherwise. An image that cannot be read is named and
-    skipped; the exit code is then 1. Reports are printed, or written to the file of --output while the work goes on;
-    messages and progress go to the standard error.
+    skipped; the exit code is then 1. DICOM files of a folder that hold no image (DICOMDIR, presentation states,
+    structured reports) are not studies and are counted apart. Reports are printed, or written to the file of --output
+    while the work goes on; messages and progress go to the standard error.
 
     With several GPUs: torchrun --nproc-per-node N -m mambaxray.cli generate ...; each of the N processes then writes
     a part of the reports, and the first one puts them together.
@@ -198,6 +185,7 @@ def generate(
 
     - mambaxray generate studies.csv --model demo/model --output reports.jsonl --resume
     """
+    from .data.output_lock import locked_output
     from .evaluation.report_files import GENERATED, ReportFile
     from .generate import agree, check_output, collect_studies, default_workers, is_main, load_pipeline
 
@@ -207,11 +195,16 @@ def generate(
         with console.status("Looking for images and loading the model"):
             if output is not None:
                 check_output(output, overwrite=overwrite, resume=resume)
+                if is_main():
+                    context.with_resource(locked_output(output, is_folder=False))
             elif resume or overwrite:
                 raise ValueError("--resume and --overwrite need --output")
             if evidence and (output is None or output.suffix.lower() != ".jsonl"):
                 raise ValueError("--evidence needs --output with a name that ends in .jsonl")
-            studies = collect_studies(images)
+            skipped: list[str] = []
+            studies = collect_studies(images, on_skip=skipped.append)
+            for held in sorted(set(skipped)):
+                console.print(f"not an image, left out: {skipped.count(held)} x {held}")
             total = len(studies)
             file = None if output is None else ReportFile(output, GENERATED, resume=resume)
             finished = agree(set() if file is None else {report.study_id for report in file.kept})
@@ -221,7 +214,7 @@ def generate(
                 if not studies:
                     return
             quiet_transformers()
-            pipeline = load_pipeline(model, device)
+            pipeline = load_pipeline(model, device, strict=strict, allow_blank=allow_blank)
     except (OSError, ValueError) as error:
         raise failure(error) from error
     console.print(SAFETY)
@@ -237,7 +230,6 @@ def generate(
         raise typer.Exit(1)
 
 
-@app.command()
 def info(
     model: Annotated[
         str | None,
@@ -250,8 +242,9 @@ def info(
     """
     from .info import ModelLoadError, describe_environment, describe_model
 
-    quiet_transformers()
     try:
+        if model is not None:
+            quiet_transformers()
         sections = describe_environment() if model is None else describe_model(model)
     except ModelLoadError as error:
         raise failure(error) from error
@@ -327,6 +320,17 @@ def _print_reports(records: "Sequence[StudyReport]") -> None:
         if record.error is None:
             console.print(record.study_id, style="bold", soft_wrap=soft_wrap)
             console.print(f"{record.report}\n", soft_wrap=soft_wrap)
+
+
+# In the order of use, as --help shows them.
+for _command in (
+    *(demo, generate, prepare),
+    *(recipes, pretrain, contrast, finetune),
+    *(evaluate, compare, explain),
+    *(info, convert, card, push, export, tiny),
+):
+    app.command()(_command)
+app.add_typer(bench_app, name="bench")
 
 
 if __name__ == "__main__":

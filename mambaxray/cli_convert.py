@@ -18,8 +18,9 @@ def convert(
             "--stage",
             "-s",
             metavar="STAGE",
-            help="What the checkpoint is of: pretrain (images alone), contrastive (images and reports), downstream "
-            "(report generation) or emrrg (report generation with hybrid layers).",
+            help="What the checkpoint is of: pretrain (images alone), contrast (images and reports), finetune "
+            "(report generation), emrrg (report generation with hybrid layers) or vmamba (a classifier of VMamba's "
+            "authors, of which the image encoder is taken).",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the model.")],
@@ -27,20 +28,20 @@ def convert(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Folder, or name on the Hugging Face Hub, of the language model (downstream, emrrg; needed) or text "
-            "encoder (contrastive) that it was trained with: the checkpoint does not hold it whole.",
+            help="Folder, or name on the Hugging Face Hub, of the language model (finetune, emrrg; needed) or text "
+            "encoder (contrast) that it was trained with: the checkpoint does not hold it whole.",
         ),
     ] = None,
     vision_encoder: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Folder or Hub name of the vision encoder, for a downstream or emrrg checkpoint that was trained with "
-            "a frozen one: the converted contrastive checkpoint, for example.",
+            help="Folder or Hub name of the vision encoder, for a finetune or emrrg checkpoint that was trained with "
+            "a frozen one: the converted contrast checkpoint, for example.",
         ),
     ] = None,
 ) -> None:
-    """Turn a checkpoint that the authors of MambaXray-VL released into a model for this package.
+    """Turn a checkpoint that the authors of MambaXray-VL or VMamba released into a model for this package.
 
     The folder can then be given to every command as --model, and to from_pretrained. Nothing in the file is run: it is
     read as numbers and settings only. A file with unknown or missing weights is refused, with their names.
@@ -49,9 +50,11 @@ def convert(
 
     - mambaxray convert pretrain.pth --stage pretrain --output models/stage1
 
-    - mambaxray convert clip.pth --stage contrastive --text-model emilyalsentzer/Bio_ClinicalBERT --output models/stage2
+    - mambaxray convert clip.pth --stage contrast --text-model emilyalsentzer/Bio_ClinicalBERT --output models/stage2
 
-    - mambaxray convert delta.pth --stage downstream --text-model meta-llama/Llama-2-7b-chat-hf --output models/report
+    - mambaxray convert delta.pth --stage finetune --text-model meta-llama/Llama-2-7b-chat-hf --output models/report
+
+    - mambaxray convert vssm_base_0229_ckpt_epoch_237.pth --stage vmamba --output models/vmamba-base
     """
     from .train.convert_checkpoint import convert_checkpoint
 

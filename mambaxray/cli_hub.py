@@ -14,8 +14,8 @@ def tiny(
 ) -> None:
     """Write a tiny model of every system, to test programs with.
 
-    The models have random weights and write nonsense, but load and run like real ones. Together they take less than
-    2 MB. Each goes into a folder of its own with its processor.
+    The models have random weights and write nonsense, but load and run like real ones. Each goes into a folder of
+    its own with its processor and takes less than 500 kB.
 
     Example:
 

@@ -9,9 +9,9 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, 
 
 from .configuration.configuration_mambaxray import MambaXrayConfig
 from .model_facts import read_facts
-from .modeling_mambaxray.decoder_head import HeadRulesError, check_head_rules
+from .modeling_mambaxray.hub.repository_code import code_reference
+from .modeling_mambaxray.layers.decoder_head import HeadRulesError, check_head_rules
 from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration, MambaXrayModel
-from .modeling_mambaxray.repository_code import code_reference
 
 if TYPE_CHECKING:
     from .model_facts import ModelFacts

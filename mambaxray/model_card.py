@@ -18,7 +18,7 @@ from .configuration.families import families
 from .configuration.saved_parts import read_separate_parts
 from .console import SAFETY
 from .model_facts import ModelFacts, is_local, read_facts, without_paths
-from .modeling_mambaxray.repository_code import PATIENT_TEXT_FOLDER, has_code
+from .modeling_mambaxray.hub.repository_code import PATIENT_TEXT_FOLDER, has_code
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -130,7 +130,7 @@ def _template_values(facts: ModelFacts, needed: Mapping[str, str], repo_id: str)
                 "part": part,
                 "name": Path(source).name if is_local(source) else source,
                 "is_local": is_local(source),
-                "revision": parts.get(part, {}).get("revision"),
+                "revision": noted.get("revision") if (noted := parts.get(part, {})).get("source") == source else None,
                 "licence": _licence(source)[0],
             }
             for part, source in needed.items()

@@ -21,8 +21,10 @@ from transformers import (
 
 from .configuration.configuration_mambaxray import MambaXrayConfig
 from .configuration.configuration_vision_mamba import VisionMambaConfig
+from .configuration.configuration_vmamba import VMambaConfig
 from .data.phantoms import make_study
-from .modeling_mambaxray.repository_code import has_code
+from .data.whole_file import require_free_folder
+from .modeling_mambaxray.hub.repository_code import has_code
 from .processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .processing.processing_mambaxray import MambaXrayProcessor
 from .train.tokenizer import train_report_tokenizer
@@ -33,8 +35,9 @@ _SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "n
 _VISION_SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "image_size": IMAGE_SIZE, "state_size": 4}
 # Of stage 1: two clusters a side.
 _PRETRAINING_SIZES = _VISION_SIZES | {"patch_size": 8, "cluster_size": 2, "decoder_hidden_size": 16}
+_VMAMBA_SIZES = {"image_size": IMAGE_SIZE, "embed_dim": 8, "depths": [1, 1]}
 _SWIN_SIZES = {"patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
-_NAME_OF_SWIN = "r2gengpt"
+_NAME_OF_SWIN, _NAME_OF_VMAMBA = "r2gengpt", "r2gencsr"
 
 
 def make_tiny_models(folder: str | Path, seed: int = 0) -> list[Path]:
@@ -42,16 +45,20 @@ def make_tiny_models(folder: str | Path, seed: int = 0) -> list[Path]:
 
     Args:
         folder: where the models' folders go, named like the systems' `model_type`; `r2gengpt` is the report generator
-            with a Swin encoder.
+            with a Swin encoder, `r2gencsr` that with a VMamba.
         seed: start of the random weights.
 
+    Raises:
+        FileExistsError: a folder of such a name holds something already.
+
     Returns:
-        The models' folders. All together they hold less than 2 MB.
+        The models' folders. Each holds less than 500 kB, most of it code.
     """
     tokenizer = train_report_tokenizer([make_study(number)["report"] for number in range(20)], _VOCABULARY)
     made = []
     for name, config in _configs(tokenizer):
         path = Path(folder) / name
+        require_free_folder(path)
         # The processor of a report generator adds its placeholder to the tokenizer.
         _save_processor(config, copy.deepcopy(tokenizer), path)
         torch.manual_seed(seed)
@@ -80,8 +87,12 @@ def _configs(tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, PreTrain
             yield name, config_class(VisionMambaConfig(**_VISION_SIZES), decoder, image_token_id=len(tokenizer))
             if config_class is MambaXrayConfig:
                 yield _NAME_OF_SWIN, config_class(swin, decoder, image_token_id=len(tokenizer))
+                vmamba = VMambaConfig(**_VMAMBA_SIZES)
+                yield _NAME_OF_VMAMBA, config_class(vmamba, decoder, image_token_id=len(tokenizer))
         elif issubclass(config_class, VisionMambaConfig):
             yield name, config_class(**_VISION_SIZES if config_class is VisionMambaConfig else _PRETRAINING_SIZES)
+        elif config_class is VMambaConfig:
+            yield name, config_class(**_VMAMBA_SIZES)
         else:
             yield name, config_class(VisionMambaConfig(**_VISION_SIZES), BertConfig(**_SIZES, **tokens), 16)
 

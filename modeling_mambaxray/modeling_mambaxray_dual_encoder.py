@@ -1,6 +1,5 @@
 """Stage 2 of MambaXray-VL: X-rays and reports in one space, learned by telling pairs from non-pairs."""
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +9,20 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
-from .contrastive import contrastive_loss
-from .given_parts import build_around, given_part
-from .repository_code import ModelCodeMixin
-from .vision_encoder import FrozenVisionEncoderMixin, encode_views, load_vision_encoder
+from .hub.given_parts import build_around, given_part
+from .hub.repository_code import ModelCodeMixin
+from .layers.contrastive import contrastive_loss
+from .layers.report_encoder import last_valid_token, without_pooler
+from .layers.views import FrozenVisionEncoderMixin, encode_views
+
+try:
+    from .hub.vision_encoder import load_vision_encoder
+except ImportError:
+    # In a repository's file, which does without the code of the earlier stages.
+    load_vision_encoder = AutoModel.from_pretrained
 
 
 @dataclass
@@ -37,23 +42,6 @@ class MambaXrayDualEncoderOutput(ModelOutput):
     text_embeds: Tensor | None = None
     logits_per_image: Tensor | None = None
     logits_per_text: Tensor | None = None
-
-
-def last_valid_token(hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """The hidden state `(batch, hidden)` of each row's last token that is not padding, on whichever side that is."""
-    if attention_mask is None:
-        return hidden_states[:, -1]
-    positions = torch.arange(1, attention_mask.shape[1] + 1, device=hidden_states.device)
-    last = (positions * (attention_mask != 0)).argmax(dim=1)
-    return hidden_states[torch.arange(len(hidden_states), device=hidden_states.device), last]
-
-
-def _without_pooler(text_config: Any) -> dict[str, bool]:
-    """The option that leaves out a pooling layer, which would never be used, for the families that have one."""
-    model_class = MODEL_MAPPING.get(type(text_config), None)
-    model_class = model_class[0] if isinstance(model_class, tuple) else model_class
-    takes_option = model_class is not None and "add_pooling_layer" in inspect.signature(model_class).parameters
-    return {"add_pooling_layer": False} if takes_option else {}
 
 
 class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedModel):
@@ -84,7 +72,7 @@ class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedM
         self.vision_encoder = given_part(self, "vision_encoder") or AutoModel.from_config(config.vision_config)
         text_encoder = given_part(self, "text_encoder")
         self.text_encoder = text_encoder or AutoModel.from_config(
-            config.text_config, **_without_pooler(config.text_config)
+            config.text_config, **without_pooler(config.text_config)
         )
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
@@ -127,7 +115,7 @@ class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedM
         if not isinstance(text, PreTrainedModel):
             text = AutoModel.from_pretrained(text_encoder, **(text_kwargs or {}))
         config = cls.config_class(vision_config=vision.config, text_config=text.config, **config_kwargs)
-        if _without_pooler(text.config):
+        if without_pooler(text.config):
             text.pooler = None  # as the configuration alone would have made it
         return build_around(cls, config, {"vision_encoder": vision, "text_encoder": text}, vision.device)
 
@@ -220,4 +208,4 @@ class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedM
         return MambaXrayDualEncoderOutput(loss, image_embeds, text_embeds, logits_per_image, logits_per_image.T)
 
 
-__all__ = ["MambaXrayDualEncoder", "MambaXrayDualEncoderOutput", "last_valid_token"]
+__all__ = ["MambaXrayDualEncoder", "MambaXrayDualEncoderOutput"]

@@ -23,12 +23,6 @@ def shared_data() -> Path:
     return _folder("MAMBAXRAY_TEST_DATA", _SHARED / "data")
 
 
-@pytest.fixture(scope="session")
-def golden() -> Path:
-    """What the authors' released code computes (`$MAMBAXRAY_GOLDEN`)."""
-    return _folder("MAMBAXRAY_GOLDEN", _SHARED / "golden")
-
-
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """The server, which this process takes for the Hub, with a cache of its own and no pauses between tries."""

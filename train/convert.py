@@ -1,7 +1,7 @@
 """The authors' released checkpoints in our parameter names.
 
 The key lists come from the released code's state_dict (MambaXray-VL, `models_mamba.py` and
-`MambaXrayVL_DownStream.py`; EMRRG, `hybrid_decoder_layer.py`).
+`MambaXrayVL_DownStream.py`; EMRRG, `hybrid_decoder_layer.py`; VMamba, `vmamba.py`).
 """
 
 import re
@@ -53,6 +53,29 @@ _PRETRAINING_RENAMES: tuple[tuple[str, str], ...] = (
     (r"^dec_block\.(\d+)\.norm2\.(weight|bias)$", r"decoder_layers.\1.mlp_norm.\2"),
     (r"^dec_block\.(\d+)\.mlp\.(fc[12])\.(weight|bias)$", r"decoder_layers.\1.\2.\3"),
 )
+# VMamba's classification checkpoints of all public versions (`classification/models/vmamba.py`); the oldest ones say
+# `proj`, `ln_1`, `self_attention` and `norm`.
+_VMAMBA_BLOCK = r"^layers\.(\d+)\.blocks\.(\d+)\."
+_SS2D = r"(?:op|self_attention)\."
+_VMAMBA_RENAMES: tuple[tuple[str, str], ...] = (
+    (r"^patch_embed\.(?:0|proj)\.(weight|bias)$", r"embeddings.0.\1"),
+    (r"^patch_embed\.(?:2|norm)\.(weight|bias)$", r"embeddings.1.\1"),
+    (r"^patch_embed\.5\.(weight|bias)$", r"embeddings.3.\1"),
+    (r"^patch_embed\.7\.(weight|bias)$", r"embeddings.4.\1"),
+    (rf"{_VMAMBA_BLOCK}(?:norm|ln_1)\.(weight|bias)$", r"stages.\1.layers.\2.norm1.\3"),
+    (rf"{_VMAMBA_BLOCK}norm2\.(weight|bias)$", r"stages.\1.layers.\2.norm2.\3"),
+    (rf"{_VMAMBA_BLOCK}mlp\.(fc[12])\.(weight|bias)$", r"stages.\1.layers.\2.mlp.\3.\4"),
+    (rf"{_VMAMBA_BLOCK}{_SS2D}(in_proj|conv2d|out_proj)\.(weight|bias)$", r"stages.\1.layers.\2.mixer.\3.\4"),
+    (rf"{_VMAMBA_BLOCK}{_SS2D}out_norm\.(weight|bias)$", r"stages.\1.layers.\2.mixer.norm.\3"),
+    (rf"{_VMAMBA_BLOCK}{_SS2D}x_proj_weight$", r"stages.\1.layers.\2.mixer.x_proj_weight"),
+    (rf"{_VMAMBA_BLOCK}{_SS2D}dt_projs_(weight|bias)$", r"stages.\1.layers.\2.mixer.dt_proj_\3"),
+    (rf"{_VMAMBA_BLOCK}{_SS2D}A_logs$", r"stages.\1.layers.\2.mixer.A_log"),
+    (rf"{_VMAMBA_BLOCK}{_SS2D}Ds$", r"stages.\1.layers.\2.mixer.D"),
+    (r"^layers\.(\d+)\.downsample\.1\.(weight|bias)$", r"stages.\1.downsample.0.\2"),
+    (r"^layers\.(\d+)\.downsample\.3\.(weight|bias)$", r"stages.\1.downsample.1.\2"),
+    (r"^layers\.(\d+)\.downsample\.(reduction|norm)\.(weight|bias)$", r"stages.\1.downsample.\2.\3"),
+    (r"^(?:classifier\.)?norm\.(weight|bias)$", r"norm.\1"),
+)
 _CONTRASTIVE_PREFIXES = {
     "text_encoder.": "text_encoder.",
     "vision_proj.": "visual_projection.",
@@ -64,6 +87,13 @@ _DOWNSTREAM_PREFIXES = {
     "layer_norm.": "layer_norm.",
     "llama_model.": "language_model.",
 }
+_HOPFIELD_RENAMES: tuple[tuple[str, str], ...] = (
+    (r"^association_core\.([qkv])_proj_weight$", r"\1_proj.weight"),
+    (r"^association_core\.out_proj\.(weight|bias)$", r"out_proj.\1"),
+    (r"^norm_state_pattern\.(weight|bias)$", r"state_norm.\1"),
+    (r"^norm_stored_pattern\.(weight|bias)$", r"key_norm.\1"),
+    (r"^norm_pattern_projection\.(weight|bias)$", r"value_norm.\1"),
+)
 _CROSS_ATTENTION_RENAMES = tuple(
     (rf"^llama_model\.model\.layers\.(\d+)\.self_attn\.cross_attn_{theirs}$", rf"cross_attention.layers.\1.{ours}")
     for theirs, ours in (
@@ -77,6 +107,11 @@ _CROSS_ATTENTION_RENAMES = tuple(
 def vision_mamba_key(official: str) -> str | None:
     """Our name of a vision Mamba parameter, or None when the official name is not one of the encoder's."""
     return _rename(official, _ENCODER_RENAMES)
+
+
+def vmamba_key(official: str) -> str | None:
+    """Our name of a VMamba parameter, or None when the official name is not one of the encoder's."""
+    return _rename(official, _VMAMBA_RENAMES)
 
 
 def pretraining_key(official: str) -> str | None:
@@ -93,6 +128,30 @@ def contrastive_key(official: str) -> str | None:
 def downstream_key(official: str) -> str | None:
     """Our name of a report generator's parameter (stage 3), or None when the official name is unknown."""
     return _key_of_parts(official, _DOWNSTREAM_PREFIXES)
+
+
+def convert_hopfield(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a `Hopfield` of hflayers (AM-MRG's memories) as those of a `HopfieldAssociation`.
+
+    Args:
+        weights: by their names within the module, such as `association_core.q_proj_weight`. What else a `HopfieldLayer`
+            has, the memories (`lookup_weights`), is no part of it.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    converted = {}
+    for name, weight in weights.items():
+        if name == "association_core.in_proj_bias":
+            sizes = [weights[f"association_core.{part}_proj_weight"].shape[0] for part in "qkv"]
+            for part, bias in zip("qkv", weight.split(sizes), strict=True):
+                converted[f"{part}_proj.bias"] = bias
+            continue
+        key = _rename(name, _HOPFIELD_RENAMES)
+        if key is None:
+            raise ValueError(f"{name} is no weight of a Hopfield association")
+        converted[key] = weight
+    return converted
 
 
 def emrrg_key(official: str) -> str | None:
@@ -124,8 +183,8 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
     Args:
         state_dict: parameters under their official names.
         stage: `"encoder"` (the vision Mamba alone), `"pretrain"` (stage 1), `"contrastive"` (stage 2), `"downstream"`
-            (stage 3: encoder, projection, decoder), `"emrrg"` (stage 3 with hybrid layers), or the `checkpoint` of
-            another family.
+            (stage 3: encoder, projection, decoder), `"emrrg"` (stage 3 with hybrid layers), `"vmamba"` (VMamba's
+            classification checkpoints, of which the head is left out), or the `checkpoint` of another family.
 
     Raises:
         ValueError: the stage or some keys are unknown; the message lists them.
@@ -152,9 +211,11 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
 
 __all__ = [
     "contrastive_key",
+    "convert_hopfield",
     "convert_state_dict",
     "downstream_key",
     "emrrg_key",
     "pretraining_key",
     "vision_mamba_key",
+    "vmamba_key",
 ]

@@ -27,30 +27,36 @@ from transformers import (
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
 from ..configuration.configuration_mambaxray_pretraining import MambaXrayPreTrainingConfig
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
+from ..configuration.configuration_vmamba import VMambaConfig
 from ..configuration.families import Family, families_by_checkpoint
+from ..data.whole_file import require_free_folder
+from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
 from ..modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
 from ..modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
-from ..modeling_mambaxray.vision_encoder import load_vision_encoder
+from ..modeling_mambaxray.modeling_vmamba import VMambaModel
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .convert import convert_state_dict
 
 _logger = logging.getLogger(__name__)
+# The stages of this package, and what the authors call their checkpoints.
+_STAGES = {"contrast": "contrastive", "finetune": "downstream"}
 
 # What the authors' files hold besides tensors and plain data: the settings of the run. A plain dict stands in for
-# Lightning's, whose package is not needed to read it.
+# Lightning's and yacs', whose packages are not needed to read it.
 _HARMLESS = [
     argparse.Namespace,
     OrderedDict,
     pathlib.PosixPath,
     *(
-        (OrderedDict, f"{package}.AttributeDict")
-        for package in (
-            "pytorch_lightning.utilities.parsing",
-            "lightning_fabric.utilities.data",
-            "lightning.pytorch.utilities.parsing",
-            "lightning.fabric.utilities.data",
+        (OrderedDict, name)
+        for name in (
+            "pytorch_lightning.utilities.parsing.AttributeDict",
+            "lightning_fabric.utilities.data.AttributeDict",
+            "lightning.pytorch.utilities.parsing.AttributeDict",
+            "lightning.fabric.utilities.data.AttributeDict",
+            "yacs.config.CfgNode",
         )
     ),
 ]
@@ -102,18 +108,20 @@ def convert_checkpoint(
 
     Args:
         checkpoint: the authors' file.
-        stage: the `checkpoint` of a family: `"pretrain"`, `"contrastive"`, `"downstream"`, or `"emrrg"`, of which the
-            hybrid layers are taken. Its adapters are not, nor biases that its language model's family does not have,
-            and a warning says so: the released code computes with them what no other code does, so the result is a
-            model to go on from.
+        stage: the stage that left it, `"pretrain"`, `"contrast"` or `"finetune"` (the authors' names for the last two,
+            `"contrastive"` and `"downstream"`, do as well, and so does the `checkpoint` of any family); or `"emrrg"`,
+            of which the hybrid layers are taken. Its adapters are not, nor biases that its language model's family does
+            not have, and a warning says so: the released code computes with them what no other code does, so the
+            result is a model to go on from. `"vmamba"` is a classification checkpoint of VMamba's authors, of which the
+            encoder is taken.
         output: folder for the model.
-        text_model: folder or Hub id of the text encoder (contrastive) or language model (downstream, emrrg) that the
+        text_model: folder or Hub id of the text encoder (contrast) or language model (finetune, emrrg) that the
             stage was trained with. Needed for these two, whose files hold neither the language model nor its
             tokenizer; the saved model refers to it and does not copy it;
-            without it the contrastive stage's text encoder is taken for a BERT with 64 channels per head, and no
+            without it the contrast stage's text encoder is taken for a BERT with 64 channels per head, and no
             tokenizer is written.
-        vision_encoder: for a downstream or emrrg checkpoint whose vision encoder was frozen, and so is not in the
-            file: the folder or Hub id of that encoder, such as a converted contrastive checkpoint.
+        vision_encoder: for a finetune or emrrg checkpoint whose vision encoder was frozen, and so is not in the
+            file: the folder or Hub id of that encoder, such as a converted contrast checkpoint.
 
     Returns:
         The model, in evaluation mode.
@@ -124,29 +132,36 @@ def convert_checkpoint(
         ValueError: the stage is unknown, or `text_model` or `vision_encoder` is needed or of no use.
     """
     known = families_by_checkpoint()
-    if stage not in known:
-        raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(known)}")
-    family = known[stage]
+    kind = _STAGES.get(stage, stage)
+    if kind not in known:
+        names = {kind: stage for stage, kind in _STAGES.items()}
+        raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(names.get(name, name) for name in known)}")
+    family = known[kind]
     is_generator = family.stage == "finetune"
     if vision_encoder is not None and not is_generator:
         raise ValueError(f"a checkpoint of stage {stage!r} holds its own vision encoder; leave vision_encoder out")
-    if text_model is not None and stage == "pretrain":
-        raise ValueError("pre-training knows no text; leave text_model out")
+    if text_model is not None and family.processor is None:
+        raise ValueError(f"a checkpoint of stage {stage!r} knows no text; leave text_model out")
     if text_model is None and is_generator:
         raise ValueError(
             f"a checkpoint of stage {stage!r} does not hold its language model: give the folder or Hub id as text_model"
         )
+    output = Path(output)
+    require_free_folder(output)
     official = read_checkpoint(checkpoint)
     try:
-        weights = convert_state_dict(official, stage)
+        weights = convert_state_dict(official, kind)
     except ValueError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
-    output = Path(output)
     if stage == "pretrain":
         model: PreTrainedModel = MambaXrayForPreTraining(_pretraining_config(weights, checkpoint))
         _load(model, weights, checkpoint)
         image_size = model.config.image_size
-    elif stage == "contrastive":
+    elif kind == "vmamba":
+        model = VMambaModel(_vmamba_config(weights, checkpoint))
+        _load(model, weights, checkpoint)
+        image_size = model.config.image_size
+    elif kind == "contrastive":
         text_config = (
             _bert_config(weights, checkpoint) if text_model is None else AutoConfig.from_pretrained(text_model)
         )
@@ -288,6 +303,31 @@ def _vision_config(weights: Mapping[str, Tensor], prefix: str, checkpoint: str |
     num_patches = _shape(weights, f"{prefix}embeddings.position_embeddings", checkpoint)[1] - 1
     patches = "embeddings.patch_embeddings"
     return VisionMambaConfig(**_encoder_sizes(weights, prefix, patches, num_patches, checkpoint))
+
+
+def _vmamba_config(weights: Mapping[str, Tensor], checkpoint: str | Path) -> VMambaConfig:
+    """Image size and drop path, which weights do not tell, are the defaults; the public checkpoints are of 224 px."""
+    first = "stages.0.layers.0."
+    projection = _shape(weights, "embeddings.0.weight", checkpoint)
+    is_linear = "embeddings.3.weight" not in weights
+    width = projection[0] if is_linear else _shape(weights, "embeddings.3.weight", checkpoint)[0]
+    inner, rank = _shape(weights, f"{first}mixer.dt_proj_weight", checkpoint)[1:]
+    has_mlp = f"{first}mlp.fc1.weight" in weights
+    return VMambaConfig(
+        patch_size=projection[2] if is_linear else 4,
+        num_channels=projection[1],
+        embed_dim=width,
+        depths=[_count(weights, f"stages.{stage}.layers.") for stage in range(_count(weights, "stages."))],
+        patch_embedding="linear" if is_linear else "convolutional",
+        downsampling="patch_merging" if "stages.0.downsample.reduction.weight" in weights else "convolutional",
+        state_size=_shape(weights, f"{first}mixer.A_log", checkpoint)[1],
+        ssm_ratio=inner / width,
+        conv_kernel=_shape(weights, f"{first}mixer.conv2d.weight", checkpoint)[2],
+        use_conv_bias=f"{first}mixer.conv2d.bias" in weights,
+        use_gate=_shape(weights, f"{first}mixer.in_proj.weight", checkpoint)[0] == 2 * inner,
+        time_step_rank=None if rank == math.ceil(width / 16) else rank,
+        mlp_ratio=_shape(weights, f"{first}mlp.fc1.weight", checkpoint)[0] / width if has_mlp else 0.0,
+    )
 
 
 def _pretraining_config(weights: Mapping[str, Tensor], checkpoint: str | Path) -> MambaXrayPreTrainingConfig:

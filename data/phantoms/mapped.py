@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FIRST_STREAM = 2**32
 """Study numbers start here, so that no mapped phantom is a study of `make_phantoms` with the same seed."""
 _MIN_PIXELS = 4
-"""A patch shows a finding when at least so many of its pixels do."""
+"""A patch shows a finding when at least this many of its pixels do."""
 
 
 def make_mapped_phantoms(

@@ -14,7 +14,7 @@ _CAPTIONS = ("input", "target", "prediction", "prediction, patch contrast of the
 _CAPTION_HEIGHT = 14
 _GAP = 4
 _BACKGROUND = 128
-# Normalised pixels beyond so many standard deviations are drawn black or white.
+# Normalised pixels beyond this many standard deviations are drawn black or white.
 _DEVIATIONS = 2.5
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from golden_cases import golden_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu import Bleu
@@ -53,17 +54,22 @@ def phantom_reports(first, count):
     return [make_study(seed, image_size=32)["report"] for seed in range(first, first + count)]
 
 
+def _case(pairs, mode):
+    return json.loads((golden_folder() / "metrics" / f"nlg_public_{pairs}_{mode}.json").read_text())
+
+
 @pytest.mark.parametrize("pairs", ["shift", "half"])
 @pytest.mark.parametrize("mode", ["raw", "ptb"])
-def test_scores_are_those_of_the_papers_code(golden, pairs, mode):
-    case = json.loads((golden / "metrics" / f"nlg_public_{pairs}_{mode}.json").read_text())
+def test_scores_are_those_of_the_papers_code(pairs, mode):
+    case = _case(pairs, mode)
     assert_equal_to(tables_of(case["references"], case["hypotheses"]), case["scores"], case["per_sample"])
 
 
 @needs_java
-def test_meteor_is_that_of_the_papers_code(golden):
+def test_meteor_is_that_of_the_papers_code():
     cases = [
-        json.loads((golden / "metrics" / f"nlg_public_{pairs}_raw.json").read_text()) for pairs in ("shift", "half")
+        json.loads((golden_folder() / "metrics" / f"nlg_public_{pairs}_raw.json").read_text())
+        for pairs in ("shift", "half")
     ]
     assert cases[0]["references"] == cases[1]["references"]
     tables = meteor_tables(cases[0]["references"], [case["hypotheses"] for case in cases])
@@ -72,9 +78,10 @@ def test_meteor_is_that_of_the_papers_code(golden):
 
 
 @needs_java
-def test_ptb_cuts_words_as_the_papers_code(golden):
+def test_ptb_cuts_words_as_the_papers_code():
     raw, ptb = (
-        json.loads((golden / "metrics" / f"nlg_public_shift_{mode}.json").read_text()) for mode in ("raw", "ptb")
+        json.loads((golden_folder() / "metrics" / f"nlg_public_shift_{mode}.json").read_text())
+        for mode in ("raw", "ptb")
     )
     assert tokenize_reports(raw["references"] + raw["hypotheses"], "ptb") == ptb["references"] + ptb["hypotheses"]
 

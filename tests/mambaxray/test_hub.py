@@ -14,11 +14,19 @@ from tiny import tiny_model
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments, pipeline
 from typer.testing import CliRunner
 
-from mambaxray import MambaXrayForConditionalGeneration, PushError, ReportTrainer, make_tiny_models, push_folder
+from mambaxray import (
+    MambaXrayConfig,
+    MambaXrayDualEncoderConfig,
+    MambaXrayForConditionalGeneration,
+    PushError,
+    ReportTrainer,
+    make_tiny_models,
+    push_folder,
+)
 from mambaxray.cli import app
 from mambaxray.data.phantoms import make_study
+from mambaxray.modeling_mambaxray.hub.separate_parts import LOCAL_PARTS_FILE, LocalPartError, PartNotFoundError
 from mambaxray.modeling_mambaxray.ops.selective_scan import use_scan_backend
-from mambaxray.modeling_mambaxray.separate_parts import LOCAL_PARTS_FILE, LocalPartError, PartNotFoundError
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +159,38 @@ def test_every_push_refuses_a_part_that_is_in_a_folder_of_this_machine(hub, tmp_
     assert not any(path.startswith((".cache", "_")) for path in files)
     loaded = MambaXrayForConditionalGeneration.from_pretrained("me/model")
     assert torch.equal(loaded.get_input_embeddings().weight, with_local_decoder.get_input_embeddings().weight)
+
+
+def test_of_several_parts_each_is_named(hub, folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    entry = {"source": None, "revision": "1", "dtype": "float32", "fingerprint": None}
+    hub_entry = entry | {"source": "someone/bert"}
+    for others, names, expected in (
+        ({"text_encoder": hub_entry}, "me/llm", {"language_model": "me/llm", "text_encoder": "someone/bert"}),
+        ({"text_encoder": entry}, {"language_model": "me/llm", "text_encoder": "me/bert"}, None),
+    ):
+        values = config | {"separate_parts": {"language_model": entry} | others}
+        (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
+        push(folder, base_model=names)
+        found = json.loads(hub.files("me/model")["config.json"])["separate_parts"]
+        assert {part: entry["source"] for part, entry in found.items()} == (expected or names)
+        assert found["language_model"]["revision"] is None
+        assert "me/llm (its language_model)" in hub.files("me/model")["README.md"].decode()
+    with pytest.raises(PushError, match="give base_model by name"):
+        push(folder, base_model="me/llm")
+    with pytest.raises(PushError, match="does not need decoder; it needs its language_model, text_encoder"):
+        push(folder, base_model={"decoder": "me/llm"})
+
+
+def test_no_saved_model_of_parts_tells_where_they_came_from(tmp_path):
+    tiny = tiny_model()
+    for config_class in (MambaXrayConfig, MambaXrayDualEncoderConfig):
+        config = config_class(tiny.config.vision_config.to_dict(), tiny.config.text_config.to_dict())
+        config.vision_config.name_or_path, config.text_config.name_or_path = str(tmp_path), "someone/model"
+        config.save_pretrained(tmp_path / config.model_type)
+        text = (tmp_path / config.model_type / "config.json").read_text(encoding="utf-8")
+        assert str(tmp_path) not in text
+        assert "someone/model" in text
 
 
 def test_a_part_by_its_name_on_the_hub_is_pinned_and_loads_whatever_comes_there_later(hub, tmp_path):

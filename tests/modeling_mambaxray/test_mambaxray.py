@@ -66,8 +66,8 @@ def rows_until_eos(ids, eos=2):
 
 
 @pytest.fixture
-def official(golden):
-    case = load_case(golden / "official", "downstream")
+def official():
+    case = load_case("downstream")
     extra = case.config["llama_extra"]
     text_config = LlamaConfig(
         **case.config["llama"],

@@ -27,8 +27,8 @@ def images(batch=2, size=32, seed=0):
 
 
 @pytest.fixture
-def official(golden):
-    case = load_case(golden / "official", "arm_pretrain")
+def official():
+    case = load_case("arm_pretrain")
     config = MambaXrayPreTrainingConfig(
         hidden_size=case.config["embed_dim"],
         num_hidden_layers=case.config["depth"],
@@ -64,8 +64,8 @@ def test_the_fixed_positions_are_the_released_ones(official):
     torch.testing.assert_close(fresh.decoder_position_embeddings, weights["dec_pos_embed"])
 
 
-def test_a_decoder_layer_of_two_heads_equals_the_released_one(golden):
-    case = load_case(golden / "official", "arm_pretrain.decoder_block_2heads")
+def test_a_decoder_layer_of_two_heads_equals_the_released_one():
+    case = load_case("arm_pretrain.decoder_block_2heads")
     config = MambaXrayPreTrainingConfig(decoder_hidden_size=case.config["dim"])
     assert config.decoder_num_attention_heads == case.config["heads"]
     layer = ClusterDecoderLayer(config)
@@ -75,9 +75,9 @@ def test_a_decoder_layer_of_two_heads_equals_the_released_one(golden):
     case.assert_close("io/output", layer(io["q"], io["kv"], io["mask"] == 0), io["output"])
 
 
-def test_stage_1_is_carried_into_four_directions_as_in_the_released_code(official, golden):
+def test_stage_1_is_carried_into_four_directions_as_in_the_released_code(official):
     _, model = official
-    case = load_case(golden / "official", "pretrain_to_clip_init")
+    case = load_case("pretrain_to_clip_init")
     io = case.tensors("io")
     encoder = encoder_from_pretraining(model, image_size=case.config["img_size"]).eval()
     case.assert_close("io/pos_embed_out", encoder.embeddings.position_embeddings, io["pos_embed_out"])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden_cases import IN_REPOSITORY, load_case
+from golden_cases import load_case
 from torch.nn import functional as F
 
 from mambaxray import VisionMambaConfig, VisionMambaModel
@@ -34,7 +34,7 @@ def official_encoder(case):
 
 
 def test_output_equals_the_released_encoder_from_files_in_the_repository():
-    case = load_case(IN_REPOSITORY, "arm_encoder.b")
+    case = load_case("arm_encoder.b")
     io = case.tensors("io")
     with torch.no_grad():
         output = official_encoder(case)(io["image"]).last_hidden_state
@@ -43,9 +43,9 @@ def test_output_equals_the_released_encoder_from_files_in_the_repository():
 
 @pytest.mark.parametrize("variant", ["a", "b"])
 @pytest.mark.parametrize("backend", ["native", "torch", "reference"])
-def test_values_and_gradients_equal_the_released_encoder(golden, variant, backend, monkeypatch):
+def test_values_and_gradients_equal_the_released_encoder(variant, backend, monkeypatch):
     monkeypatch.setenv("MAMBAXRAY_SCAN", backend)
-    case = load_case(golden / "official", f"arm_encoder.{variant}")
+    case = load_case(f"arm_encoder.{variant}")
     io, debug = case.tensors("io"), case.tensors("debug")
     model = official_encoder(case)
     image = io["image"].requires_grad_()
@@ -98,8 +98,8 @@ def test_a_single_direction_is_causal_in_its_order_and_four_are_not():
         assert not torch.equal(before[:, -1], after[:, -1])
 
 
-def test_position_resize_is_bicubic_with_the_cls_row_kept(golden):
-    case = load_case(golden / "official", "pretrain_to_clip_init")
+def test_position_resize_is_bicubic_with_the_cls_row_kept():
+    case = load_case("pretrain_to_clip_init")
     io = case.tensors("io")
     zero_cls = torch.zeros(1, 1, io["pos_embed_in"].shape[-1])
     patches = io["pos_embed_in"]

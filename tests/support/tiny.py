@@ -22,6 +22,7 @@ from mambaxray import (
     MambaXrayConfig,
     MambaXrayForConditionalGeneration,
     VisionMambaConfig,
+    VMambaConfig,
 )
 
 VOCABULARY = 48
@@ -35,6 +36,7 @@ VISION_CONFIGS = {
     "swin": lambda: SwinConfig(
         image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
     ),
+    "vmamba": lambda: VMambaConfig(image_size=32, embed_dim=8, depths=[1, 1]),
     "vit_mae": lambda: ViTMAEConfig(image_size=32, **_SIZES),
 }
 TEXT_CONFIGS = {

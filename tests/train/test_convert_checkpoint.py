@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -21,8 +22,15 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-from mambaxray import MambaXrayImageProcessor, convert_checkpoint
+from mambaxray import (
+    MambaXrayImageProcessor,
+    VMambaConfig,
+    VMambaModel,
+    convert_checkpoint,
+    load_vision_encoder,
+)
 from mambaxray.cli import app
+from mambaxray.configuration.configuration_vmamba import vmamba_v0_options
 from mambaxray.train.convert_checkpoint import CheckpointError, read_checkpoint
 
 
@@ -30,6 +38,21 @@ def command(*arguments):
     result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     return result
+
+
+@contextmanager
+def pickled_as(module_name, class_name):
+    """A kind of dict that pickles as the class of a package that is not installed."""
+    names = [module_name[: match.start()] for match in re.finditer(r"\.|$", module_name)]
+    modules = {name: type(os)(name) for name in names}
+    settings = type(class_name, (dict,), {"__module__": module_name})
+    setattr(modules[module_name], class_name, settings)
+    sys.modules |= modules
+    try:
+        yield settings
+    finally:
+        for name in names:
+            del sys.modules[name]
 
 
 def save_pretraining(case, file, **changes):
@@ -42,22 +65,22 @@ def save_pretraining(case, file, **changes):
 
 
 @pytest.fixture
-def pretrain(golden):
-    return load_case(golden / "official", "arm_pretrain")
+def pretrain():
+    return load_case("arm_pretrain")
 
 
 @pytest.fixture
-def contrastive(golden, tmp_path):
-    case = load_case(golden / "official", "clip_stage")
+def contrastive(tmp_path):
+    case = load_case("clip_stage")
     BertConfig(**case.config["bert"]).save_pretrained(tmp_path / "text")
     tiny_tokenizer("heart lungs").save_pretrained(tmp_path / "text")
     return case
 
 
 @pytest.fixture
-def downstream(golden, tmp_path):
+def downstream(tmp_path):
     """The case and its trainable weights; the frozen language model lies in a folder of its own."""
-    case = load_case(golden / "official", "downstream")
+    case = load_case("downstream")
     weights, extra = case.tensors("weights"), case.config["llama_extra"]
     config = LlamaConfig(
         **case.config["llama"],
@@ -87,9 +110,82 @@ def test_a_pretraining_checkpoint_computes_what_the_released_code_does(pretrain,
     assert MambaXrayImageProcessor.from_pretrained(tmp_path / "model").size == {"height": 128, "width": 128}
 
 
+def oldest_vmamba_name(name):
+    """What VMamba's first public checkpoints call a weight (the authors' `_load_from_state_dict` renames them)."""
+    for new, old in (
+        (r"^patch_embed\.0\.", "patch_embed.proj."),
+        (r"^patch_embed\.2\.", "patch_embed.norm."),
+        (r"(blocks\.\d+)\.norm\.", r"\1.ln_1."),
+        (r"\.op\.", ".self_attention."),
+        (r"^classifier\.", ""),
+    ):
+        name = re.sub(new, old, name)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("case_id", "old_names"),
+    [("vmamba.csr_v3noz", False), ("vmamba.v2_with_gate", False), ("vmamba.v2_with_gate", True)],
+)
+def test_a_vmamba_classifier_becomes_the_encoder_that_computes_what_the_released_code_does(
+    case_id, old_names, tmp_path
+):
+    case = load_case(case_id)
+    weights = case.tensors("weights") | {"classifier.head.weight": torch.ones(10, 32)}
+    weights["classifier.head.bias"] = torch.ones(10)
+    if old_names:
+        weights = {oldest_vmamba_name(name): weight for name, weight in weights.items()}
+        assert {"patch_embed.proj.weight", "layers.0.blocks.0.ln_1.weight", "norm.weight", "head.bias"} < set(weights)
+    with pickled_as("yacs.config", "CfgNode") as settings:
+        torch.save({"model": weights, "epoch": 237, "config": settings(MODEL=1)}, tmp_path / "official.pth")
+    result = command(tmp_path / "official.pth", "--stage", "vmamba", "--output", tmp_path / "model")
+    assert "VMambaModel" in result.output
+    assert MambaXrayImageProcessor.from_pretrained(tmp_path / "model").size == {"height": 224, "width": 224}
+    model = load_vision_encoder(tmp_path / "model", image_size=32)
+    assert model.config.time_step_rank is None
+    io = case.tensors("io")
+    output = model(io["image"], output_hidden_states=True)
+    case.assert_close("io/output", output.reshaped_hidden_states[-1].permute(0, 2, 3, 1), io["output"])
+    case.assert_close("io/global_features", output.pooler_output, io["global_features"])
+
+
+@pytest.mark.parametrize(
+    "options", [vmamba_v0_options(), {"ssm_ratio": 2.0}, {"time_step_rank": 3}, {"embed_dim": 24, "mlp_ratio": 2.0}]
+)
+def test_a_vmambas_sizes_are_read_off_its_weights(options, tmp_path):
+    torch.manual_seed(0)
+    model = VMambaModel(VMambaConfig(**{"embed_dim": 16, "depths": [1, 2, 1]} | options)).eval()
+    keys = official_vmamba_names(model)
+    torch.save({"model": {keys[name]: weight for name, weight in model.state_dict().items()}}, tmp_path / "o.pth")
+    converted = convert_checkpoint(tmp_path / "o.pth", "vmamba", tmp_path / "model")
+    expected = model.config.to_diff_dict()
+    assert {name: value for name, value in converted.config.to_diff_dict().items() if name in expected} == expected
+    assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in converted.state_dict().items())
+
+
+def official_vmamba_names(model):
+    """The authors' names of a model's weights, the other way than the converter."""
+    convolutional = model.config.patch_embedding == "convolutional"
+    positions = {"0": "0", "1": "2", "3": "5", "4": "7"}
+    names = {}
+    for name in model.state_dict():
+        official = re.sub(r"^embeddings\.(\d)", lambda found: f"patch_embed.{positions[found[1]]}", name)
+        official = re.sub(r"^stages\.(\d+)\.layers", r"layers.\1.blocks", official)
+        official = re.sub(r"^stages\.(\d+)\.downsample\.0", r"layers.\1.downsample.1", official)
+        official = re.sub(r"^stages\.(\d+)\.downsample\.1", r"layers.\1.downsample.3", official)
+        official = re.sub(r"^stages\.", "layers.", official)
+        official = official.replace(".norm1.", ".norm.") if ".norm1." in official else official
+        official = official.replace(".mixer.norm.", ".op.out_norm.").replace(".mixer.", ".op.")
+        official = official.replace("dt_proj_", "dt_projs_").replace("A_log", "A_logs")
+        official = re.sub(r"\.D$", ".Ds", official)
+        names[name] = re.sub(r"^norm\.", "classifier.norm.", official)
+    assert convolutional == ("patch_embed.5.weight" in names.values())
+    return names
+
+
 def test_a_contrastive_checkpoint_computes_what_the_released_code_does(contrastive, tmp_path):
     torch.save({"model": contrastive.tensors("weights"), "epoch": 1, "step": 5}, tmp_path / "official.pth")
-    command(tmp_path / "official.pth", "-s", "contrastive", "--text-model", tmp_path / "text", "-o", tmp_path / "model")
+    command(tmp_path / "official.pth", "-s", "contrast", "--text-model", tmp_path / "text", "-o", tmp_path / "model")
     io = contrastive.tensors("io")
     views = torch.stack([io["view0"], io["view1"]], dim=1)
     model = AutoModel.from_pretrained(tmp_path / "model")
@@ -117,7 +213,7 @@ def check_downstream(case, folder):
 def test_a_downstream_checkpoint_computes_what_the_released_code_does(downstream, tmp_path):
     case, weights = downstream
     torch.save({"model": weights, "config": {"max_length": 60}, "epoch": 1, "step": 5}, tmp_path / "official.pth")
-    command(tmp_path / "official.pth", "-s", "downstream", "--text-model", tmp_path / "llm", "-o", tmp_path / "model")
+    command(tmp_path / "official.pth", "-s", "finetune", "--text-model", tmp_path / "llm", "-o", tmp_path / "model")
     check_downstream(case, tmp_path / "model")
     saved = load_file(tmp_path / "model" / "model.safetensors")
     assert not any(name.startswith("language_model.") for name in saved)  # referred to, not copied
@@ -188,16 +284,8 @@ def test_the_hybrid_layers_of_an_emrrg_checkpoint_arrive_and_what_does_not_is_to
 
 
 def test_settings_of_lightning_are_read_without_lightning(pretrain, tmp_path):
-    settings = type("AttributeDict", (dict,), {"__module__": "pytorch_lightning.utilities.parsing"})
-    module = type(os)("pytorch_lightning.utilities.parsing")
-    module.AttributeDict = settings
-    parents = {name: type(os)(name) for name in ("pytorch_lightning", "pytorch_lightning.utilities")}
-    sys.modules |= parents | {module.__name__: module}
-    try:
+    with pickled_as("pytorch_lightning.utilities.parsing", "AttributeDict") as settings:
         torch.save({"model": {"x": torch.ones(1)}, "config": settings(batch_size=3)}, tmp_path / "official.pth")
-    finally:
-        for name in (*parents, module.__name__):
-            del sys.modules[name]
     assert read_checkpoint(tmp_path / "official.pth")["x"].item() == 1
 
 
@@ -262,13 +350,26 @@ def test_a_text_encoder_whose_heads_cannot_be_told_is_asked_for(contrastive, tmp
 @pytest.mark.parametrize(
     ("stage", "options", "message"),
     [
-        ("contrast", {}, "choose from pretrain, contrastive, downstream, emrrg"),
+        ("contrasting", {}, "choose from pretrain, contrast, finetune, emrrg"),
+        ("finetune", {}, "give the folder or Hub id as text_model"),
+        ("contrast", {"vision_encoder": "x"}, "leave vision_encoder out"),
         ("emrrg", {}, "give the folder or Hub id as text_model"),
         ("downstream", {}, "give the folder or Hub id as text_model"),
         ("pretrain", {"text_model": "x"}, "leave text_model out"),
+        ("vmamba", {"text_model": "x"}, "leave text_model out"),
         ("contrastive", {"vision_encoder": "x"}, "leave vision_encoder out"),
     ],
 )
 def test_options_that_do_not_fit_the_stage_are_refused(stage, options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         convert_checkpoint(tmp_path / "official.pth", stage, tmp_path / "model", **options)
+
+
+def test_a_folder_that_holds_something_is_neither_mixed_with_nor_overwritten(pretrain, tmp_path):
+    save_pretraining(pretrain, tmp_path / "official.pth")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("mine")
+    with pytest.raises(FileExistsError, match="exists and is not empty"):
+        convert_checkpoint(tmp_path / "official.pth", "pretrain", tmp_path / "model")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
+    assert (tmp_path / "model/config.json").read_text() == "mine"

@@ -25,7 +25,7 @@ from mambaxray import (
     MambaXrayImageProcessor,
     MambaXrayProcessor,
 )
-from mambaxray.modeling_mambaxray.decoder_head import HeadRulesError
+from mambaxray.modeling_mambaxray.layers.decoder_head import HeadRulesError
 
 pytest.importorskip("trl", reason="TRL is not installed: pip install mambaxray[rl]")
 

@@ -1,0 +1,407 @@
+"""`generate` for many studies: finished reports leave the batch, and new studies take their places.
+
+A plain batch goes on until its longest report ends. Here a report that ends makes room at once, the image and the
+prompt of a study are computed and kept once for all its beams, and no step copies the cache (`slot_cache.py`). The
+reports are those of plain `generate`, token for token; what could make them differ is left to plain `generate`.
+
+transformers has continuous batching of its own (`generate_batch`, 5.24). It takes token ids only, so no images, no
+beams, a paged attention of its own, and most of the memory at once; it does not serve here.
+"""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.distributed.fsdp import is_fsdp_managed_module
+from transformers.generation import GenerationMode
+from transformers.generation import logits_process as processors
+from transformers.generation import stopping_criteria as criteria
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.modeling_outputs import ModelOutput
+
+from ..layers.image_features import Evidence
+from .report_search import BeamSearch, GreedySearch
+from .slot_cache import SlotCache
+from .study_batch import stack_studies
+
+logger = logging.getLogger(__name__)
+
+# Logits processors whose output for a row depends on that row alone. Those of the second group ask for the ids.
+_BY_SCORES = (
+    processors.SuppressTokensLogitsProcessor,
+    processors.InfNanRemoveLogitsProcessor,
+    processors.LogitNormalization,
+)
+_BY_IDS = (
+    processors.RepetitionPenaltyLogitsProcessor,
+    processors.NoRepeatNGramLogitsProcessor,
+    processors.SequenceBiasLogitsProcessor,
+    processors.NoBadWordsLogitsProcessor,
+    processors.MinLengthLogitsProcessor,
+    processors.MinNewTokensLengthLogitsProcessor,
+    processors.ForcedBOSTokenLogitsProcessor,
+    processors.ForcedEOSTokenLogitsProcessor,
+    processors.ExponentialDecayLengthPenalty,
+    processors.SuppressTokensAtBeginLogitsProcessor,
+)
+_CRITERIA = (criteria.MaxLengthCriteria, criteria.EosTokenCriteria)
+_ATTENTION = ("sdpa", "eager")
+# Arguments of `generate` that its own loops take, or that hold state of one call.
+_OF_PLAIN_LOOPS = {"assistant_model", "cache", "custom_generate", "streamer", "synced_gpus"}
+
+
+def generate_continuously(
+    model: PreTrainedModel,
+    studies: Iterable[Mapping[str, Tensor]],
+    *,
+    batch_size: int = 8,
+    on_evidence: Callable[[int, list[Evidence]], None] | None = None,
+    **generate_kwargs: Any,
+) -> Iterator[tuple[int, Tensor]]:
+    """Generates a report for each study, as soon as there is room for it.
+
+    Options that can't be served exactly (sampling, several returned sequences, assisted decoding, a cache
+    implementation, …) and decoders that can't be called as it needs (see `docs/generation.md`) are left to plain
+    `generate` in batches, which is told in the log.
+
+    Args:
+        model: a `MambaXrayForConditionalGeneration`, in evaluation mode.
+        studies: what the processor makes of one study each: `input_ids` and `attention_mask` `(1, tokens)`,
+            `pixel_values` `(1, views, 3, height, width)` and `view_mask` `(1, views)`. Up to `batch_size` are read
+            ahead. Of those that are there, studies whose prompts are equally long start together. The model's
+            `study_inputs` belong to it, `(1, …)`.
+        batch_size: studies in work at a time.
+        on_evidence: called with a study's position and its evidence, before its report is yielded, where the model
+            gives any.
+        generate_kwargs: arguments of `model.generate`.
+
+    Yields:
+        Each study's position in `studies` and its new tokens `(tokens,)`, end-of-sequence included, in the order in
+        which reports are finished.
+
+    Raises:
+        ValueError: the batch size is not positive.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive, got {batch_size}")
+    waiting = _Waiting(studies, batch_size)
+    batch = _Batch(model, waiting.count(), generate_kwargs, on_evidence)
+    try:
+        while waiting.peek() or batch.count:
+            # In groups, since a prompt alone computes less efficiently.
+            if waiting.peek() and (batch.count == 0 or batch.room >= max(1, batch_size // 4)):
+                yield from batch.admit(waiting.take(batch.room))
+            else:
+                yield from batch.step()
+    except _NotServable as reason:
+        logger.info("plain generate in batches of %d: %s", batch_size, reason)
+        yield from _generate_in_batches(model, waiting.give_back(), batch_size, generate_kwargs, on_evidence)
+
+
+def is_sharded(model: PreTrainedModel) -> bool:
+    """Whether processes hold a part of the model each (FSDP, ZeRO-3) and must call it together."""
+    return is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
+
+
+class _NotServable(Exception):
+    """Why plain `generate` has to do it. Raised before the first report only."""
+
+
+class _Waiting:
+    """Studies that are read but not begun."""
+
+    def __init__(self, studies: Iterable[Mapping[str, Tensor]], ahead: int):
+        self._source = enumerate(studies)
+        self._ahead = ahead
+        self._studies: list[tuple[int, dict[str, Tensor]]] = []
+        self._taken: list[tuple[int, dict[str, Tensor]]] = []
+
+    def peek(self) -> bool:
+        """Whether there is any."""
+        if not self._studies:
+            self._read(1)
+        return bool(self._studies)
+
+    def count(self) -> int:
+        """How many there are, the most that are read ahead."""
+        self._read(self._ahead)
+        return len(self._studies)
+
+    def take(self, most: int) -> list[tuple[int, dict[str, Tensor]]]:
+        """The study that has waited longest and others with a prompt of the same length."""
+        self._read(self._ahead)
+        length = _prompt_length(self._studies[0][1])
+        self._taken = [study for study in self._studies if _prompt_length(study[1]) == length][:most]
+        positions = {position for position, _ in self._taken}
+        self._studies = [study for study in self._studies if study[0] not in positions]
+        return self._taken
+
+    def give_back(self) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """What was taken last, then all the others."""
+        yield from sorted([*self._taken, *self._studies], key=lambda study: study[0])
+        yield from ((position, _unpadded(study)) for position, study in self._source)
+
+    def _read(self, count: int) -> None:
+        while len(self._studies) < count and (entry := next(self._source, None)) is not None:
+            self._studies.append((entry[0], _unpadded(entry[1])))
+
+
+def _unpadded(study: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    is_text = study["attention_mask"][0] != 0
+    return {**study, **{name: study[name][:, is_text] for name in ("input_ids", "attention_mask")}}
+
+
+def _prompt_length(study: Mapping[str, Tensor]) -> int:
+    return study["input_ids"].shape[1]
+
+
+class _Group:
+    """Reports that were begun together, so that they have the same length, and how `generate` treats their logits."""
+
+    def __init__(self, logits_processor: LogitsProcessorList):
+        self.logits_processor = logits_processor
+        self.needs_ids = any(type(processor) not in _BY_SCORES for processor in logits_processor)
+
+
+@dataclass
+class _Report:
+    """A report in work: its study, its prompt `(tokens,)`, and the number of steps that it took so far."""
+
+    position: int
+    prompt: Tensor
+    group: _Group
+    length: int = 0
+
+
+class _Batch:
+    """The studies in work: rows of a cache and of a search, the first `count` of them in use."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: int,
+        generate_kwargs: Mapping[str, Any],
+        on_evidence: Callable[[int, list[Evidence]], None] | None,
+    ):
+        self._model = model
+        self._on_evidence = on_evidence
+        self._rows = rows
+        self._generate_kwargs = generate_kwargs
+        self._reports: list[_Report] = []
+        self._cache: SlotCache | None = None
+        self._search: GreedySearch | None = None
+        self._eos: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self._reports)
+
+    @property
+    def room(self) -> int:
+        return self._rows - self.count
+
+    def admit(self, studies: list[tuple[int, dict[str, Tensor]]]) -> list[tuple[int, Tensor]]:
+        """Begins studies with prompts of one length; returns those that are finished at once."""
+        if unserved := sorted(_OF_PLAIN_LOOPS & self._generate_kwargs.keys()):
+            raise _NotServable(f"{', '.join(unserved)} given")
+
+        def begin(
+            model: PreTrainedModel,
+            input_ids: Tensor,
+            logits_processor: LogitsProcessorList,
+            stopping_criteria: StoppingCriteriaList,
+            generation_config: GenerationConfig,
+            **model_kwargs: Any,
+        ) -> list[tuple[int, Tensor]]:
+            cache = model_kwargs.get("cache")
+            if reason := _refusal(model, generation_config, logits_processor, stopping_criteria, cache):
+                raise _NotServable(reason)
+            return self._begin(
+                [position for position, _ in studies], input_ids, logits_processor, generation_config, model_kwargs
+            )
+
+        # `generate` prepares everything, the embeddings of images included, and calls `begin` in place of its loop.
+        inputs = stack_studies([study for _, study in studies], study_inputs=self._model.study_inputs)
+        inputs = {name: value.to(self._model.device) for name, value in inputs.items()}
+        return self._model.generate(**inputs, **self._generate_kwargs, custom_generate=begin)
+
+    def _begin(
+        self,
+        positions: Sequence[int],
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        config: GenerationConfig,
+        model_kwargs: Mapping[str, Any],
+    ) -> list[tuple[int, Tensor]]:
+        # `generate` has repeated the studies for their beams; what these share is computed once.
+        prompts = input_ids[:: config.num_beams]
+        model_kwargs = {name: _one_per_study(value, config.num_beams) for name, value in model_kwargs.items()}
+        inputs = self._model.prepare_inputs_for_generation(prompts, is_first_iteration=True, **model_kwargs)
+        outputs = self._model(**inputs, return_dict=True)
+        if self._on_evidence is not None:
+            for position, evidence in zip(positions, outputs.evidence or (), strict=False):
+                self._on_evidence(position, evidence)
+        if self._cache is None:
+            self._open(len(outputs.cache.layers), config)
+        rows = slice(self.count, self.count + len(positions))
+        self._cache.put_prompts(rows.start, outputs.cache)
+        self._search.start(rows, prompts.shape[1], config.max_length - prompts.shape[1])
+        group = _Group(logits_processor)
+        self._reports += [_Report(position, prompt, group) for position, prompt in zip(positions, prompts, strict=True)]
+        return self._choose(rows, outputs.logits[:, -1:].expand(-1, config.num_beams, -1))
+
+    def _open(self, num_layers: int, config: GenerationConfig) -> None:
+        device = self._model.device
+        eos = [] if config.eos_token_id is None else config.eos_token_id
+        self._eos = torch.as_tensor(eos, dtype=torch.long, device=device).reshape(-1)
+        self._cache = SlotCache(num_layers, self._rows, config.num_beams, device)
+        search = GreedySearch if config.num_beams == 1 else BeamSearch
+        self._search = search.create(self._rows, config, device)
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[int, Tensor]]:
+        """Adds a token to every report in work; returns those that are finished."""
+        tokens, positions = self._search.last_tokens(self.count)
+        visible = self._cache.begin_step(self.count)
+        # Added to the attention's scores, which every implementation understands.
+        mask = torch.zeros(visible.shape, dtype=self._model.language_model.dtype, device=visible.device)
+        mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
+        outputs = self._model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            cache=self._cache,
+            use_cache=True,
+            return_dict=True,
+        )
+        return self._choose(slice(0, self.count), outputs.logits)
+
+    def _choose(self, rows: slice, logits: Tensor) -> list[tuple[int, Tensor]]:
+        """The next tokens of these rows, from logits `(studies, beams, vocabulary)`; returns what is finished."""
+        scores = self._process(rows, self._search.normalize(logits.float()))
+        parents, done = self._search.step(rows, scores, self._eos)
+        if parents is not None:
+            self._cache.follow(rows, parents)
+        highest = self._cache.reserve(rows)
+        # The only wait for the device in a step.
+        done, highest = torch.stack([done.long(), highest]).tolist()
+        self._cache.set_extents(rows.start, highest)
+        for report in self._reports[rows]:
+            report.length += 1
+        finished = []
+        # From the last row on, so that what moves into a gap has been looked at.
+        for row in reversed(range(rows.start, rows.stop)):
+            if done[row - rows.start]:
+                report = self._reports[row]
+                finished.append((report.position, self._search.result(row, report.length)))
+                self._remove(row)
+        return finished[::-1]
+
+    def _remove(self, row: int) -> None:
+        last = self.count - 1
+        if row != last:
+            self._cache.move(last, row)
+            self._search.move(last, row)
+            self._reports[row] = self._reports[last]
+        self._reports.pop()
+
+    def _process(self, rows: slice, scores: Tensor) -> Tensor:
+        """Puts scores through the logits processors, each group's own."""
+        members: dict[_Group, list[int]] = {}
+        for index, report in enumerate(self._reports[rows]):
+            members.setdefault(report.group, []).append(index)
+        if not any(group.needs_ids for group in members):
+            return _processed(next(iter(members)), None, scores)
+        processed = torch.empty_like(scores)
+        for group, indices in members.items():
+            reports = [self._reports[rows][index] for index in indices]
+            prompts = torch.stack([report.prompt for report in reports]).unsqueeze(1).expand(-1, scores.shape[1], -1)
+            written = self._search.tokens[rows][indices, :, : reports[0].length]
+            ids = torch.cat([prompts, written], dim=-1)
+            processed[indices] = _processed(group, ids, scores[indices])
+        return processed
+
+
+def _processed(group: _Group, ids: Tensor | None, scores: Tensor) -> Tensor:
+    ids = None if ids is None else ids.flatten(0, 1)
+    processed = scores.flatten(0, 1)
+    # One by one: the list's own call inspects the signature of each, every time.
+    for processor in group.logits_processor:
+        processed = processor(ids, processed)
+    return processed.view_as(scores)
+
+
+def _one_per_study(value: Any, repeats: int) -> Any:
+    """Undoes the repetition of studies for their beams in an argument of the model."""
+    if isinstance(value, Tensor):
+        return value[::repeats]
+    if isinstance(value, Mapping) and not isinstance(value, ModelOutput):  # the encoders' outputs by modality
+        return {name: _one_per_study(output, repeats) for name, output in value.items()}
+    if isinstance(value, ModelOutput):
+        return type(value)(**{**value, "pooler_output": value.pooler_output[::repeats]})
+    return value
+
+
+def _refusal(
+    model: PreTrainedModel,
+    config: GenerationConfig,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    cache: Cache | None,
+) -> str | None:
+    """Why reports can't be generated continuously, or None when they can."""
+    if is_sharded(model):
+        return "the model is sharded, so all processes must call it equally often"
+    mode = config.get_generation_mode()
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.BEAM_SEARCH):
+        return f"{mode.value} depends on what else is in the batch"
+    if config.num_return_sequences > 1 or config.return_dict_in_generate or config.prefill_chunk_size is not None:
+        return "num_return_sequences, return_dict_in_generate or prefill_chunk_size is set"
+    for part in (*logits_processor, *stopping_criteria):
+        if type(part) not in (*_BY_SCORES, *_BY_IDS, *_CRITERIA):
+            return f"{type(part).__name__} may look at the whole batch"
+    # Code that a repository brings along may be older than the attribute.
+    if not getattr(model, "supports_continuous_generation", False):
+        return f"{type(model).__name__} keeps more of a study than the decoder's cache"
+    decoder = model.language_model
+    if "position_ids" not in inspect.signature(decoder.forward).parameters or getattr(decoder.config, "alibi", False):
+        return f"{type(decoder).__name__} takes no positions"
+    if decoder.config._attn_implementation not in _ATTENTION:
+        return f"{decoder.config._attn_implementation} takes no mask of four dimensions"
+    if type(cache) is not DynamicCache:
+        return "another cache is asked for"
+    for layer in cache.layers:
+        fits = type(layer) is DynamicSlidingWindowLayer and config.max_length < layer.sliding_window
+        if not (fits or type(layer) is DynamicLayer):
+            return f"{type(layer).__name__} keeps less than all tokens"
+    return None
+
+
+def _generate_in_batches(
+    model: PreTrainedModel,
+    studies: Iterator[tuple[int, dict[str, Tensor]]],
+    batch_size: int,
+    generate_kwargs: Mapping[str, Any],
+    on_evidence: Callable[[int, list[Evidence]], None] | None,
+) -> Iterator[tuple[int, Tensor]]:
+    while batch := list(islice(studies, batch_size)):
+        positions = [position for position, _ in batch]
+        inputs = stack_studies([study for _, study in batch], model.generation_config.pad_token_id, model.study_inputs)
+        inputs = {name: value.to(model.device) for name, value in inputs.items()}
+        outputs = model.generate(**inputs, **{**generate_kwargs, "return_dict_in_generate": True})
+        if on_evidence is not None:
+            for position, evidence in zip(positions, outputs.get("evidence") or (), strict=False):
+                on_evidence(position, evidence)
+        # Of several sequences per study the first one is the best.
+        sequences = outputs.sequences[:: len(outputs.sequences) // len(batch), inputs["input_ids"].shape[1] :]
+        yield from zip(positions, sequences, strict=True)
+
+
+__all__ = ["generate_continuously", "is_sharded"]

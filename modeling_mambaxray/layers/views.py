@@ -1,0 +1,109 @@
+"""The views of a study through a vision encoder: each by itself, then their mean."""
+
+from typing import Self
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+class FrozenVisionEncoderMixin:
+    """For models with a `vision_encoder`: while it is frozen, it stays as it is used."""
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual, but a vision encoder without any parameter to train stays as it is used: no dropout, and no new
+        running statistics of batch norms."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.vision_encoder.parameters()):
+            self.vision_encoder.eval()
+        return self
+
+
+def encode_images(vision_encoder: PreTrainedModel, images: Tensor) -> Tensor:
+    """Visual tokens `(images, tokens, vision_hidden)` of images `(images, channels, height, width)`, in the encoder's
+    dtype."""
+    images = images.to(vision_encoder.dtype)
+    if vision_encoder.config.model_type == "vit_mae":
+        return _all_patches_of_masked_autoencoder(vision_encoder, images)
+    return vision_encoder(pixel_values=images).last_hidden_state
+
+
+def _all_patches_of_masked_autoencoder(encoder: PreTrainedModel, images: Tensor) -> Tensor:
+    """A `ViTMAEModel` drops and shuffles patches by a ratio in its configuration, which is not ours to change: its
+    layers are called one by one (transformers 5.24)."""
+    embeddings = encoder.embeddings
+    cls, patches = embeddings.position_embeddings.split([1, embeddings.patch_embeddings.num_patches], dim=1)
+    cls = (embeddings.cls_token + cls).expand(len(images), -1, -1)
+    hidden_states = torch.cat([cls, embeddings.patch_embeddings(images) + patches], dim=1)
+    for layer in encoder.layers:
+        hidden_states = layer(hidden_states, None)
+    return encoder.layernorm(hidden_states)
+
+
+def present_views(pixel_values: Tensor, view_mask: Tensor | None = None) -> tuple[Tensor, int | Tensor]:
+    """The images of a batch that are there, and the number of views of each study.
+
+    Args:
+        pixel_values: `(batch, views, channels, height, width)`, or without `views` for one view each.
+        view_mask: `(batch, views)` bool, False where a view is missing; all present when not given.
+
+    Returns:
+        `(images, channels, height, width)` in the order of the studies, and how many of them belong to each study:
+        `(batch,)`, or one number for all without a mask.
+
+    Raises:
+        ValueError: the shapes do not fit, or a study has no view at all.
+    """
+    if pixel_values.ndim == 4:
+        pixel_values = pixel_values.unsqueeze(1)
+    if pixel_values.ndim != 5:
+        raise ValueError(
+            "pixel_values must be (batch, views, channels, height, width) or (batch, channels, height, width), "
+            f"got shape {tuple(pixel_values.shape)}"
+        )
+    batch, views = pixel_values.shape[:2]
+    if view_mask is None:
+        return pixel_values.flatten(0, 1), views
+    view_mask = view_mask.to(device=pixel_values.device, dtype=torch.bool)
+    if view_mask.shape != (batch, views):
+        raise ValueError(
+            f"view_mask {tuple(view_mask.shape)} does not fit pixel_values {tuple(pixel_values.shape)}: "
+            "both start with (batch, views)"
+        )
+    views_per_study = view_mask.sum(dim=1)
+    if not views_per_study.all():
+        missing = (views_per_study == 0).nonzero().flatten().tolist()
+        raise ValueError(f"studies without any view in the batch, at positions {missing}")
+    # Missing views are not encoded at all.
+    return pixel_values[view_mask], views_per_study
+
+
+def mean_over_views(tokens: Tensor, views_per_study: int | Tensor) -> Tensor:
+    """From the visual tokens of each present view `(images, tokens, hidden)` to their mean for each study
+    `(batch, tokens, hidden)`; both arguments in the order of `present_views`.
+
+    Source: CXPMRG-Bench (MambaXray-VL), stages 2 and 3.
+    """
+    if isinstance(views_per_study, int):
+        return tokens.unflatten(0, (-1, views_per_study)).mean(dim=1)
+    study = torch.repeat_interleave(views_per_study, output_size=len(tokens))
+    total = tokens.new_zeros(len(views_per_study), *tokens.shape[1:]).index_add(0, study, tokens)
+    return total / views_per_study[:, None, None].to(total.dtype)
+
+
+def encode_views(vision_encoder: PreTrainedModel, pixel_values: Tensor, view_mask: Tensor | None = None) -> Tensor:
+    """Visual tokens of each study `(batch, tokens, vision_hidden)`, the mean over its present views.
+
+    Arguments and errors as in `present_views`.
+    """
+    images, views_per_study = present_views(pixel_values, view_mask)
+    return mean_over_views(encode_images(vision_encoder, images), views_per_study)
+
+
+__all__ = [
+    "FrozenVisionEncoderMixin",
+    "encode_images",
+    "encode_views",
+    "mean_over_views",
+    "present_views",
+]

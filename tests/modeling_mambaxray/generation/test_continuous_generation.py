@@ -1,0 +1,240 @@
+"""Continuous generation: the tokens of plain `generate`, whatever the lengths, options and decoders."""
+
+import logging
+
+import pytest
+import torch
+from tiny import IMAGE_TOKEN_ID, VOCABULARY, tiny_model
+
+from mambaxray.modeling_mambaxray.generation.continuous_generation import generate_continuously
+from mambaxray.modeling_mambaxray.generation.study_batch import stack_studies
+
+EOS = 2
+COUNT = 9
+OPTIONS = {
+    "greedy": {},
+    "repetition penalty and least length": {"repetition_penalty": 1.7, "min_new_tokens": 3},
+    "n-grams, bad words and forced end": {
+        "no_repeat_ngram_size": 2,
+        "bad_words_ids": [[5], [7, 9]],
+        "begin_suppress_tokens": [11],
+        "forced_eos_token_id": EOS,
+        "exponential_decay_length_penalty": (4, 1.2),
+    },
+    "two ends": {"eos_token_id": [EOS, 17, 23]},
+    "no end": {"eos_token_id": None},
+    "a length with the prompt": {"max_new_tokens": None, "max_length": 24},
+    "beams": {"num_beams": 3},
+    "beams that stop early": {"num_beams": 4, "early_stopping": True, "length_penalty": 2.0},
+    "beams that never stop early": {"num_beams": 2, "early_stopping": "never", "length_penalty": 0.5},
+    "short beams": {"num_beams": 3, "length_penalty": -1.0, "repetition_penalty": 1.3, "min_new_tokens": 2},
+    "beams, two ends": {"num_beams": 3, "eos_token_id": [EOS, 17], "no_repeat_ngram_size": 3},
+}
+
+
+def make_model(text="llama", **more):
+    """Random weights whose reports end at many lengths."""
+    model = tiny_model(text=text, **more)
+    with torch.no_grad():
+        # The end is about as probable as any other word, so about half the reports reach it.
+        model.language_model.get_output_embeddings().weight[EOS] *= 1.3
+    return model
+
+
+def make_studies(model, count=COUNT, seed=0, lengths=(3, 3, 5)):
+    """Studies of one or two views, with prompts of several lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    studies = []
+    for number in range(count):
+        words = torch.randint(3, VOCABULARY, (1, lengths[number % len(lengths)]), generator=generator)
+        image = torch.full((1, model.config.num_image_tokens), IMAGE_TOKEN_ID)
+        ids = torch.cat([torch.ones(1, 1, dtype=torch.long), image, words], dim=1)
+        views = 1 + number % 2
+        studies.append(
+            {
+                "input_ids": ids,
+                "attention_mask": torch.ones_like(ids),
+                "pixel_values": 3 * torch.randn(1, views, 3, 32, 32, generator=generator),
+                "view_mask": torch.ones(1, views, dtype=torch.bool),
+            }
+        )
+    return studies
+
+
+def until_end(tokens, ends):
+    """A report up to its end, without what pads it in a batch."""
+    ids = tokens.tolist()
+    return next((ids[: place + 1] for place, token in enumerate(ids) if token in ends), ids)
+
+
+def settings(options):
+    return {"max_new_tokens": 12, "do_sample": False, **options}
+
+
+def ends_of(options):
+    ends = options.get("eos_token_id", EOS)
+    return [] if ends is None else [ends] if isinstance(ends, int) else ends
+
+
+def one_by_one(model, studies, options):
+    found = []
+    for study in studies:
+        tokens = model.generate(**study, **settings(options))
+        found.append(until_end(tokens[0, study["input_ids"].shape[1] :], ends_of(options)))
+    return found
+
+
+def continuously(model, studies, options, batch_size=4):
+    found = {}
+    for position, tokens in generate_continuously(model, studies, batch_size=batch_size, **settings(options)):
+        assert position not in found
+        found[position] = until_end(tokens, ends_of(options))
+    return [found[position] for position in range(len(studies))]
+
+
+@pytest.fixture
+def told(caplog):
+    """Why plain `generate` had to do it."""
+    caplog.set_level(logging.INFO, logger="mambaxray")
+    return lambda: [message for message in caplog.messages if message.startswith("plain generate")]
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return make_model()
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_reports_are_those_of_generate_for_each_study_alone(llama, options, told):
+    studies = make_studies(llama)
+    expected = one_by_one(llama, studies, options)
+    if "eos_token_id" not in options:
+        assert len({len(report) for report in expected}) > 2, "the reports are of one length"
+    assert continuously(llama, studies, options) == expected
+    assert told() == []
+
+
+@pytest.mark.parametrize("text", ["qwen2", "gemma2", "gpt2", "opt"])
+def test_reports_of_every_decoder_are_those_of_generate(text, told):
+    model = make_model(text)
+    studies = make_studies(model, 5)
+    for options in ({}, {"num_beams": 3, "repetition_penalty": 1.3}):
+        assert continuously(model, studies, options, batch_size=3) == one_by_one(model, studies, options)
+    assert told() == []
+
+
+def test_reports_are_those_of_generate_for_a_left_padded_batch(llama):
+    studies = make_studies(llama, 5)
+    batch = stack_studies(studies)
+    assert (batch["attention_mask"] == 0).any()
+    expected = llama.generate(**batch, **settings({"num_beams": 2}))[:, batch["input_ids"].shape[1] :]
+    padded = [{name: value[row : row + 1] for name, value in batch.items()} for row in range(len(studies))]
+    assert continuously(llama, padded, {"num_beams": 2}) == [until_end(row, [EOS]) for row in expected]
+
+
+def test_eager_attention_gives_the_same(llama, told):
+    studies = make_studies(llama, 4)
+    expected = one_by_one(llama, studies, {"num_beams": 2})
+    eager = make_model()
+    eager.set_attn_implementation("eager")
+    assert continuously(eager, studies, {"num_beams": 2}) == expected
+    assert told() == []
+
+
+def test_a_decoder_of_another_precision_than_the_encoder_is_served(told):
+    model = make_model()
+    model.language_model.double()
+    studies = make_studies(model, 4)
+    assert continuously(model, studies, {"num_beams": 2}) == one_by_one(model, studies, {"num_beams": 2})
+    assert told() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"num_beams": 2, "num_return_sequences": 2}, "num_return_sequences"),
+        ({"cache_implementation": "static"}, "another cache"),
+        ({"use_cache": False}, "another cache"),
+        ({"max_time": 1000.0}, "MaxTimeCriteria may look at the whole batch"),
+    ],
+)
+def test_what_cannot_be_served_is_left_to_plain_generate_and_told(llama, options, reason, told):
+    studies = make_studies(llama, 3)
+    assert continuously(llama, studies, options) == one_by_one(llama, studies, options)
+    (message,) = told()
+    assert reason in message
+
+
+def test_sampling_is_that_of_plain_generate_with_the_same_seed(llama, told):
+    studies = make_studies(llama, 4, lengths=[3])
+    torch.manual_seed(1)
+    batch = stack_studies(studies)
+    expected = llama.generate(**batch, **settings({"do_sample": True}))[:, batch["input_ids"].shape[1] :]
+    torch.manual_seed(1)
+    assert continuously(llama, studies, {"do_sample": True}) == [until_end(row, [EOS]) for row in expected]
+    assert "sample depends on what else is in the batch" in told()[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"supports_continuous_generation": False}, "keeps more of a study than the decoder's cache"),
+        ({"window": 16}, "DynamicSlidingWindowLayer keeps less than all tokens"),
+    ],
+)
+def test_models_that_cannot_be_called_so_are_left_to_plain_generate(change, reason, told):
+    model = make_model("gemma2")
+    if window := change.pop("window", None):
+        model.config.text_config.sliding_window = window
+    for name, value in change.items():
+        setattr(model, name, value)
+    studies = make_studies(model, 3)
+    assert continuously(model, studies, {}) == one_by_one(model, studies, {})
+    assert reason in told()[0]
+
+
+def test_each_image_is_encoded_and_each_prompt_computed_once_whatever_the_beams(llama):
+    studies = make_studies(llama, 6)
+    rows = []
+    hooks = [
+        llama.vision_encoder.register_forward_hook(lambda module, inputs, output: rows.append(("image", 1))),
+        llama.language_model.register_forward_pre_hook(
+            lambda module, args, kwargs: rows.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+        ),
+    ]
+    continuously(llama, studies, {"num_beams": 3}, batch_size=2)
+    for hook in hooks:
+        hook.remove()
+    prompts = [row for row in rows if row[0] != "image" and row[1] > 3]
+    assert sum(studies for studies, _ in prompts) == len(studies)
+    assert all(row[1] == 3 for row in rows if row[0] != "image" and row not in prompts), "beams are query positions"
+
+
+def test_a_place_that_gets_free_is_filled_while_other_reports_go_on(llama):
+    studies = make_studies(llama, 12)
+    lengths = [len(report) for report in one_by_one(llama, studies, {})]
+    steps = []
+    hook = llama.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: steps.append(kwargs["inputs_embeds"].shape[:2]), with_kwargs=True
+    )
+    read = []
+    source = (read.append(number) or study for number, study in enumerate(studies))
+    order = [position for position, _ in generate_continuously(llama, source, batch_size=4, **settings({}))]
+    hook.remove()
+    decoding = [rows for rows, tokens in steps if tokens == 1]
+    assert sum(decoding) == sum(lengths) - len(lengths), "no row is computed for a finished report"
+    assert order != sorted(order), "short reports come before longer ones that began earlier"
+    assert sorted(order) == list(range(12)) == read
+
+
+def test_studies_are_read_as_they_are_needed(llama):
+    read = []
+    source = (read.append(number) or study for number, study in enumerate(make_studies(llama, 12)))
+    next(generate_continuously(llama, source, batch_size=2, **settings({})))
+    assert len(read) <= 6
+
+
+def test_no_studies_give_no_reports_and_an_impossible_batch_size_is_refused(llama):
+    assert list(generate_continuously(llama, [])) == []
+    with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
+        next(generate_continuously(llama, [], batch_size=0))
