@@ -9,7 +9,7 @@ from time import perf_counter
 
 import torch
 
-from mambaxray.modeling_mambaxray.tensor_digests import tensor_digests
+from mambaxray.modeling_mambaxray.hub.tensor_digests import tensor_digests
 
 _REPEATS = 5
 

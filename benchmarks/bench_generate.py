@@ -33,8 +33,8 @@ from measure import describe_machine, peak_memory, timed, times_faster
 from transformers import LlamaConfig
 
 from mambaxray import MambaXrayConfig, MambaXrayForConditionalGeneration, VisionMambaConfig
-from mambaxray.modeling_mambaxray.continuous_generation import generate_continuously
-from mambaxray.modeling_mambaxray.study_batch import stack_studies
+from mambaxray.modeling_mambaxray.generation.continuous_generation import generate_continuously
+from mambaxray.modeling_mambaxray.generation.study_batch import stack_studies
 
 # Studies of CheXpert Plus's test set, and the minutes that the papers report for it.
 TEST_SET = 11562

@@ -77,14 +77,6 @@ _FAMILIES: dict[str, Family] = {
         papers=("cxpmrg_bench",),
         tiny=_TINY_VISION_MAMBA,
     ),
-    "vmamba": Family(
-        config=".configuration.configuration_vmamba:VMambaConfig",
-        model=".modeling_mambaxray.modeling_vmamba:VMambaModel",
-        checkpoint="vmamba",
-        key_map=".train.convert:vmamba_key",
-        left_out=r"^(classifier\.)?head\.",  # of the classification checkpoints
-        tiny={"image_size": 32, "embed_dim": 8, "depths": [1, 1]},
-    ),
     "mambaxray_pretraining": Family(
         config=".configuration.configuration_mambaxray_pretraining:MambaXrayPreTrainingConfig",
         model=".modeling_mambaxray.modeling_mambaxray_pretraining:MambaXrayForPreTraining",
@@ -125,6 +117,14 @@ _FAMILIES: dict[str, Family] = {
         left_out=r"^visual_encoder\.layers\.\d+\.mixer\.lora_X\.",
         papers=("emrrg", "cxpmrg_bench"),
         **_GENERATOR,
+    ),
+    "vmamba": Family(
+        config=".configuration.configuration_vmamba:VMambaConfig",
+        model=".modeling_mambaxray.modeling_vmamba:VMambaModel",
+        checkpoint="vmamba",
+        key_map=".train.convert:vmamba_key",
+        left_out=r"^(classifier\.)?head\.",  # of the classification checkpoints
+        tiny={"image_size": 32, "embed_dim": 8, "depths": [1, 1]},
     ),
 }
 _on_registration: list[Callable[[Family], None]] = []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..processing.report_cleaning import clean_report
 from ..processing.report_text import SECTIONS
-from .schema import study_features
+from .schema import SPLIT_NAMES, study_features
 from .source import (
     SharedPatientsError,
     Source,
@@ -16,13 +16,14 @@ from .source import (
     empty_study,
     find_folder,
     finish_source,
+    is_file,
+    require_unique,
 )
 
 if TYPE_CHECKING:
     import datasets
 
 _COLUMNS = ("findings", "impression")
-_SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 
 class AnnotationError(ValueError):
@@ -53,7 +54,9 @@ def load_annotation_json(
 
     Raises:
         FileNotFoundError: the file or some images are absent; the message names them.
-        AnnotationError: the file is no JSON, or a study lacks a key.
+        AnnotationError: the file is no JSON, a study lacks a key or has a value of another kind, or a split has a
+            name that is not known.
+        SourceError: a study id occurs more than once.
         SharedPatientsError: a patient is in two splits and that is not allowed.
         ValueError: an unknown section or cleaning.
     """
@@ -68,6 +71,7 @@ def load_annotation_json(
         if cleaning is not None:
             study["report"] = clean_report(study["report"], cleaning)
         rows.setdefault(study["split"], []).append(study)
+    require_unique((study for studies in rows.values() for study in studies), str(file))
     _require_images(rows)
     shared = count_shared_patients(study for studies in rows.values() for study in studies)
     if shared and not allow_shared_patients:
@@ -128,46 +132,78 @@ def read_annotation(file: Path) -> Iterator[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: the file is absent.
-        AnnotationError: the file is no JSON, or a study lacks a key.
+        AnnotationError: the file is no JSON, a study lacks a key or has a value of another kind, or a split has a
+            name that is not known.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is absent; the folder must hold annotation.json and the images it names")
     try:
-        annotation = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        annotation = json.loads(file.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{file} is not a text in UTF-8: {error}") from error
+    # RecursionError: brackets nested a thousand deep.
+    except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(annotation, dict) or not set(annotation) & set(_SPLITS):
-        raise AnnotationError(f"{file} has none of the splits {', '.join(_SPLITS)}")
+    if not isinstance(annotation, dict) or not set(annotation) & set(SPLIT_NAMES):
+        raise AnnotationError(f"{file} has none of the splits {', '.join(SPLIT_NAMES)}")
+    # Other keys may hold remarks, but a list of studies under another name would be lost.
+    if unknown := [name for name, value in annotation.items() if name not in SPLIT_NAMES and isinstance(value, list)]:
+        raise AnnotationError(f"{file} has the unknown split {unknown[0]!r}; known are {', '.join(SPLIT_NAMES)}")
     for name, studies in annotation.items():
-        if name in _SPLITS:
-            yield from (_read_study(study, _SPLITS[name], file) for study in studies)
+        if name not in SPLIT_NAMES:
+            continue
+        if not isinstance(studies, list):
+            raise AnnotationError(f"{file}: {name} must be a list of studies, got {_short(studies)}")
+        for number, values in enumerate(studies):
+            yield _read_study(values, SPLIT_NAMES[name], file, f"{name}[{number}]")
 
 
-def _read_study(study: Mapping[str, Any], split: str, file: Path) -> dict[str, Any]:
+def _read_study(study: Any, split: str, file: Path, place: str) -> dict[str, Any]:
+    if not isinstance(study, Mapping):
+        raise AnnotationError(f"{file}: {place} must hold id, report and image_path, got {_short(study)}")
+    where = f"{file}: study {study['id']!r}" if isinstance(study.get("id"), str | int) else f"{file}: {place}"
     missing = [key for key in ("id", "report", "image_path") if key not in study]
     if missing:
-        raise AnnotationError(f"{file}: study {study.get('id', '?')!r} lacks {', '.join(missing)}")
-    paths = study["image_path"]
-    paths = [paths] if isinstance(paths, str) else list(paths)
+        raise AnnotationError(f"{where} lacks {', '.join(missing)}")
+    study_id = _identifier(study["id"], "id", where)
+    if not isinstance(study["report"], str):
+        raise AnnotationError(f"{where}: its report must be a text, got {_short(study['report'])}")
+    paths = [study["image_path"]] if isinstance(study["image_path"], str) else study["image_path"]
+    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
+        raise AnnotationError(f"{where}: its image_path must be a path or a list of paths, got {_short(paths)}")
     views = study.get("view", "")
-    patient = study.get("patient_id", study.get("subject_id", study["id"]))
+    views = [views] * len(paths) if isinstance(views, str) else views
+    if not isinstance(views, list) or len(views) != len(paths) or not all(isinstance(view, str) for view in views):
+        raise AnnotationError(f"{where}: its view must be a text, or one per image, got {_short(views)}")
+    patient = next((study[key] for key in ("patient_id", "subject_id") if study.get(key) is not None), study_id)
     return {
-        **empty_study(str(study["id"]), str(patient)),
+        **empty_study(study_id, _identifier(patient, "patient_id", where)),
         "images": [str(_find_image(file.parent, path)) for path in paths],
-        "views": [views] * len(paths) if isinstance(views, str) else list(views),
+        "views": views,
         "report": study["report"],
         "split": split,
     }
 
 
+def _identifier(value: Any, key: str, where: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise AnnotationError(f"{where}: its {key} must be a text or a whole number, got {_short(value)}")
+    return str(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _find_image(folder: Path, path: str) -> Path:
     below_images = folder / "images" / path
-    return below_images if below_images.is_file() else folder / path
+    return below_images if is_file(below_images) else folder / path
 
 
 def _require_images(rows: Mapping[str, list[dict[str, Any]]]) -> None:
     absent = [
-        path for studies in rows.values() for study in studies for path in study["images"] if not Path(path).is_file()
+        path for studies in rows.values() for study in studies for path in study["images"] if not is_file(Path(path))
     ]
     if absent:
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")

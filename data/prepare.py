@@ -4,7 +4,6 @@ The work is cut into shards, each written by one process into one file that is p
 that was killed therefore goes on with the shards that are not there.
 """
 
-import csv
 import hashlib
 import json
 import logging
@@ -24,13 +23,17 @@ from PIL import Image
 from ..processing.image_reading import ImageReadError, load_xray
 from .annotation_json import read_annotation_json
 from .chexpert_plus import read_chexpert_plus
+from .csv_table import write_csv
 from .iu_xray import read_iu_xray
 from .mimic_cxr import read_mimic_cxr
 from .options import call_with_options
+from .output_lock import LOCK_FILE, locked_output
+from .plain_image import ImageStructureError, strip_metadata
 from .prepared import CARD_FILE, LEFT_OUT_FILE, PreparedError, read_card
 from .schema import study_features
 from .source import LeftOut, Source, SourceError, compare_counts, count_reasons, count_splits
-from .whole_file import write_whole
+from .table import read_table
+from .whole_file import put_in_place, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ READERS: Mapping[str, Callable[..., Source]] = {
     "mimic-cxr": read_mimic_cxr,
     "chexpert-plus": read_chexpert_plus,
     "annotation-json": read_annotation_json,
+    "table": read_table,
 }
 """The data sets that can be prepared, each with the function that reads its files."""
 
@@ -61,7 +65,7 @@ def read_source(name: str, source: str | Path, **options: Any) -> Source:
     return call_with_options(READERS[name], name, {"source": source}, options)
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # In progress: which settings the shards of this folder were made with, and what each left out.
 _WORK = ".in_progress"
 _ROW_GROUP = 64
@@ -89,9 +93,9 @@ def prepare_studies(
 ) -> dict[str, Any]:
     """Writes a data set as parquet files that `load_prepared` reads, or goes on with it after an interruption.
 
-    PNG and JPEG images of 8 bits are stored as they are, all others (DICOM, 16 bits, transparency, rotated by EXIF) as
-    the 8-bit picture that `load_xray` makes of them, in PNG. An image that can't be read is left out and named; a
-    study whose images all can't be is left out whole.
+    PNG and JPEG images of 8 bits keep their compressed pixels, without metadata, texts and thumbnails; all others
+    (DICOM, 16 bits, transparency, rotated by EXIF) become the 8-bit picture that `load_xray` makes of them, in PNG. An
+    image that can't be read is left out and named; a study whose images all can't be is left out whole.
 
     Args:
         source: what to prepare, from one of `READERS`.
@@ -109,6 +113,7 @@ def prepare_studies(
 
     Raises:
         PreparedError: the folder holds something else, or was begun from other studies or settings.
+        OutputInUseError: another process writes into this folder.
         SourceError: no image at all could be read.
         ValueError: a number below 1.
     """
@@ -120,6 +125,18 @@ def prepare_studies(
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     output = Path(output)
+    with locked_output(output, is_folder=True):
+        return _prepare(source, output, shorter_side, studies_per_shard, num_proc, on_progress)
+
+
+def _prepare(
+    source: Source,
+    output: Path,
+    shorter_side: int | None,
+    studies_per_shard: int,
+    num_proc: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
     settings = {"format": FORMAT_VERSION, "shorter_side": shorter_side, "studies_per_shard": studies_per_shard}
     fingerprint = _fingerprint(source, settings)
     if (output / CARD_FILE).is_file():
@@ -151,7 +168,7 @@ def _begin(output: Path, fingerprint: str) -> None:
             )
         return
     # A kill between these two steps leaves an empty work folder.
-    if output.is_dir() and any(path.name != _WORK for path in output.iterdir()):
+    if output.is_dir() and any(path.name not in (_WORK, LOCK_FILE) for path in output.iterdir()):
         raise PreparedError(f"{output} is not empty and was not begun by this command: choose another folder")
     work.mkdir(parents=True, exist_ok=True)
     write_whole(begun, fingerprint)
@@ -224,7 +241,7 @@ def _write_shard(shard: _Shard) -> int:
                 rows = []
     write_whole(shard.problems, json.dumps([asdict(problem) for problem in problems]))
     # Last, since a shard's file is what tells that it is done.
-    os.replace(draft, shard.file)
+    put_in_place(draft, shard.file)
     return len(shard.studies)
 
 
@@ -245,7 +262,7 @@ def _read_study(study: dict[str, Any], shorter_side: int | None, problems: list[
 
 
 def encode_xray(path: Path, shorter_side: int | None = None) -> bytes:
-    """An X-ray as the bytes of an 8-bit PNG or JPEG file: its own where they are that already, see `prepare_studies`.
+    """An X-ray as the bytes of an 8-bit PNG or JPEG file, with nothing beside its pixels, see `prepare_studies`.
 
     Raises:
         FileNotFoundError, ImageReadError: as `load_xray`, which decodes every image.
@@ -257,7 +274,11 @@ def encode_xray(path: Path, shorter_side: int | None = None) -> bytes:
         width, height = (max(shorter_side or 1, round(side * factor)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     elif _is_plain(content, picture):
-        return content
+        try:
+            return strip_metadata(content)
+        except ImageStructureError:
+            # Decodable all the same; encoded again, it holds pixels alone.
+            pass
     out = BytesIO()
     picture.save(out, "PNG", compress_level=1)
     return out.getvalue()
@@ -288,10 +309,11 @@ def _finish(source: Source, output: Path, shards: list[_Shard], settings: Mappin
     if not any(counts.values()):
         first = next((entry.reason for entry in left_out if entry.item != "study"), "")
         raise SourceError(f"{source.name}: no image could be read; the first: {first}")
-    with (output / LEFT_OUT_FILE).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("study_id", "item", "reason"))
-        writer.writerows((entry.study_id, entry.item, entry.reason) for entry in left_out)
+    draft = output / _WORK / LEFT_OUT_FILE
+    with draft.open("w", encoding="utf-8", newline="") as file:
+        write_csv(file, [("study_id", "item", "reason")])
+        write_csv(file, ((entry.study_id, entry.item, entry.reason) for entry in left_out))
+    put_in_place(draft, output / LEFT_OUT_FILE)
     card = {
         "data_set": source.name,
         "section": source.section,

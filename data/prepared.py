@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 CARD_FILE = "prepared.json"
 LEFT_OUT_FILE = "left_out.csv"
+_CARD_KEYS = {"section", "cleaning", "counts", "fingerprint"}
 
 
 class PreparedError(ValueError):
@@ -26,14 +27,17 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / CARD_FILE
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        card = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{file} is absent: {folder} was not made by `mambaxray prepare`, or not to the end (the same command goes "
             "on)"
         ) from error
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PreparedError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(card, dict) or not isinstance(card.get("counts"), dict) or not card.keys() >= _CARD_KEYS:
+        raise PreparedError(f"{file} was not written by `mambaxray prepare`: it lacks {', '.join(sorted(_CARD_KEYS))}")
+    return card
 
 
 def load_prepared(

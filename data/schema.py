@@ -13,6 +13,7 @@ A study is a dict with the keys of `STUDY_KEYS`:
 | `split` | str | `"train"`, `"validation"` or `"test"` |
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,6 +54,17 @@ STUDY_KEYS: tuple[str, ...] = (
     "labels",
     "split",
 )
+
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
+SPLIT_NAMES: Mapping[str, str] = {
+    **{name: name for name in SPLITS},
+    **dict.fromkeys(("val", "valid", "dev"), "validation"),
+}
+"""What a split may be called in files, and what it is called here."""
+
+
+class SourceError(ValueError):
+    """A data set's files that do not hold what is expected of them."""
 
 
 def study_features() -> "datasets.Features":

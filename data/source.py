@@ -15,17 +15,12 @@ from typing import Any
 
 from ..processing.report_cleaning import CLEANINGS, clean_report
 from ..processing.report_text import SECTIONS, choose_report
-from .schema import OBSERVATIONS
+from .schema import OBSERVATIONS, SPLITS, SourceError
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 SEEDED_SHARES: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
 """Shares of a data set whose authors published no list (CXPMRG-Bench for CheXpert Plus)."""
-
-
-class SourceError(ValueError):
-    """A data set's files that do not hold what is expected of them."""
 
 
 class SharedPatientsError(SourceError):
@@ -139,7 +134,7 @@ def finish_source(
     if not kept:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in count_reasons(missing).items())
         raise SourceError(f"{name}: no study can be used ({reasons or 'none was found'})")
-    _require_unique(kept, name)
+    require_unique(kept, name)
     if seed is not None:
         split_by_patient(kept, SEEDED_SHARES, seed)
     shared = count_shared_patients(kept)
@@ -151,7 +146,12 @@ def finish_source(
     return Source(name, kept, missing, section, cleaning, split_source, published_counts or {}, shared)
 
 
-def _require_unique(studies: Iterable[Mapping[str, Any]], name: str) -> None:
+def require_unique(studies: Iterable[Mapping[str, Any]], name: str) -> None:
+    """Refuses studies of one id.
+
+    Raises:
+        SourceError: with the first ids that occur more than once.
+    """
     twice = [study_id for study_id, count in Counter(s["study_id"] for s in studies).items() if count > 1]
     if twice:
         raise SourceError(f"{name}: {len(twice)} study ids occur more than once: {', '.join(twice[:3])}")
@@ -209,6 +209,14 @@ def compare_counts(counts: Mapping[str, int], published: Mapping[str, int]) -> s
         for name in SPLITS
         if name in counts or name in published
     )
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that can't be one (too long, with a null) is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def find_folder(source: str | Path) -> Path:

@@ -7,6 +7,7 @@ from .annotation_json import load_annotation_json
 from .options import call_with_options
 from .phantoms import make_phantoms
 from .prepared import CARD_FILE, load_prepared
+from .table import is_table, load_table
 
 if TYPE_CHECKING:
     import datasets
@@ -17,14 +18,17 @@ def first_studies(studies: "datasets.Dataset", count: int | None) -> "datasets.D
     return studies if count is None else studies.select(range(min(count, len(studies))))
 
 
-def load_studies(source: str | Path, **options: Any) -> "datasets.DatasetDict":
+def load_studies(
+    source: "str | Path | datasets.Dataset | datasets.DatasetDict", **options: Any
+) -> "datasets.DatasetDict":
     """Studies in the schema of `data/schema.py`, from whatever names them.
 
     Args:
-        source: `"phantoms"`, a folder that `mambaxray prepare` has written, or one with an `annotation.json` in
-            R2Gen's format.
+        source: `"phantoms"`, a folder that `mambaxray prepare` has written, one with an `annotation.json` in
+            R2Gen's format, or a table of images and reports: a `datasets` data set, its folder, a CSV or JSON lines
+            file, or its address on the Hub, `hf://datasets/USER/NAME`.
         options: those of the function that reads this source: `make_phantoms` (where `num_studies` must be given),
-            `load_prepared` or `load_annotation_json`.
+            `load_prepared`, `load_annotation_json` or `load_table`.
 
     Returns:
         One data set for each split.
@@ -34,14 +38,21 @@ def load_studies(source: str | Path, **options: Any) -> "datasets.DatasetDict":
         TypeError: an option that this source does not have, or lacks one that it needs.
         ValueError: as the function that reads the source.
     """
-    if source == "phantoms":
+    if isinstance(source, str) and source == "phantoms":
         return call_with_options(make_phantoms, "phantoms", {}, options)
+    if not isinstance(source, str | Path):
+        if not is_table(source):
+            raise TypeError(f"source must be a name, a path or a data set of `datasets`, got {type(source).__name__}")
+        return call_with_options(load_table, "a data set", {"source": source}, options)
     folder = Path(source)
     if (folder / CARD_FILE).is_file():
         return call_with_options(load_prepared, f"{folder} (prepared)", {"folder": folder}, options)
     if (folder / "annotation.json").is_file():
         return call_with_options(load_annotation_json, f"{folder} (annotation.json)", {"folder": folder}, options)
+    if is_table(source):
+        return call_with_options(load_table, f"{source} (a table)", {"source": source}, options)
     raise FileNotFoundError(
-        f"{source!s} names no studies: give 'phantoms', a folder finished by `mambaxray prepare`, or one with an "
-        "annotation.json in R2Gen's format"
+        f"{source!s} names no studies: give 'phantoms', a folder finished by `mambaxray prepare`, one with an "
+        "annotation.json in R2Gen's format, or a table of images and reports (a data set's folder, a .csv, .tsv, "
+        ".jsonl or .parquet file, or hf://datasets/USER/NAME on the Hub)"
     )

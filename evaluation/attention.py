@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..configuration.vision_tokens import patch_positions
-from ..modeling_mambaxray.hybrid_attention import GatedCrossAttention
-from ..modeling_mambaxray.image_features import Evidence
+from ..modeling_mambaxray.layers.hybrid_attention import GatedCrossAttention
+from ..modeling_mambaxray.layers.image_features import Evidence
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -15,7 +15,7 @@ from typing import Any
 from accelerate.utils import extract_model_from_parallel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
+from ..modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline
 from .report_files import PREDICTED, ReportFile
 from .report_writing import in_main_process, process_state, write_reports
 from .scoring import evaluate_reports

@@ -10,12 +10,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..data.csv_table import delimiter_of, plain_cell, write_csv
+from ..data.whole_file import put_in_place
 from .study_report import StudyReport
 
 _ID_COLUMNS = ("study_id", "id")
 _REPORT_COLUMNS = ("report", "hypothesis", "prediction", "generated_text")
 _SPLIT_ALIASES = {"val": "validation"}
-_IMAGE_SEPARATOR = ";"
+IMAGE_SEPARATOR = ";"
 """Between the images of a study in one cell of a CSV file."""
 
 # ------------------------------------------------------------------------------------------- reading
@@ -45,7 +47,7 @@ def read_reports(path: str | PathLike, *, split: str | None = None) -> list[Stud
         raise ValueError(f"{path}: the name of a file of reports must end in {', '.join(readers)}")
     try:
         reports = [_study_report(where, values) for where, values in readers[path.suffix.lower()](content)]
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise ValueError(f"{path}: {error}") from error
     seen: set[str] = set()
     for report in reports:
@@ -63,17 +65,18 @@ def _json_lines(content: str) -> Iterator[tuple[str, Any]]:
         if line.strip():
             try:
                 yield f"line {number}", json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"line {number} is not JSON ({error})") from error
 
 
 def _csv_lines(content: str) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(max(csv.field_size_limit(), len(content)))
-    reader = csv.DictReader(StringIO(content, newline=""))
+    reader = csv.DictReader(StringIO(content, newline=""), delimiter=delimiter_of(content.partition("\n")[0]))
     for values in reader:
         cells = {(name or "").strip(): value for name, value in values.items()}
+        plain = {n: plain_cell(v) if isinstance(v, str) else v for n, v in cells.items()}
         # An empty reference is a reference; anything else that is empty is absent.
-        yield f"line {reader.line_num}", {n: None if v == "" and n != "reference" else v for n, v in cells.items()}
+        yield f"line {reader.line_num}", {n: None if v == "" and n != "reference" else v for n, v in plain.items()}
 
 
 def _annotation(content: str, split: str | None) -> Iterator[tuple[str, Any]]:
@@ -83,6 +86,8 @@ def _annotation(content: str, split: str | None) -> Iterator[tuple[str, Any]]:
     splits = {_SPLIT_ALIASES.get(name, name): studies for name, studies in annotation.items()}
     if split not in splits:
         raise ValueError(f"has no split {split!r}; there are {', '.join(splits)}")
+    if not isinstance(splits[split], list):
+        raise ValueError(f"its split {split!r} is no list of studies")
     for number, values in enumerate(splits[split], start=1):
         yield f"{split}[{number}]", values
 
@@ -102,11 +107,13 @@ def _study_report(where: str, values: Any) -> StudyReport:
             raise ValueError(f"{where}: its {name} is no text")
     patient, seconds, evidence = (values.get(name) for name in ("patient_id", "seconds", "evidence"))
     images = values.get("images") or ()
+    if not isinstance(images, str | list | tuple):
+        raise ValueError(f"{where}: its images must be a list, got {images!r}")
     if not isinstance(evidence, Mapping | None):
         raise ValueError(f"{where}: its evidence is no record of names and values")
     return StudyReport(
         str(study),
-        tuple(images.split(_IMAGE_SEPARATOR) if isinstance(images, str) else map(str, images)),
+        tuple(images.split(IMAGE_SEPARATOR) if isinstance(images, str) else map(str, images)),
         patient_id=None if patient in (None, "") else str(patient),
         seconds=None if seconds is None else _as_number(where, "seconds", seconds),
         evidence=evidence,
@@ -126,7 +133,11 @@ def _first(values: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def matched_reports(
-    predictions: str | PathLike, references: str | PathLike | None = None, *, split: str = "test"
+    predictions: str | PathLike,
+    references: str | PathLike | None = None,
+    *,
+    split: str = "test",
+    only_present: bool = False,
 ) -> list[StudyReport]:
     """One row per study with its reference and, unless the study failed, its generated report.
 
@@ -134,9 +145,11 @@ def matched_reports(
         predictions: file of generated reports.
         references: file of the references; None when `predictions` holds both.
         split: of a reference file in R2Gen's format.
+        only_present: take the studies that `predictions` holds, and leave out references of others, as for a pilot.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_reports`; also studies that only one of the files holds.
+        FileNotFoundError, ValueError: see `read_reports`; also studies that only one of the files holds, unless
+            `only_present` allows for them.
     """
     generated = read_reports(predictions, split=split)
     if references is None:
@@ -150,12 +163,13 @@ def matched_reports(
             raise ValueError(f"{references}: study {row.study_id!r} has no report")
         known[row.study_id] = replace(row, reference=text)
     scored = {row.study_id for row in generated}
-    missing = [study for study in known if study not in scored]
+    missing = [] if only_present else [study for study in known if study not in scored]
     unknown = [row.study_id for row in generated if row.study_id not in known]
     for studies, where, lacking in ((missing, references, predictions), (unknown, predictions, references)):
         if studies:
             shown = ", ".join(studies[:3]) + (" …" if len(studies) > 3 else "")
-            raise ValueError(f"{len(studies)} studies of {where} are not in {lacking}: {shown}")
+            hint = "; score those that are there with --only-present" if studies is missing else ""
+            raise ValueError(f"{len(studies)} studies of {where} are not in {lacking}: {shown}{hint}")
     return [
         replace(
             row,
@@ -216,6 +230,8 @@ class ReportFile:
         # Half a surrogate pair, which a model can write and UTF-8 can't encode, becomes its escape sequence.
         with self._path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
             self._write_to(file, reports)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _start(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,17 +239,16 @@ class ReportFile:
         draft = self._path.with_name(f".{self._path.name}.tmp")
         with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             if self._is_csv:
-                csv.writer(file).writerow(self._layout.fields)
+                write_csv(file, [self._layout.fields])
             self._write_to(file, self.kept)
-        os.replace(draft, self._path)
+        put_in_place(draft, self._path)
         self._is_started = True
 
     def _write_to(self, file: TextIO, reports: Iterable[StudyReport]) -> None:
         for report in reports:
             values = {name: getattr(report, name) for name in self._layout.fields}
             if self._is_csv:
-                cells = (_IMAGE_SEPARATOR.join(v) if n == "images" else v for n, v in values.items())
-                csv.writer(file).writerow(cells)
+                write_csv(file, [[IMAGE_SEPARATOR.join(v) if n == "images" else v for n, v in values.items()]])
                 continue
             if report.evidence is not None:
                 values["evidence"] = report.evidence

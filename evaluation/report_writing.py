@@ -1,9 +1,8 @@
 """Reports for many studies, by one process or several: what `mambaxray generate` and `generate_predictions` share.
 
-Images are decoded ahead by worker processes, reports are generated continuously
-(`modeling_mambaxray/continuous_generation.py`), and the processes that `torchrun` started each write a part of the
-studies. Everybody gets all reports in the order of the studies, some at a time, so that they can be put into a file
-while the work goes on.
+Images are decoded ahead by worker processes, reports are generated continuously (`modeling_mambaxray/generation/`), and
+the processes that `torchrun` started each write a part of the studies. Everybody gets all reports in the order of the
+studies, some at a time, so that they can be put into a file while the work goes on.
 """
 
 import os
@@ -18,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import ProcessorMixin
 
-from ..modeling_mambaxray.continuous_generation import generate_continuously, is_sharded
-from ..modeling_mambaxray.image_features import Evidence
-from ..modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline, as_study
+from ..modeling_mambaxray.generation.continuous_generation import generate_continuously, is_sharded
+from ..modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline, as_study
+from ..modeling_mambaxray.layers.image_features import Evidence
 from ..processing.pixel_rules import ImageReadError
 from .study_report import StudyReport
 

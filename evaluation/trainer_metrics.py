@@ -34,8 +34,8 @@ def report_metrics(
 
     Args:
         metrics, tokenize: as for `scoring.evaluate_reports`.
-        tokenizer: decodes predictions and labels that are token ids `(studies, tokens)`, as `Seq2SeqTrainer` gives
-            them; texts, as `ReportTrainer` gives them, need none. Label -100 is left out.
+        tokenizer: decodes predictions and labels that are token ids `(studies, tokens)`; texts, as `ReportTrainer`
+            gives them, need none. Label -100 is left out.
 
     Returns:
         A function from an `EvalPrediction` to the scores and `unique_ratio` (see `honesty.honesty_checks`).

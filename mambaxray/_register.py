@@ -23,6 +23,8 @@ _PIPELINES_MODULE = "transformers.pipelines"
 _TASK = "image-to-text"
 # What transformers puts in the place of that task.
 _STOCK_TASK = "image-text-to-text"
+# Of either may be modules half loaded that registering needs.
+_FOLLOWED = ("transformers", __package__)
 _logger = logging.getLogger(__name__)
 
 
@@ -76,7 +78,7 @@ def register_pipeline() -> None:
 
         def __new__(cls, model: Any, task: str, **kwargs: Any) -> Any:
             from .configuration.configuration_mambaxray import MambaXrayConfig
-            from .modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
+            from .modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline
 
             if isinstance(model.config, MambaXrayConfig):
                 return ImageToTextPipeline(model=model, task=task, **kwargs)
@@ -114,7 +116,8 @@ class _Loader(importlib.abc.Loader):
     """Loads a module of transformers as usual, and registers when no other one is half loaded.
 
     transformers' modules import each other in circles: modules that ours need can be half loaded at the time when
-    the Auto classes are complete. So registering waits for the end of the outermost import.
+    the Auto classes are complete, and so can the module of ours that asked for them. So registering waits for the end
+    of the outermost import.
     """
 
     def __init__(self, loader: importlib.abc.Loader):
@@ -139,12 +142,12 @@ class _Loader(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Follows the imports of transformers' modules until everything is registered."""
+    """Follows the imports of transformers' modules and of ours until everything is registered."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if not _PENDING or fullname.partition(".")[0] != "transformers":
+        if not _PENDING or fullname.partition(".")[0] not in _FOLLOWED:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(fullname, path, target) for finder in others)

@@ -37,20 +37,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command()(prepare)
-app.command()(evaluate)
-app.command()(compare)
-app.command()(pretrain)
-app.command()(contrast)
-app.command()(finetune)
-app.command()(explain)
-app.command()(convert)
-app.command()(recipes)
-app.command()(push)
-app.command()(card)
-app.command()(tiny)
-app.add_typer(bench_app, name="bench")
-
 
 def main() -> None:
     """Entry point of the console script."""
@@ -86,7 +72,6 @@ def _common(
             raise failure(error) from error
 
 
-@app.command()
 def demo(
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the page, the model and the data.")] = Path(
         "demo"
@@ -116,8 +101,8 @@ def demo(
         raise failure(error) from error
 
 
-@app.command()
 def generate(
+    context: typer.Context,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -197,6 +182,7 @@ def generate(
 
     - mambaxray generate studies.csv --model demo/model --output reports.jsonl --resume
     """
+    from .data.output_lock import locked_output
     from .evaluation.report_files import GENERATED, ReportFile
     from .generate import agree, check_output, collect_studies, default_workers, is_main, load_pipeline
 
@@ -206,6 +192,8 @@ def generate(
         with console.status("Looking for images and loading the model"):
             if output is not None:
                 check_output(output, overwrite=overwrite, resume=resume)
+                if is_main():
+                    context.with_resource(locked_output(output, is_folder=False))
             elif resume or overwrite:
                 raise ValueError("--resume and --overwrite need --output")
             if evidence and (output is None or output.suffix.lower() != ".jsonl"):
@@ -236,7 +224,6 @@ def generate(
         raise typer.Exit(1)
 
 
-@app.command()
 def info(
     model: Annotated[
         str | None,
@@ -249,8 +236,9 @@ def info(
     """
     from .info import ModelLoadError, describe_environment, describe_model
 
-    quiet_transformers()
     try:
+        if model is not None:
+            quiet_transformers()
         sections = describe_environment() if model is None else describe_model(model)
     except ModelLoadError as error:
         raise failure(error) from error
@@ -326,6 +314,17 @@ def _print_reports(records: "Sequence[StudyReport]") -> None:
         if record.error is None:
             console.print(record.study_id, style="bold", soft_wrap=soft_wrap)
             console.print(f"{record.report}\n", soft_wrap=soft_wrap)
+
+
+# In the order of use, as --help shows them.
+for _command in (
+    *(demo, generate, prepare),
+    *(recipes, pretrain, contrast, finetune),
+    *(evaluate, compare, explain),
+    *(info, convert, card, push, tiny),
+):
+    app.command()(_command)
+app.add_typer(bench_app, name="bench")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ def run(
         typer.Argument(
             metavar="BENCH",
             help="A YAML file that says what is compared (docs/benchmark.md describes it), or the name of one that "
-            "comes with the package: phantoms, cxpmrg, emrrg_components, emrrg_tuned_parts.",
+            "comes with the package: phantoms, cxpmrg, cxpmrg_stages, cxpmrg_text_encoders, emrrg_components, "
+            "emrrg_tuned_parts.",
             show_default=False,
         ),
     ],

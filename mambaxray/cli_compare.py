@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .cli_evaluate import load_tokenizer
-from .console import error_console, failure, print_unavailable, result_console
+from .console import error_console, failure, print_unavailable, refuse_inputs, result_console
 
 
 def compare(
@@ -64,9 +64,11 @@ def compare(
     """
     console = error_console()
     try:
+        from .data.whole_file import write_whole
         from .evaluation.comparison import compare_reports
         from .evaluation.report_files import matched_reports
 
+        refuse_inputs(output, first, second, references)
         rows = matched_reports(first, references, split=split)
         others = {row.study_id: row.report or "" for row in matched_reports(second, references or first, split=split)}
         with console.status(f"Comparing {len(rows)} reports"):
@@ -83,7 +85,7 @@ def compare(
             )
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(result, indent=1), encoding="utf-8")
+            write_whole(output, json.dumps(result, indent=1))
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise failure(error) from error
     _print(result)

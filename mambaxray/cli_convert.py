@@ -18,7 +18,7 @@ def convert(
             "--stage",
             "-s",
             metavar="STAGE",
-            help="What the checkpoint is of: pretrain (images alone), contrastive (images and reports), downstream "
+            help="What the checkpoint is of: pretrain (images alone), contrast (images and reports), finetune "
             "(report generation), emrrg (report generation with hybrid layers) or vmamba (a classifier of VMamba's "
             "authors, of which the image encoder is taken).",
         ),
@@ -28,16 +28,16 @@ def convert(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Folder, or name on the Hugging Face Hub, of the language model (downstream, emrrg; needed) or text "
-            "encoder (contrastive) that it was trained with: the checkpoint does not hold it whole.",
+            help="Folder, or name on the Hugging Face Hub, of the language model (finetune, emrrg; needed) or text "
+            "encoder (contrast) that it was trained with: the checkpoint does not hold it whole.",
         ),
     ] = None,
     vision_encoder: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Folder or Hub name of the vision encoder, for a downstream or emrrg checkpoint that was trained with "
-            "a frozen one: the converted contrastive checkpoint, for example.",
+            help="Folder or Hub name of the vision encoder, for a finetune or emrrg checkpoint that was trained with "
+            "a frozen one: the converted contrast checkpoint, for example.",
         ),
     ] = None,
 ) -> None:
@@ -50,9 +50,9 @@ def convert(
 
     - mambaxray convert pretrain.pth --stage pretrain --output models/stage1
 
-    - mambaxray convert clip.pth --stage contrastive --text-model emilyalsentzer/Bio_ClinicalBERT --output models/stage2
+    - mambaxray convert clip.pth --stage contrast --text-model emilyalsentzer/Bio_ClinicalBERT --output models/stage2
 
-    - mambaxray convert delta.pth --stage downstream --text-model meta-llama/Llama-2-7b-chat-hf --output models/report
+    - mambaxray convert delta.pth --stage finetune --text-model meta-llama/Llama-2-7b-chat-hf --output models/report
 
     - mambaxray convert vssm_base_0229_ckpt_epoch_237.pth --stage vmamba --output models/vmamba-base
     """

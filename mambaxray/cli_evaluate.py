@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import error_console, failure, print_unavailable, quiet_transformers, result_console
+from .console import error_console, failure, print_unavailable, quiet_transformers, refuse_inputs, result_console
 
 if TYPE_CHECKING:
     from .evaluation.study_report import StudyReport
@@ -39,6 +39,14 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Which studies of an annotation.json to score.")] = "test",
+    only_present: Annotated[
+        bool,
+        typer.Option(
+            "--only-present",
+            help="Score the studies that PREDICTIONS holds and leave out other references, as for a pilot. Such scores "
+            "can't be compared with those of all studies.",
+        ),
+    ] = False,
     training_reports: Annotated[
         Path | None,
         typer.Option(
@@ -117,10 +125,13 @@ def evaluate(
     """
     console = error_console()
     try:
+        from .data.whole_file import write_whole
         from .evaluation.report_files import matched_reports
         from .evaluation.scoring import evaluate_reports
 
-        rows = matched_reports(predictions, references, split=split)
+        for written in (output, html):
+            refuse_inputs(written, predictions, references, training_reports)
+        rows = matched_reports(predictions, references, split=split, only_present=only_present)
         empty = sum(row.report is None for row in rows)
         if empty:
             console.print(f"{empty} of {len(rows)} studies have no generated report and count as empty ones")
@@ -143,7 +154,7 @@ def evaluate(
         _print_result(result)
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+            write_whole(output, json.dumps(result, indent=1, ensure_ascii=False))
         if html is not None:
             console.print(f"page: {_write_page(html, result, rows)}")
     except (ImportError, OSError, RuntimeError, ValueError) as error:

@@ -18,12 +18,14 @@ def prepare(
         str,
         typer.Argument(
             metavar="NAME",
-            help="The data set: iu-xray, mimic-cxr, chexpert-plus, or annotation-json for a folder in R2Gen's format.",
+            help="The data set: iu-xray, mimic-cxr, chexpert-plus, annotation-json for a folder in R2Gen's format, or "
+            "table for a CSV or JSON lines file with images' paths and reports.",
             show_default=False,
         ),
     ],
     source: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="The data set as it was downloaded.", show_default=False)
+        Path,
+        typer.Option(metavar="FOLDER", help="The data set as it was downloaded; a table's file.", show_default=False),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write.", show_default=False)

@@ -19,6 +19,10 @@ _Recipe = Annotated[
 _Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the model, checkpoints and results.")
 ]
+_Restart = Annotated[
+    bool,
+    typer.Option("--restart", help="Delete the run that the folder holds, and nothing else in it, and begin again."),
+]
 _Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -34,23 +38,25 @@ def recipes() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .train.recipe import list_recipes, load_recipe
+    from .train.recipe import list_recipes, read_recipe
 
     table = Table(box=None, pad_edge=False)
     for title in ("recipe", "stage", "what it is"):
         table.add_column(title, overflow="fold")
     for name in list_recipes():
-        recipe = load_recipe(name)
-        table.add_row(name, recipe.stage, recipe.description)
+        # As their files have it: to check them would take seconds.
+        recipe = read_recipe(name)
+        table.add_row(name, recipe["stage"], recipe["description"])
     Console(highlight=False, markup=False).print(table)
 
 
-def pretrain(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> None:
+def pretrain(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restart: _Restart = False) -> None:
     """Train an image encoder on X-rays without reports (stage 1).
 
     It learns to predict parts of each image from other parts. The folder gets the model (FOLDER/model), pictures of
     what is predicted (FOLDER/pictures), checkpoints, the resolved recipe, the environment and the results. The same
-    command goes on where an interrupted run stopped. Watch it with: tensorboard --logdir FOLDER.
+    command goes on where an interrupted run stopped; with more steps it extends a finished one. Watch it with:
+    tensorboard --logdir FOLDER.
 
     Examples:
 
@@ -58,10 +64,10 @@ def pretrain(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> 
 
     - mambaxray pretrain --recipe mambaxray_base_pretrain --output runs/1 data.folders=[my/xrays,more/xrays]
     """
-    _run("pretrain", recipe, output, overrides)
+    _run("pretrain", recipe, output, overrides, restart)
 
 
-def contrast(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> None:
+def contrast(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restart: _Restart = False) -> None:
     """Train an image encoder on X-rays with reports, to tell which belong together (stage 2).
 
     The folder gets the model (FOLDER/model), checkpoints, the resolved recipe, the environment and the results, among
@@ -75,10 +81,10 @@ def contrast(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> 
     - mambaxray contrast --recipe mambaxray_base_contrast --output runs/2 data.source=my/studies
       model.vision_encoder=runs/1/model
     """
-    _run("contrast", recipe, output, overrides)
+    _run("contrast", recipe, output, overrides, restart)
 
 
-def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> None:
+def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restart: _Restart = False) -> None:
     """Train a model to write reports, from X-rays with reports (stage 3).
 
     The folder gets the model (FOLDER/model), checkpoints, the resolved recipe, the environment and the results. The
@@ -92,20 +98,32 @@ def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None) -> 
 
     - mambaxray finetune --recipe mambaxray_base_iu --output runs/iu data.source=path/to/iu_xray
     """
-    _run("finetune", recipe, output, overrides)
+    _run("finetune", recipe, output, overrides, restart)
 
 
-def _run(stage: str, recipe: str, output: Path, overrides: list[str] | None) -> None:
-    from .train.parameter_table import parameter_table
-    from .train.recipe import RecipeError, load_recipe
-    from .train.run import run_recipe
+def _run(stage: str, recipe: str, output: Path, overrides: list[str] | None, restart: bool) -> None:
+    from .train.recipe import RecipeError, make_recipe, read_recipe
+    from .train.run_result import finished_result
 
     console = error_console()
     try:
-        loaded = load_recipe(recipe, overrides or ())
-        if loaded.stage != stage:
-            raise RecipeError(f"{recipe} is a recipe of {loaded.stage}: mambaxray {loaded.stage} --recipe {recipe}")
-        result = run_recipe(loaded, output, on_start=lambda model: console.print(parameter_table(model)))
+        values = read_recipe(recipe, overrides or ())
+        if values.get("stage") != stage:
+            make_recipe(values)
+            raise RecipeError(
+                f"{recipe} is a recipe of {values['stage']}: mambaxray {values['stage']} --recipe {recipe}"
+            )
+        result = None if restart else finished_result(values, output)
+        if result is None:
+            from .train.parameter_table import parameter_table
+            from .train.run import run_recipe
+
+            result = run_recipe(
+                make_recipe(values),
+                output,
+                restart=restart,
+                on_start=lambda model: console.print(parameter_table(model)),
+            )
     except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     share = f"{result.trained_parameters:,} of {result.total_parameters:,} parameters"

@@ -1,6 +1,7 @@
 """What the commands share on the screen: one console for messages, one way to fail."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,6 +18,16 @@ def error_console() -> "Console":
     from rich.console import Console
 
     return Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def refuse_inputs(output: Path | None, *inputs: Path | None) -> None:
+    """Refuses an output that would overwrite what it is made from.
+
+    Raises:
+        ValueError: the output is one of the inputs.
+    """
+    if output is not None and any(file is not None and file.resolve() == output.resolve() for file in inputs):
+        raise ValueError(f"{output} is an input of this command and would be overwritten: choose another output")
 
 
 def failure(error: Exception) -> typer.Exit:

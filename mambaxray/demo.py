@@ -30,8 +30,10 @@ from transformers import (
 from .configuration.configuration_mambaxray import MambaXrayConfig
 from .configuration.configuration_vision_mamba import VisionMambaConfig
 from .data.annotation_json import load_annotation_json
+from .data.output_lock import locked_output
 from .data.phantoms import make_mapped_phantoms, make_phantoms
 from .data.studies import first_studies
+from .data.whole_file import write_whole
 from .evaluation.baselines import best_constant_report
 from .evaluation.clinical import Labels, label_scores
 from .evaluation.evaluate_model import generate_predictions
@@ -54,6 +56,9 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 _SPLITS = ("train", "validation")
+_PAGE, _MODEL = "index.html", "model"
+# Of the demo alone: what it works with, and the mark by which it knows a folder for its own.
+_WORK, _TRAINING, _MARK = ".mambaxray_demo", "training", "made_by_the_demo"
 _F1 = "F1_micro_14_uncertain-negative"
 _SHOWN_STUDIES = 12
 # Enough for the median answer of their patches.
@@ -135,12 +140,38 @@ def run_demo(
         data: folder with `annotation.json` and images; phantoms when not given.
         seed: decides the phantoms, the initial weights and the order of training.
         settings: sizes; the defaults take some minutes on two cores.
+
+    Raises:
+        FileExistsError: the folder holds a page or a model that no demo has made.
+        OutputInUseError: another process runs a demo in this folder.
     """
     settings = settings or DemoSettings()
     console = Console(stderr=True)
     started = perf_counter()
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    with locked_output(output, is_folder=True):
+        _claim(output)
+        return _run_demo(output, data, seed, settings, console, started)
+
+
+def _claim(output: Path) -> None:
+    """Marks the folder as the demo's, unless there is something in it that the demo would overwrite.
+
+    Raises:
+        FileExistsError: there is, and it is of no earlier demo.
+    """
+    mark = output / _WORK / _MARK
+    if mark.is_file():
+        return
+    if taken := next((name for name in (_PAGE, _MODEL, _WORK) if (output / name).exists()), None):
+        raise FileExistsError(f"{output / taken} exists and was not made by the demo: choose another folder (--output)")
+    mark.parent.mkdir()
+    write_whole(mark, "The page and the model beside this folder were made by mambaxray demo.\n")
+
+
+def _run_demo(
+    output: Path, data: Path | None, seed: int, settings: DemoSettings, console: Console, started: float
+) -> DemoScores:
     quieten_libraries()
     set_seed(seed)
 
@@ -153,15 +184,17 @@ def run_demo(
     console.print(f"{len(train)} studies to learn from, {len(test)} held out")
 
     # Training happens in processes of its own, which read from here.
-    work = output / "training"
+    work = output / _WORK / _TRAINING
+    if work.exists():  # of a demo that was killed
+        shutil.rmtree(work)
     train.save_to_disk(work / "train")
     first_studies(studies["validation"], settings.num_validation).save_to_disk(work / "validation")
     _mapped_phantoms(settings, seed).save_to_disk(work / "mapped")
-    model.save_pretrained(output / "model")
-    processor.save_pretrained(output / "model")
+    model.save_pretrained(output / _MODEL)
+    processor.save_pretrained(output / _MODEL)
     processes = 1 if torch.cuda.is_available() else min(_processes(), _MAX_PROCESSES)
     run_in_processes(_train, (output, settings, seed, data is None), processes)
-    model = MambaXrayForConditionalGeneration.from_pretrained(output / "model")
+    model = MambaXrayForConditionalGeneration.from_pretrained(output / _MODEL)
     curves = _read_curves(work / "history.json")
     shutil.rmtree(work)
 
@@ -177,8 +210,8 @@ def run_demo(
         reference_unique=unique_ratio(test["report"]),
         seconds=perf_counter() - started,
     )
-    page = _write_page(output / "index.html", test, hypotheses, scores, curves, data, seed, settings)
-    _tell(console, scores, page, output / "model")
+    page = _write_page(output / _PAGE, test, hypotheses, scores, curves, data, seed, settings)
+    _tell(console, scores, page, output / _MODEL)
     return scores
 
 
@@ -270,7 +303,7 @@ def _arguments(
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = not torch.cuda.is_available()
     return TrainingArguments(
-        output_dir=str(output / "training"),
+        output_dir=str(output / _WORK / _TRAINING),
         max_steps=steps,
         per_device_train_batch_size=max(1, batch_size // processes),
         per_device_eval_batch_size=batch_size,
@@ -319,8 +352,8 @@ def _load(output: Path, seed: int) -> tuple[MambaXrayForConditionalGeneration, M
     """What a training process starts from."""
     quieten_libraries()
     set_seed(seed)
-    model = MambaXrayForConditionalGeneration.from_pretrained(output / "model")
-    return model, AutoProcessor.from_pretrained(output / "model")
+    model = MambaXrayForConditionalGeneration.from_pretrained(output / _MODEL)
+    return model, AutoProcessor.from_pretrained(output / _MODEL)
 
 
 def _learn_to_see(output: Path, settings: DemoSettings, seed: int) -> None:
@@ -332,7 +365,7 @@ def _learn_to_see(output: Path, settings: DemoSettings, seed: int) -> None:
     """
     model, processor = _load(output, seed)
     seeing = FindingMapModel(model.vision_encoder)
-    mapped = load_from_disk(output / "training" / "mapped")
+    mapped = load_from_disk(output / _WORK / _TRAINING / "mapped")
     collator = FindingMapCollator(processor.image_processor)
     trainer = Trainer(
         model=seeing,
@@ -349,19 +382,19 @@ def _learn_to_see(output: Path, settings: DemoSettings, seed: int) -> None:
             nothing = seeing(**collator(list(some)))["logits"].flatten(0, 1).median(dim=0).values
             model.projector.weight[: read_out.out_features] = read_out.weight
             model.projector.bias[: read_out.out_features] = read_out.bias - nothing
-        model.save_pretrained(output / "model")
+        model.save_pretrained(output / _MODEL)
 
 
 def _look_once(output: Path, settings: DemoSettings, seed: int, rank: int, processes: int) -> None:
     """Writes down what the encoder sees in the studies of this process's share."""
     model, processor = _load(output, seed)
     for split in _SPLITS:
-        studies = load_from_disk(output / "training" / split).shard(processes, rank, contiguous=True)
+        studies = load_from_disk(output / _WORK / _TRAINING / split).shard(processes, rank, contiguous=True)
         encode_studies(model, processor, studies, _tokens_file(output, split, rank), batch_size=settings.batch_size)
 
 
 def _tokens_file(output: Path, split: str, part: int) -> Path:
-    return output / "training" / f"{split}-tokens-{part}.npy"
+    return output / _WORK / _TRAINING / f"{split}-tokens-{part}.npy"
 
 
 def _learn_to_report_from_tokens(output: Path, settings: DemoSettings, seed: int, parts: int) -> None:
@@ -370,7 +403,7 @@ def _learn_to_report_from_tokens(output: Path, settings: DemoSettings, seed: int
     model.vision_encoder.requires_grad_(False)
     studies = []
     for split in _SPLITS:
-        reports = load_from_disk(output / "training" / split)["report"]
+        reports = load_from_disk(output / _WORK / _TRAINING / split)["report"]
         studies.append(EncodedStudies(reports, [_tokens_file(output, split, part) for part in range(parts)]))
     collator = EncodedStudyCollator(processor, settings.max_report_length)
     _train_reports(EncodedStudyModel(model), model, collator, studies, output, settings, seed)
@@ -379,7 +412,7 @@ def _learn_to_report_from_tokens(output: Path, settings: DemoSettings, seed: int
 def _learn_to_report(output: Path, settings: DemoSettings, seed: int) -> None:
     """Trains the whole model in `output` to write reports for images."""
     model, processor = _load(output, seed)
-    studies = [load_from_disk(output / "training" / split) for split in _SPLITS]
+    studies = [load_from_disk(output / _WORK / _TRAINING / split) for split in _SPLITS]
     # Smaller steps: larger ones make an encoder that learns along forget what it knows.
     settings = replace(settings, learning_rate=settings.learning_rate / 3)
     _train_reports(model, model, ReportCollator(processor, settings.max_report_length), studies, output, settings, seed)
@@ -414,8 +447,8 @@ def _train_reports(
     )
     trainer.train()
     if trainer.is_world_process_zero():
-        model.save_pretrained(output / "model")
-        (output / "training" / "history.json").write_text(json.dumps(trainer.state.log_history))
+        model.save_pretrained(output / _MODEL)
+        (output / _WORK / _TRAINING / "history.json").write_text(json.dumps(trainer.state.log_history))
 
 
 def _read_curves(file: Path) -> list[Curve]:

@@ -1,22 +1,23 @@
 """The engine behind `mambaxray generate`: what to report on, with which model, on which device."""
 
-import csv
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .data.csv_table import read_csv_lines
+from .evaluation.report_files import IMAGE_SEPARATOR
 from .evaluation.study_report import StudyReport
 
 if TYPE_CHECKING:
     import torch
 
-    from .modeling_mambaxray.pipeline_image_to_text import ImageToTextPipeline
+    from .modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline
 
 _T = TypeVar("_T")
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
-_IMAGE_COLUMNS = ("image", "path", "image_path")
+_IMAGE_COLUMNS = ("image", "path", "image_path", "file_name", "images")
 _STUDY_COLUMN = "study_id"
 _OUTPUT_SUFFIXES = (".jsonl", ".csv")
 
@@ -70,11 +71,10 @@ def _is_image(path: Path) -> bool:
     """By its suffix; DICOM files often have none, or a part of their UID in its place, and are told by content."""
     if path.suffix.lower() in _IMAGE_SUFFIXES:
         return True
-    from .processing.dicom import is_dicom
-
     try:
         with path.open("rb") as file:
-            return is_dicom(file.read(132))
+            # As `processing.dicom.is_dicom`, whose package takes seconds to load.
+            return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
 
@@ -90,39 +90,40 @@ def _natural_order(path: Path) -> list[list[str | int]]:
 def _studies_in_csv(path: Path) -> list[StudyReport]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such CSV file")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
-            rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV file in UTF-8 ({error})") from error
-    image_column = next((columns[name] for name in _IMAGE_COLUMNS if name in columns), None)
-    if image_column is None:
-        raise ValueError(
-            f"{path}: no column of images; name it {' or '.join(_IMAGE_COLUMNS)} and separate columns by commas "
-            f"(columns found: {', '.join(columns) or 'none'})"
-        )
     images: dict[str, list[str]] = {}
-    for line, row in rows:
-        image = (row[image_column] or "").strip()
-        if not image:
+    for line, row in read_csv_lines(path):
+        columns = {name.lower(): name for name in row}
+        image_column = next((columns[name] for name in _IMAGE_COLUMNS if name in columns), None)
+        if image_column is None:
+            raise ValueError(
+                f"{path}: no column of images; name it {' or '.join(_IMAGE_COLUMNS)} and separate columns by commas, "
+                f"semicolons or tabs (columns found: {', '.join(columns)})"
+            )
+        cell = row[image_column].strip()
+        # Our own output has all views of a study in one cell.
+        own = image_column.lower() == "images"
+        views_here = [view for view in cell.split(IMAGE_SEPARATOR) if view] if own else [cell]
+        if not cell or not views_here:
             raise ValueError(f"{path}, line {line}: the column {image_column!r} is empty")
-        study_id = image
+        study_id = cell
         if _STUDY_COLUMN in columns:
-            study_id = (row[columns[_STUDY_COLUMN]] or "").strip()
+            study_id = row[columns[_STUDY_COLUMN]].strip()
             if not study_id:
                 raise ValueError(f"{path}, line {line}: the column {_STUDY_COLUMN!r} is empty")
         views = images.setdefault(study_id, [])
-        if (located := _relative_to(path.parent, image)) not in views:
-            views.append(located)
+        for image in views_here:
+            if (located := _relative_to(path.parent, image)) not in views:
+                views.append(located)
     if not images:
         raise ValueError(f"{path}: no rows below the header")
     return [StudyReport(study_id, tuple(views)) for study_id, views in images.items()]
 
 
 def _relative_to(folder: Path, image: str) -> str:
-    return image if _is_url(image) else str(folder / image)
+    """Where an image of a CSV file lies: relative to the file or, as our own output names it, to where we are."""
+    if _is_url(image) or (not os.path.isfile(folder / image) and os.path.isfile(image)):
+        return image
+    return str(folder / image)
 
 
 def _is_url(name: str) -> bool:

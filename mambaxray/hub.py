@@ -10,8 +10,8 @@ from .configuration.saved_parts import is_local, read_separate_parts, without_ea
 from .info import first_line
 from .model_card import write_model_card
 from .model_facts import read_facts
-from .modeling_mambaxray.repository_code import PATIENT_TEXT_FOLDER
-from .modeling_mambaxray.separate_parts import LocalPartError, refuse_local_parts
+from .modeling_mambaxray.hub.repository_code import PATIENT_TEXT_FOLDER
+from .modeling_mambaxray.hub.separate_parts import LocalPartError, refuse_local_parts
 
 # What training leaves beside a model: nothing that a user of the model needs, and paths of the machine in it.
 _RUN_FILES = ("checkpoint-*", "runs", "optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args.bin")

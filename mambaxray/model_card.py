@@ -18,7 +18,7 @@ from .configuration.families import families
 from .configuration.saved_parts import read_separate_parts
 from .console import SAFETY
 from .model_facts import ModelFacts, is_local, read_facts, without_paths
-from .modeling_mambaxray.repository_code import PATIENT_TEXT_FOLDER, has_code
+from .modeling_mambaxray.hub.repository_code import PATIENT_TEXT_FOLDER, has_code
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from .configuration.saved_parts import is_local, read_separate_parts
 from .data.prepared import CARD_FILE as DATA_CARD_FILE
-from .modeling_mambaxray.separate_parts import read_local_parts
+from .modeling_mambaxray.hub.separate_parts import read_local_parts
 from .train.run_folder import ENVIRONMENT_FILE, RECIPE_FILE, RESULT_FILE
 
 SCORES_FILE = "scores.json"

@@ -13,7 +13,8 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
 
 from .configuration.families import Family, families, load
 from .data.phantoms import make_study
-from .modeling_mambaxray.repository_code import has_code
+from .data.whole_file import require_free_folder
+from .modeling_mambaxray.hub.repository_code import has_code
 from .processing.processing_mambaxray import MambaXrayProcessor
 from .train.tokenizer import train_report_tokenizer
 
@@ -44,9 +45,10 @@ def make_tiny_models(folder: str | Path, seed: int = 0, names: Iterable[str] | N
         names: which of the systems, those of `register_family` among them; by default all of this package.
 
     Returns:
-        The models' folders. Each holds less than 300 kB, most of it code.
+        The models' folders. Each holds less than 200 kB beside the code.
 
     Raises:
+        FileExistsError: a folder of such a name holds something already.
         ValueError: there is no system of a name.
     """
     tokenizer = train_report_tokenizer([make_study(number)["report"] for number in range(20)], _VOCABULARY)
@@ -54,6 +56,7 @@ def make_tiny_models(folder: str | Path, seed: int = 0, names: Iterable[str] | N
     for name, family, fields in _chosen_systems(names):
         config = tiny_config(family, tokenizer, fields)
         path = Path(folder) / name
+        require_free_folder(path)
         # The processor of a report generator adds its placeholder to the tokenizer.
         _save_processor(family, config, copy.deepcopy(tokenizer), path)
         torch.manual_seed(seed)
@@ -105,9 +108,7 @@ def _makes_prompts(family: Family) -> bool:
     return family.processor_class is not None and issubclass(family.processor_class, MambaXrayProcessor)
 
 
-def _save_processor(
-    family: Family, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, path: Path
-) -> None:
+def _save_processor(family: Family, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     image_processor = load(family.image_processor)(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
     if family.processor_class is None:
         image_processor.save_pretrained(path)

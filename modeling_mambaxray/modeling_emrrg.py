@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from ..configuration.configuration_emrrg import EMRRGConfig
-from .hybrid_attention import (
+from .layers.hybrid_attention import (
     CrossAttentionInputs,
     CrossAttentionStates,
     HybridCrossAttention,
@@ -18,7 +18,7 @@ from .hybrid_attention import (
     make_hybrid,
     with_shared_weights,
 )
-from .image_features import ImageFeatures
+from .layers.image_features import ImageFeatures
 from .modeling_mambaxray import MambaXrayForConditionalGeneration
 
 

@@ -28,19 +28,14 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..configuration.study_inputs import StudyInputs
-from .given_parts import build_around, given_part
-from .image_features import Evidence, ImageFeatures
-from .pipeline_image_to_text import ImageToTextPipeline
-from .private_memory import PrivateMemoryMixin
-from .repository_code import ModelCodeMixin
-from .separate_parts import PartReference, SeparatePartsMixin
-from .vision_encoder import (
-    FrozenVisionEncoderMixin,
-    encode_images,
-    load_vision_encoder,
-    mean_over_views,
-    present_views,
-)
+from .generation.pipeline_image_to_text import ImageToTextPipeline
+from .hub.given_parts import build_around, given_part
+from .hub.private_memory import PrivateMemoryMixin
+from .hub.repository_code import ModelCodeMixin
+from .hub.separate_parts import PartReference, SeparatePartsMixin
+from .hub.vision_encoder import load_vision_encoder
+from .layers.image_features import Evidence, ImageFeatures
+from .layers.views import FrozenVisionEncoderMixin, encode_images, mean_over_views, present_views
 
 DEFAULT_MAX_NEW_TOKENS = 256
 """Longest report of a new model whose language model's generation settings name no length; transformers' own default
@@ -602,8 +597,15 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
         With `return_dict_in_generate` the output also has the `evidence` of each study, where the system gives any.
 
         Raises:
-            ValueError: an argument that neither the model nor transformers takes.
+            ValueError: an argument that neither the model nor transformers takes; `labels`, whose `input_ids` hold the
+                report that is to be written.
         """
+        if kwargs.get("labels") is not None:
+            raise ValueError(
+                "generate got labels: the input_ids of a training batch hold the reference report, and what is written "
+                "behind it says nothing about the model. Give the prompt alone; to write reports while training, use "
+                "ReportTrainer in place of Seq2SeqTrainer"
+            )
         names = [*_IMAGE_ARGUMENTS, *self.study_inputs]
         images = {name: value for name in names if (value := kwargs.pop(name, None)) is not None}
         if images:

@@ -12,11 +12,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
-from .contrastive import contrastive_loss
-from .given_parts import build_around, given_part
+from .hub.given_parts import build_around, given_part
+from .hub.repository_code import ModelCodeMixin
+from .hub.vision_encoder import load_vision_encoder
+from .layers.contrastive import contrastive_loss
 from .layers.report_encoder import last_valid_token, without_pooler
-from .repository_code import ModelCodeMixin
-from .vision_encoder import FrozenVisionEncoderMixin, encode_views, load_vision_encoder
+from .layers.views import FrozenVisionEncoderMixin, encode_views
 
 
 @dataclass

@@ -21,9 +21,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
+from .hub.repository_code import ModelCodeMixin
 from .ops.directional_convolution import directional_convolution
 from .ops.selective_scan import selective_scan
-from .repository_code import ModelCodeMixin
 
 
 def scan_orders(grid_size: int, use_cls_token: bool, device: torch.device | None = None) -> Tensor:

@@ -18,8 +18,8 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_vmamba import VMambaConfig
+from .hub.repository_code import ModelCodeMixin
 from .ops.selective_scan import selective_scan
-from .repository_code import ModelCodeMixin
 
 _DIRECTIONS = 4
 

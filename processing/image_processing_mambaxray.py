@@ -15,7 +15,7 @@ from transformers.image_utils import (
 )
 from transformers.utils import TensorType
 
-from ..modeling_mambaxray.repository_code import ProcessorCodeMixin
+from ..modeling_mambaxray.hub.repository_code import ProcessorCodeMixin
 from .image_reading import load_xray
 from .view_groups import group_views
 

@@ -11,8 +11,8 @@ from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from ..configuration.study_inputs import StudyInputs
-from ..modeling_mambaxray.repository_code import ProcessorCodeMixin
-from ..modeling_mambaxray.study_batch import stack_study_inputs
+from ..modeling_mambaxray.generation.study_batch import stack_study_inputs
+from ..modeling_mambaxray.hub.repository_code import ProcessorCodeMixin
 from .view_groups import group_views
 
 DEFAULT_INSTRUCTION = "Generate a comprehensive and detailed diagnosis report for this chest xray image."

@@ -23,7 +23,7 @@ from mambaxray import (
 )
 from mambaxray.data.schema import OBSERVATIONS
 from mambaxray.evaluation.pages.attention_page import write_attention_page
-from mambaxray.modeling_mambaxray.continuous_generation import generate_continuously
+from mambaxray.modeling_mambaxray.generation.continuous_generation import generate_continuously
 
 SUPPORT = Path(__file__).parent / "support"
 OVERRIDES = [*TINY, "model.system=outside_query", "model.options={num_queries: 2, loss_weights: {findings: 0.5}}"]

@@ -24,8 +24,12 @@ from .recipe import (
     make_recipe,
     parse_mapping,
     read_recipe,
+    read_text,
     set_value,
 )
+
+LARGEST_BATCH = 256
+"""Where `test.batch_size: largest` begins."""
 
 AXES: tuple[str, ...] = ("dataset", "vision_encoder", "decoder", "variant", "checkpoint")
 """The axes of CXPMRG-Bench, in the order in which their choices replace values."""
@@ -38,11 +42,16 @@ class Choice(Section):
         set: values that replace those of the recipe, the keys with dots: `model.vision_encoder: path/or/hub-id`.
         recipe: another recipe to start from, by name or file.
         train: false to evaluate the recipe's `model.checkpoint` as it is.
+        predictions: somebody's reports of the test split, in place of a model of ours: a file as
+            `mambaxray evaluate` takes it.
+        only: combine this choice with the named choices of other axes alone: `{dataset: [CheXpert Plus]}`.
     """
 
     set: dict[str, Any] = Field(default_factory=dict)
     recipe: str | None = None
     train: bool | None = None
+    predictions: str | None = None
+    only: dict[str, Any] = Field(default_factory=dict)
 
 
 class TestSection(Section):
@@ -50,19 +59,22 @@ class TestSection(Section):
 
     Attributes:
         max_studies: use only the first N test studies; all when null.
-        batch_size: studies per process and step.
+        batch_size: studies per process and step; `largest` for what fits in the device's memory, as for the time column
+            of CXPMRG-Bench: `LARGEST_BATCH`, made smaller by a tenth as often as it does not fit.
         num_workers: processes that read images ahead, per process.
         metrics: families or scores as `evaluate_reports` names them; all when null.
     """
 
     max_studies: int | None = None
-    batch_size: int = 8
+    batch_size: int | str = 8
     num_workers: int = 0
     metrics: list[str] | None = None
 
     def model_post_init(self, context: Any) -> None:
+        if isinstance(self.batch_size, str) and self.batch_size != "largest":
+            raise RecipeError(f"test.batch_size must be a number or largest, got {self.batch_size!r}")
         for name in ("max_studies", "batch_size"):
-            if (value := getattr(self, name)) is not None and value < 1:
+            if isinstance(value := getattr(self, name), int) and value < 1:
                 raise RecipeError(f"test.{name} must be positive, got {value}")
         try:
             wanted_scores(self.metrics)
@@ -106,8 +118,29 @@ class Bench(Section):
             set(self.seeds)
         ) < len(self.seeds):
             raise RecipeError(f"seeds must be different integers, got {self.seeds}")
+        if self.processes > 1 and self.test.batch_size == "largest":
+            # One process out of memory would leave the others waiting for it.
+            raise RecipeError("test.batch_size: largest needs processes: 1")
+        self._check_only()
         if self.published not in ("own", "all", "none"):
             raise RecipeError(f"published must be own, all or none, got {self.published!r}")
+
+    def _check_only(self) -> None:
+        for axis, choices in ((axis, getattr(self, axis)) for axis in AXES):
+            for name, choice in choices.items():
+                for other, names in choice.only.items():
+                    known = getattr(self, other, {}) if other in AXES and other != axis else None
+                    if known is None or not isinstance(names, list) or not names:
+                        axes = ", ".join(a for a in AXES if a != axis)
+                        raise RecipeError(f"{axis}.{name}.only maps {axes} to lists of choices, got {other}: {names!r}")
+                    if unknown := [n for n in names if n not in known]:
+                        raise RecipeError(
+                            f"{axis}.{name}.only names {unknown[0]!r}; {other} has {', '.join(known) or 'no choices'}"
+                        )
+
+    def _belong_together(self, names: Mapping[str, str]) -> bool:
+        choices = [getattr(self, axis)[name] for axis, name in names.items() if name]
+        return all(names[other] in allowed for choice in choices for other, allowed in choice.only.items())
 
     def cells(self) -> list["Cell"]:
         """All cells, the last axis changing fastest, those of one cell's seeds together.
@@ -118,10 +151,13 @@ class Bench(Section):
         """
         axes = [getattr(self, axis) or {"": Choice()} for axis in AXES]
         cells = [
-            self._cell(dict(zip(AXES, names, strict=True)), seed)
-            for names in itertools.product(*axes)
+            self._cell(names, seed)
+            for chosen in itertools.product(*axes)
+            if self._belong_together(names := dict(zip(AXES, chosen, strict=True)))
             for seed in self.seeds or (None,)
         ]
+        if not cells:
+            raise RecipeError("no cell is left: what the choices say under `only` excludes all combinations")
         folders = [cell.folder for cell in cells]
         if twice := {str(folder) for folder in folders if folders.count(folder) > 1}:
             raise RecipeError(f"names of choices differ in signs only, so cells would share {', '.join(sorted(twice))}")
@@ -143,10 +179,13 @@ class Bench(Section):
             raise RecipeError(f"cell {where}: {error}") from error
         if not isinstance(recipe, FinetuneRecipe):
             raise RecipeError(f"cell {where}: its recipe is of the stage {recipe.stage}, but a cell writes reports")
-        train = next((choice.train for choice in reversed(choices) if choice.train is not None), True)
-        if not train and recipe.model.checkpoint is None:
+        predictions = next((choice.predictions for choice in reversed(choices) if choice.predictions is not None), None)
+        train = next((choice.train for choice in reversed(choices) if choice.train is not None), predictions is None)
+        if predictions is not None and train:
+            raise RecipeError(f"cell {where}: predictions and train: true exclude each other")
+        if predictions is None and not train and recipe.model.checkpoint is None:
             raise RecipeError(f"cell {where}: train: false needs model.checkpoint, the model to evaluate")
-        return Cell(names, recipe, train, seed)
+        return Cell(names, recipe, train, seed, predictions)
 
 
 @dataclass(frozen=True)
@@ -158,12 +197,14 @@ class Cell:
         recipe: what is trained on what.
         train: whether it is trained, or evaluated as it is.
         seed: the seed that stands for this cell among those of the bench; None where the bench has none.
+        predictions: a file of reports to score, in place of a model; None for a model.
     """
 
     names: Mapping[str, str]
     recipe: FinetuneRecipe
     train: bool
     seed: int | None = None
+    predictions: str | None = None
 
     @property
     def title(self) -> str:
@@ -191,7 +232,7 @@ def load_bench(bench: str | Path) -> Bench:
     name = str(bench)
     bundled = files(__package__) / "benches" / f"{name}.yaml"
     if Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        text = read_text(Path(name))
     elif "/" not in name and bundled.is_file():
         text = bundled.read_text(encoding="utf-8")
     else:
@@ -218,4 +259,4 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "cell"
 
 
-__all__ = ["AXES", "Bench", "Cell", "Choice", "TestSection", "load_bench", "make_bench"]
+__all__ = ["AXES", "LARGEST_BATCH", "Bench", "Cell", "Choice", "TestSection", "load_bench", "make_bench"]

@@ -5,31 +5,37 @@ others alone, and is tried again by the next run.
 """
 
 import gc
+import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import find_executable_batch_size
 from transformers import AutoConfig
 
+from ..data.output_lock import locked_output
 from ..data.studies import first_studies, load_studies
 from ..data.whole_file import write_whole
 from ..evaluation.evaluate_model import generate_predictions, score_predictions
 from ..evaluation.pages.evaluation_page import write_evaluation_page
 from ..evaluation.report_files import read_reports
-from .bench_grid import Bench, Cell, make_bench
+from ..evaluation.study_report import StudyReport
+from .bench_grid import LARGEST_BATCH, Bench, Cell, make_bench
 from .finetune import make_generator
+from .parts import named_part
 from .processes import run_in_processes
-from .recipe import FinetuneRecipe
+from .recipe import FinetuneRecipe, RecipeError
 from .run import read_result, run_recipe
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_TEXT_COLUMNS = ("study_id", "patient_id", "report")
 BENCH_FILE = "bench.json"
 _RESULT_FILE, _PREDICTIONS_FILE, _PAGE_FILE = "result.json", "predictions.jsonl", "evaluation.html"
 _logger = logging.getLogger(__name__)
@@ -79,11 +85,29 @@ def run_bench(
     Raises:
         RecipeError: a choice sets what its recipe has not.
         FileNotFoundError: a recipe that does not exist.
+        FileExistsError: the folder holds something else.
+        OutputInUseError: another process runs a bench in this folder.
     """
     cells = bench.cells()
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / BENCH_FILE, json.dumps(bench.model_dump(), indent=1))
+    with locked_output(output, is_folder=True):
+        _claim(output, bench)
+        return _run_cells(cells, bench, output, progress)
+
+
+def _claim(output: Path, bench: Bench) -> None:
+    """Writes the bench into its folder, unless something else lies there."""
+    file = output / BENCH_FILE
+    if file.is_file():
+        read_bench(output)
+    elif (output / "cells").exists():
+        raise FileExistsError(f"{output / 'cells'} exists and is of no bench: choose another output folder")
+    write_whole(file, json.dumps(bench.model_dump(), indent=1))
+
+
+def _run_cells(
+    cells: Sequence[Cell], bench: Bench, output: Path, progress: Callable[[Cell, CellResult | None], None] | None
+) -> list[tuple[Cell, CellResult]]:
     results = []
     for cell in cells:
         result = _read(output, cell, bench)
@@ -103,11 +127,16 @@ def read_bench(output: str | Path) -> tuple[Bench, list[tuple[Cell, CellResult]]
 
     Raises:
         FileNotFoundError: no bench has run in this folder.
+        RecipeError: its file is not what a bench writes.
     """
     file = Path(output) / BENCH_FILE
     if not file.is_file():
         raise FileNotFoundError(f"{output} holds no bench; start one with: mambaxray bench run BENCH.yaml")
-    bench = make_bench({name: value for name, value in json.loads(file.read_text(encoding="utf-8")).items() if value})
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        bench = make_bench({name: value for name, value in values.items() if value})
+    except (ValueError, AttributeError) as error:
+        raise RecipeError(f"{file} is not what a bench writes: {error}") from error
     return bench, [(cell, _read(Path(output), cell, bench)) for cell in bench.cells()]
 
 
@@ -131,14 +160,17 @@ def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
     folder = output / cell.folder
     folder.mkdir(parents=True, exist_ok=True)
     splits = _studies(cell.recipe)
-    _require_weights(cell.recipe)
     test = first_studies(splits["test"], bench.test.max_studies)
     trained = None
-    if cell.train:
-        run_in_processes(_train, (cell.recipe, folder / "run"), bench.processes)
-        trained = read_result(folder / "run")
-    run_in_processes(_predict, (cell, test, folder, bench), bench.processes)
-    predictions = read_reports(folder / _PREDICTIONS_FILE)
+    if cell.predictions is not None:
+        predictions = _somebodys(cell.predictions, test)
+    else:
+        _require_weights(cell.recipe)
+        if cell.train:
+            run_in_processes(_train, (cell.recipe, folder / "run"), bench.processes)
+            trained = read_result(folder / "run")
+        run_in_processes(_predict, (cell, test, folder, bench), bench.processes)
+        predictions = read_reports(folder / _PREDICTIONS_FILE)
     training_reports = list(splits["train"]["report"]) if len(splits.get("train", ())) else None
     result = score_predictions(predictions, training_reports=training_reports, metrics=bench.test.metrics)
     write_evaluation_page(
@@ -153,11 +185,32 @@ def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
         scores=result["scores"],
         signature=result["signature"],
         studies=len(predictions),
-        minutes=sum(p.seconds for p in predictions) / 60,
+        minutes=None if cell.predictions is not None else sum(p.seconds for p in predictions) / 60,
         trained_parameters=None if trained is None else trained.trained_parameters,
         training_minutes=None if trained is None else trained.seconds / 60,
         page=(cell.folder / _PAGE_FILE).as_posix(),
     )
+
+
+def _somebodys(file: str, test: "Dataset") -> list[StudyReport]:
+    """The reports of a file beside our references; the file's own references play no part."""
+    reports = {row.study_id: row.report for row in read_reports(file)}
+    studies = test.remove_columns([name for name in test.column_names if name not in _TEXT_COLUMNS])
+    missing = [study["study_id"] for study in studies if study["study_id"] not in reports]
+    if missing:
+        shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        raise ValueError(f"{file} has no report for {len(missing)} of {len(test)} test studies: {shown}")
+    return [
+        StudyReport(
+            study_id=study["study_id"],
+            patient_id=study.get("patient_id") or study["study_id"],
+            reference=study["report"],
+            report=reports[study["study_id"]] or "",
+            seconds=0.0,
+            settings=json.dumps({"file": file}),
+        )
+        for study in studies
+    ]
 
 
 def _studies(recipe: FinetuneRecipe) -> "Mapping[str, Dataset]":
@@ -172,9 +225,10 @@ def _studies(recipe: FinetuneRecipe) -> "Mapping[str, Dataset]":
 def _require_weights(recipe: FinetuneRecipe) -> None:
     """Asks for the configurations of pre-trained parts, which is cheap, before any of them is loaded."""
     model = recipe.model
-    for name in (model.checkpoint, model.vision_encoder, model.language_model):
-        if isinstance(name, str):
-            AutoConfig.from_pretrained(name)
+    for key in ("checkpoint", "vision_encoder", "language_model"):
+        if isinstance(name := getattr(model, key), str):
+            with named_part(f"model.{key}", name):
+                AutoConfig.from_pretrained(name)
 
 
 def _train(recipe: FinetuneRecipe, folder: Path) -> None:
@@ -190,16 +244,24 @@ def _predict(cell: Cell, test: "Dataset", folder: Path, bench: Bench) -> None:
     # A quantized model is where it was loaded.
     if getattr(model, "hf_device_map", None) is None:
         model.to(PartialState(cpu=not torch.accelerator.is_available()).device)
-    generate_predictions(
-        model,
-        processor,
-        test,
-        output=folder / _PREDICTIONS_FILE,
-        resume=True,
-        batch_size=bench.test.batch_size,
-        num_workers=bench.test.num_workers,
-        **cell.recipe.generation,
-    )
+
+    def predict(batch_size: int) -> None:
+        generate_predictions(
+            model,
+            processor,
+            test,
+            output=folder / _PREDICTIONS_FILE,
+            resume=True,
+            batch_size=batch_size,
+            num_workers=bench.test.num_workers,
+            **cell.recipe.generation,
+        )
+
+    if bench.test.batch_size == "largest":
+        # A batch that does not fit is made smaller by a tenth; what is written is kept.
+        find_executable_batch_size(predict, starting_batch_size=LARGEST_BATCH)()
+    else:
+        predict(bench.test.batch_size)
 
 
 def _read(output: Path, cell: Cell, bench: Bench) -> CellResult:
@@ -221,7 +283,12 @@ def _settings(cell: Cell, bench: Bench) -> dict[str, Any]:
     """What a result is the result of."""
     test = bench.test
     scored = {"max_studies": test.max_studies, "metrics": test.metrics}
-    return {"recipe": cell.recipe.to_dict(), "train": cell.train, **scored}
+    settings = {"recipe": cell.recipe.to_dict(), "train": cell.train, **scored}
+    if cell.predictions is None:
+        return settings
+    file = Path(cell.predictions)
+    # The file's content counts, not its name.
+    return settings | {"predictions": hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None}
 
 
 def _line(error: Exception) -> str:

@@ -13,15 +13,23 @@ from .bench_run import CellResult
 
 TableFormat = Literal["markdown", "latex", "html"]
 
-_CLINICAL = "macro_14_uncertain-negative"
-"""The averaging that the papers' clinical scores come closest to: their F1 is no harmonic mean of P and R."""
-_NUMBERS = ("B4", "R", "M", "C", "P", "R", "F1", "min", "M par.")
+_AVERAGES = ("micro", "macro")
+_CLINICAL = tuple(f"{name}_{average}" for average in _AVERAGES for name in ("precision", "recall", "F1"))
+_OBSERVATIONS = "14_uncertain-negative"
+_NUMBERS = (
+    *("B4", "R-L", "M", "C"),
+    *(f"{name} {average}" for average in _AVERAGES for name in ("P", "R", "F1")),
+    *("min", "M par."),
+)
 _SCORES = ("Bleu_4", "ROUGE_L", "METEOR", "CIDEr")
 _NOTES = (
-    "B4, R, M, C: BLEU-4, ROUGE-L, METEOR, CIDEr. P, R, F1: clinical precision, recall, F1. min: minutes to write the "
-    "reports of the test split. M par.: millions of trained parameters.",
-    f"P, R, F1 of our rows are {_CLINICAL} of this package's CheXpertStyleLabeler; the papers' come from other "
+    "B4, R-L, M, C: BLEU-4, ROUGE-L, METEOR, CIDEr. P, R, F1: clinical precision, recall, F1, averaged over all pairs "
+    "of study and observation (micro) or over the observations (macro). min: minutes to write the reports of the test "
+    "split. M par.: millions of trained parameters.",
+    f"P, R, F1 of our rows are {_OBSERVATIONS} of this package's CheXpertStyleLabeler; the papers' come from other "
     "labelers and can't be compared with them. Minutes depend on the machine.",
+    "The papers do not name their averages. F1 is the harmonic mean of P and R, as micro averages have it, in their "
+    "own rows on MIMIC-CXR alone; all others are shown as macro.",
     "Rows with a source are printed in the paper; they were not measured here.",
 )
 _SEEDS_NOTE = "Numbers with ± are means over the seeds {}, with the 95 % interval of the mean (Student's t)."
@@ -96,7 +104,7 @@ def _own(seeds: Sequence[tuple[Cell, CellResult]]) -> TableRow:
 
 def _numbers(result: CellResult) -> tuple[float | None, ...]:
     parameters = None if result.trained_parameters is None else result.trained_parameters / 1e6
-    clinical = (result.scores.get(f"{name}_{_CLINICAL}") for name in ("precision", "recall", "F1"))
+    clinical = (result.scores.get(f"{name}_{_OBSERVATIONS}") for name in _CLINICAL)
     return (*(result.scores.get(name) for name in _SCORES), *clinical, result.minutes, parameters)
 
 
@@ -123,7 +131,9 @@ def _published(dataset: str, group: Sequence[PublishedRow]) -> TableRow:
     for row in group:
         scores |= row.scores
     tables = ", ".join(dict.fromkeys(row.table for row in group))
-    wanted = (*_SCORES, "precision", "recall", "F1", "minutes", "trained_parameters_millions")
+    average = "micro" if group[0].is_own and dataset == "MIMIC-CXR" else "macro"
+    scores |= {f"{name}_{average}": scores[name] for name in ("precision", "recall", "F1") if name in scores}
+    wanted = (*_SCORES, *_CLINICAL, "minutes", "trained_parameters_millions")
     return TableRow(
         dataset=dataset,
         method=group[0].method,

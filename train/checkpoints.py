@@ -9,7 +9,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.whole_file import write_whole
+from ..data.whole_file import flush_to_disk, write_whole
 
 SEAL = "complete.json"
 _logger = logging.getLogger(__name__)
@@ -28,7 +28,8 @@ class CheckpointSeal(TrainerCallback):
         PartialState().wait_for_everyone()
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
-            files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SEAL)
+            files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SEAL]
+            flush_to_disk([*files, folder])
             sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
             write_whole(folder / SEAL, json.dumps(sizes, indent=1))
         return control
@@ -38,8 +39,9 @@ def is_complete(checkpoint: Path) -> bool:
     """Whether a checkpoint has its seal and every file, in full length, that the seal names."""
     try:
         sizes = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except FileNotFoundError:
+        # An empty seal names nothing, and so vouches for nothing.
+        return bool(sizes) and all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):  # absent, not JSON, or not names and sizes
         return False
 
 

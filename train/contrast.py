@@ -15,11 +15,12 @@ from transformers import (
 )
 
 from ..evaluation.retrieval import compute_retrieval_metrics
+from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
-from ..modeling_mambaxray.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .collator import ContrastiveCollator
 from .finetune import freeze, load_splits
+from .parts import named_part
 from .recipe import ContrastRecipe, DualEncoderSection
 from .tokenizer import train_report_tokenizer
 
@@ -58,17 +59,20 @@ def make_dual_encoder(
         reports: training reports, for the tokenizer of a new text encoder.
     """
     if section.checkpoint is not None:
-        model = MambaXrayDualEncoder.from_pretrained(section.checkpoint)
-        return model, AutoProcessor.from_pretrained(section.checkpoint)
+        with named_part("model.checkpoint", section.checkpoint):
+            model = MambaXrayDualEncoder.from_pretrained(section.checkpoint)
+            return model, AutoProcessor.from_pretrained(section.checkpoint)
     vision: PreTrainedModel
     if isinstance(section.vision_encoder, str):
-        vision = load_vision_encoder(section.vision_encoder, image_size=section.image_size)
+        with named_part("model.vision_encoder", section.vision_encoder):
+            vision = load_vision_encoder(section.vision_encoder, image_size=section.image_size)
     else:
         size = {} if section.image_size is None else {"image_size": section.image_size}
         vision = AutoModel.from_config(AutoConfig.for_model(**section.vision_encoder | size))
     text: str | PreTrainedModel
     if isinstance(section.text_encoder, str):
-        tokenizer, text = AutoTokenizer.from_pretrained(section.text_encoder), section.text_encoder
+        with named_part("model.text_encoder", section.text_encoder):
+            tokenizer, text = AutoTokenizer.from_pretrained(section.text_encoder), section.text_encoder
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
     else:

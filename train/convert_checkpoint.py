@@ -29,16 +29,19 @@ from ..configuration.configuration_mambaxray_pretraining import MambaXrayPreTrai
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
 from ..configuration.configuration_vmamba import VMambaConfig
 from ..configuration.families import Family, families_by_checkpoint
+from ..data.whole_file import require_free_folder
+from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
 from ..modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
 from ..modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
 from ..modeling_mambaxray.modeling_vmamba import VMambaModel
-from ..modeling_mambaxray.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .convert import convert_state_dict
 
 _logger = logging.getLogger(__name__)
+# The stages of this package, and what the authors call their checkpoints.
+_STAGES = {"contrast": "contrastive", "finetune": "downstream"}
 
 # What the authors' files hold besides tensors and plain data: the settings of the run. A plain dict stands in for
 # Lightning's and yacs', whose packages are not needed to read it.
@@ -105,19 +108,20 @@ def convert_checkpoint(
 
     Args:
         checkpoint: the authors' file.
-        stage: the `checkpoint` of a family: `"pretrain"`, `"contrastive"`, `"downstream"`, or `"emrrg"`, of which the
-            hybrid layers are taken. Its adapters are not, nor biases that its language model's family does not have,
-            and a warning says so: the released code computes with them what no other code does, so the result is a
-            model to go on from. `"vmamba"` is a classification checkpoint of VMamba's authors, of which the encoder is
-            taken.
+        stage: the stage that left it, `"pretrain"`, `"contrast"` or `"finetune"` (the authors' names for the last two,
+            `"contrastive"` and `"downstream"`, do as well, and so does the `checkpoint` of any family); or `"emrrg"`,
+            of which the hybrid layers are taken. Its adapters are not, nor biases that its language model's family does
+            not have, and a warning says so: the released code computes with them what no other code does, so the
+            result is a model to go on from. `"vmamba"` is a classification checkpoint of VMamba's authors, of which the
+            encoder is taken.
         output: folder for the model.
-        text_model: folder or Hub id of the text encoder (contrastive) or language model (downstream, emrrg) that the
+        text_model: folder or Hub id of the text encoder (contrast) or language model (finetune, emrrg) that the
             stage was trained with. Needed for these two, whose files hold neither the language model nor its
             tokenizer; the saved model refers to it and does not copy it;
-            without it the contrastive stage's text encoder is taken for a BERT with 64 channels per head, and no
+            without it the contrast stage's text encoder is taken for a BERT with 64 channels per head, and no
             tokenizer is written.
-        vision_encoder: for a downstream or emrrg checkpoint whose vision encoder was frozen, and so is not in the
-            file: the folder or Hub id of that encoder, such as a converted contrastive checkpoint.
+        vision_encoder: for a finetune or emrrg checkpoint whose vision encoder was frozen, and so is not in the
+            file: the folder or Hub id of that encoder, such as a converted contrast checkpoint.
 
     Returns:
         The model, in evaluation mode.
@@ -128,9 +132,11 @@ def convert_checkpoint(
         ValueError: the stage is unknown, or `text_model` or `vision_encoder` is needed or of no use.
     """
     known = families_by_checkpoint()
-    if stage not in known:
-        raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(known)}")
-    family = known[stage]
+    kind = _STAGES.get(stage, stage)
+    if kind not in known:
+        names = {kind: stage for stage, kind in _STAGES.items()}
+        raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(names.get(name, name) for name in known)}")
+    family = known[kind]
     is_generator = family.stage == "finetune"
     if vision_encoder is not None and not is_generator:
         raise ValueError(f"a checkpoint of stage {stage!r} holds its own vision encoder; leave vision_encoder out")
@@ -140,21 +146,22 @@ def convert_checkpoint(
         raise ValueError(
             f"a checkpoint of stage {stage!r} does not hold its language model: give the folder or Hub id as text_model"
         )
+    output = Path(output)
+    require_free_folder(output)
     official = read_checkpoint(checkpoint)
     try:
-        weights = convert_state_dict(official, stage)
+        weights = convert_state_dict(official, kind)
     except ValueError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
-    output = Path(output)
     if stage == "pretrain":
         model: PreTrainedModel = MambaXrayForPreTraining(_pretraining_config(weights, checkpoint))
         _load(model, weights, checkpoint)
         image_size = model.config.image_size
-    elif stage == "vmamba":
+    elif kind == "vmamba":
         model = VMambaModel(_vmamba_config(weights, checkpoint))
         _load(model, weights, checkpoint)
         image_size = model.config.image_size
-    elif stage == "contrastive":
+    elif kind == "contrastive":
         text_config = (
             _bert_config(weights, checkpoint) if text_model is None else AutoConfig.from_pretrained(text_model)
         )

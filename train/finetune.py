@@ -26,13 +26,15 @@ from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..configuration.families import Family, families_of_stage
 from ..data.studies import first_studies, load_studies
 from ..evaluation.trainer_metrics import report_metrics
-from ..modeling_mambaxray.vision_encoder import load_vision_encoder
+from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
 from .collator import ReportCollator
 from .partial_lora import apply_efficient_tuning
+from .parts import named_part
 from .recipe import DataSection, FinetuneRecipe, GeneratorSection, RecipeError
 from .report_trainer import ReportTrainer
+from .run_folder import BASE, claim_run_folder
 from .tokenizer import train_report_tokenizer
 
 if TYPE_CHECKING:
@@ -52,7 +54,10 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
     model.generation_config.update(**recipe.generation)
     freeze(model, recipe.model.freeze)
     if recipe.model.lora is not None or recipe.model.vision_lora is not None:
-        model = _add_adapters(model, recipe.model, output / "base")
+        if PartialState().is_main_process:
+            # What lies below the adapters is the first thing that is written there.
+            claim_run_folder(output, recipe)
+        model = _add_adapters(model, recipe.model, output / BASE)
     return ReportTrainer(
         model=model,
         args=arguments,
@@ -89,13 +94,14 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
         reports: training reports, for the tokenizer of a new language model.
     """
     if section.checkpoint is not None:
-        model = AutoModelForImageTextToText.from_pretrained(section.checkpoint)
-        return model, AutoProcessor.from_pretrained(section.checkpoint)
+        return _whole_generator(section)
     family = _system(section)
-    encoder = _vision_encoder(section.vision_encoder, section.image_size)
+    with named_part("model.vision_encoder", section.vision_encoder):
+        encoder = _vision_encoder(section.vision_encoder, section.image_size)
     instruction = section.instruction or DEFAULT_INSTRUCTION
     if isinstance(section.language_model, str):
-        tokenizer = AutoTokenizer.from_pretrained(section.language_model, revision=section.language_model_revision)
+        with named_part("model.language_model", section.language_model):
+            tokenizer = AutoTokenizer.from_pretrained(section.language_model, revision=section.language_model_revision)
         language_model: str | PreTrainedModel = section.language_model
     else:
         # The prompt is part of what the tokenizer learns, or its rare words would be spelled letter by letter.
@@ -108,14 +114,34 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
         instruction=instruction,
         prompt_template=section.prompt_template or DEFAULT_PROMPT_TEMPLATE,
     )
-    model = family.model_class.from_encoder_decoder_pretrained(
-        encoder,
-        language_model,
-        image_token_id=processor.image_token_id,
-        text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
-        **section.options,
-    )
+    with named_part("model.language_model", section.language_model):
+        model = family.model_class.from_encoder_decoder_pretrained(
+            encoder,
+            language_model,
+            image_token_id=processor.image_token_id,
+            text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
+            **section.options,
+        )
     processor.num_image_tokens = model.config.num_image_tokens
+    if section.save_language_model:
+        model.language_model_reference = None
+    return model, processor
+
+
+def _whole_generator(section: GeneratorSection) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A report generator and its processor from one folder, with the recipe's prompt where it has one."""
+    with named_part("model.checkpoint", section.checkpoint):
+        model = AutoModelForImageTextToText.from_pretrained(section.checkpoint)
+        processor = AutoProcessor.from_pretrained(section.checkpoint)
+    if section.instruction is not None or section.prompt_template is not None:
+        # Made anew, so that the chat template follows.
+        processor = type(processor)(
+            processor.image_processor,
+            processor.tokenizer,
+            num_image_tokens=processor.num_image_tokens,
+            instruction=section.instruction or processor.instruction,
+            prompt_template=section.prompt_template or processor.prompt_template,
+        )
     if section.save_language_model:
         model.language_model_reference = None
     return model, processor

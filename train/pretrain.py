@@ -14,9 +14,11 @@ from transformers import (
 )
 
 from ..data.image_folder import load_images
+from ..data.studies import first_studies
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .collator import ImageCollator
 from .finetune import load_splits
+from .parts import named_part
 from .patch_picture_callback import PatchPictureCallback
 from .recipe import PretrainerSection, PretrainRecipe, RecipeError
 
@@ -61,17 +63,20 @@ def _load_data(recipe: PretrainRecipe) -> tuple[Any, Any]:
     if data.streaming:
         if recipe.training.get("max_steps", -1) < 1:
             raise RecipeError("a stream has no length: give training.max_steps")
+        if data.max_train is not None:
+            rows = rows.take(data.max_train)
         # Over as many pictures as memory holds easily, since a stream can't be shuffled whole.
         return rows.shuffle(seed=recipe.seed, buffer_size=1000), None
     if not data.validation_share:
-        return rows, None
+        return first_studies(rows, data.max_train), None
     split = rows.train_test_split(data.validation_share, seed=recipe.seed)
-    return split["train"], split["test"]
+    return first_studies(split["train"], data.max_train), first_studies(split["test"], data.max_validation)
 
 
 def _make_model(section: PretrainerSection) -> PreTrainedModel:
     if section.checkpoint is not None:
-        return AutoModelForPreTraining.from_pretrained(section.checkpoint)
+        with named_part("model.checkpoint", section.checkpoint):
+            return AutoModelForPreTraining.from_pretrained(section.checkpoint)
     try:
         return AutoModelForPreTraining.from_config(AutoConfig.for_model(**section.config))
     except ValueError as error:

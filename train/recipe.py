@@ -2,6 +2,7 @@
 
 A recipe is a tree of the pydantic models below. Its file may leave out what has a default; a key that does not exist is
 an error that names the nearest one. Values can be replaced by overrides such as `training.learning_rate=1e-4`.
+Reading a recipe loads neither torch nor transformers; checking one does.
 """
 
 import difflib
@@ -17,9 +18,6 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
-from transformers import GenerationConfig, TrainingArguments
-
-from ..evaluation.score_tables import wanted_scores
 
 _Section = typing.TypeVar("_Section", bound="Section")
 
@@ -76,6 +74,8 @@ class Recipe(Section):
     _RESERVED: ClassVar[tuple[str, ...]] = ("output_dir", "seed", "data_seed", "remove_unused_columns")
 
     def model_post_init(self, context: Any) -> None:
+        from transformers import TrainingArguments
+
         known = [f.name for f in fields(TrainingArguments) if f.init and f.name not in self._RESERVED]
         _refuse_unknown(self.training, known, "training")
         if self.early_stopping_patience is not None:
@@ -115,6 +115,10 @@ class ImageDataSection(DataSection):
             raise RecipeError("data.source and data.folders exclude each other")
         if self.streaming and self.source is not None:
             raise RecipeError("data.streaming is for data.folders")
+        if self.folders and self.options:
+            raise RecipeError("data.options are for data.source; with data.folders give data.options={}")
+        if self.max_validation is not None and self.folders and not self.validation_share:
+            raise RecipeError("data.max_validation with data.folders needs a data.validation_share")
         if not 0 <= self.validation_share < 1:
             raise RecipeError(f"data.validation_share must be at least 0 and below 1, got {self.validation_share}")
         if self.streaming and self.validation_share:
@@ -189,6 +193,7 @@ class DualEncoderSection(Section):
 
     def model_post_init(self, context: Any) -> None:
         _check_parts(self, "vision_encoder", "text_encoder")
+        _check_checkpoint(self, "projection_dim", "vocab_size", "image_size")
 
 
 class ContrastRecipe(Recipe):
@@ -250,6 +255,12 @@ class GeneratorSection(Section):
 
     def model_post_init(self, context: Any) -> None:
         _check_parts(self, "vision_encoder", "language_model")
+        _check_checkpoint(
+            self, "system", "options", "language_model_revision", "language_model_dtype", "vocab_size", "image_size"
+        )
+        for name in ("language_model_revision", "language_model_dtype"):
+            if getattr(self, name) is not None and not isinstance(self.language_model, str):
+                raise RecipeError(f"model.{name} needs a pre-trained model.language_model")
         if self.quantization not in (None, "4bit", "8bit"):
             raise RecipeError(f"model.quantization must be 4bit, 8bit or null, got {self.quantization!r}")
         if self.quantization is not None and not isinstance(self.language_model, str):
@@ -272,6 +283,10 @@ class FinetuneRecipe(Recipe):
 
     def model_post_init(self, context: Any) -> None:
         super().model_post_init(context)
+        from transformers import GenerationConfig
+
+        from ..evaluation.score_tables import wanted_scores
+
         _refuse_unknown(self.generation, list(GenerationConfig().to_dict()), "generation")
         try:
             wanted_scores(self.metrics)
@@ -304,23 +319,50 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         FileNotFoundError: neither a file nor a name that is known.
         RecipeError: the file is no YAML, or a key or value is not one that the stage has.
     """
-    values = read_recipe(recipe)
-    for override in overrides:
-        _override(values, override)
-    return make_recipe(values)
+    return make_recipe(read_recipe(recipe, overrides))
 
 
-def read_recipe(recipe: str | Path) -> dict[str, Any]:
-    """A recipe's plain data, as its file has it; arguments and errors as for `load_recipe`."""
+def read_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A recipe's plain data, as its file and the overrides have it; arguments and errors as for `load_recipe`."""
     name = str(recipe)
     bundled = _recipe_folder() / f"{name}.yaml"
     if Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        text = read_text(Path(name))
     elif "/" not in name and bundled.is_file():
         text = bundled.read_text(encoding="utf-8")
     else:
         raise FileNotFoundError(f"no recipe {name!r}: give a YAML file, or one of {', '.join(list_recipes())}")
-    return parse_mapping(text, name)
+    values = parse_mapping(text, name)
+    for override in overrides:
+        _override(values, override)
+    return values
+
+
+def read_text(file: Path) -> str:
+    """A YAML file's text.
+
+    Raises:
+        RecipeError: it is not in UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file} is not a text in UTF-8: {error}") from error
+
+
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's plain data with every default written out, as `Recipe.to_dict` has it, but unchecked."""
+    return _with_defaults(RECIPE_CLASSES[values["stage"]], values)
+
+
+def _with_defaults(section: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
+    filled = dict(values)
+    for name, f in section.model_fields.items():
+        if _is_section(f.annotation):
+            filled[name] = _with_defaults(f.annotation, values.get(name, {}))
+        elif name not in values and not f.is_required():
+            filled[name] = f.get_default(call_default_factory=True)
+    return filled
 
 
 def make_recipe(values: Mapping[str, Any]) -> Recipe:
@@ -330,7 +372,7 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
         RecipeError: a key or value is not one that the stage has.
     """
     stage = values.get("stage")
-    if stage not in RECIPE_CLASSES:
+    if not isinstance(stage, str) or stage not in RECIPE_CLASSES:
         raise RecipeError(f"stage is {stage!r}; it must be one of {', '.join(RECIPE_CLASSES)}")
     return build_section(RECIPE_CLASSES[stage], values, "")
 
@@ -339,13 +381,32 @@ def _check_parts(section: Any, *names: str) -> None:
     """A model is either taken whole from a checkpoint or put together from all of its parts."""
     given = [name for name in names if getattr(section, name) is not None]
     if section.checkpoint is not None and given:
-        raise RecipeError(f"model.checkpoint is a whole model, so model.{given[0]} can't be given too")
+        raise RecipeError(
+            f"model.checkpoint is a whole model, so model.{given[0]} can't be given too; take it back with "
+            f"model.{given[0]}=null"
+        )
     if section.checkpoint is None and len(given) < len(names):
         raise RecipeError(f"give model.checkpoint, or both {' and '.join(f'model.{name}' for name in names)}")
     for name in given:
         value = getattr(section, name)
         if isinstance(value, dict) and "model_type" not in value:
             raise RecipeError(f"model.{name} is a configuration without model_type")
+
+
+def _check_checkpoint(section: Any, *names: str) -> None:
+    """What a whole model has settled can't be given beside it: nothing a recipe says is passed over."""
+    if section.checkpoint is None:
+        return
+    for name in names:
+        if getattr(section, name) != (default := _default(section, name)):
+            raise RecipeError(
+                f"model.checkpoint is a whole model, which model.{name} can't change; leave it out, or take it back "
+                f"with model.{name}={'null' if default is None else default}"
+            )
+
+
+def _default(section: Section, name: str) -> Any:
+    return type(section).model_fields[name].get_default(call_default_factory=True)
 
 
 def _recipe_folder() -> Any:
@@ -373,16 +434,25 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _parse(text: str, name: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        # In one line, without the text around the place.
+        place = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
+        raise RecipeError(f"{name} is not valid YAML: {place}{error.problem or error.context}") from error
+    except (yaml.YAMLError, RecursionError) as error:  # unprintable characters; nested too deep
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"{name} is not valid YAML: {reason}") from error
+
+
 def parse_mapping(text: str, name: str) -> dict[str, Any]:
     """The keys and values of a YAML text; `name` names it in messages.
 
     Raises:
         RecipeError: the text is no YAML, or something else than keys and values.
     """
-    try:
-        values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{name} is not valid YAML: {error}") from error
+    values = _parse(text, name)
     if not isinstance(values, dict):
         raise RecipeError(f"{name} must hold keys and values, not {type(values).__name__}")
     return values
@@ -392,11 +462,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise RecipeError(f"an override reads key=value, such as training.learning_rate=1e-4; got {override!r}")
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"the value of {override!r} is not valid YAML: {error}") from error
-    set_value(values, key, value)
+    set_value(values, key, _parse(text, f"the value of {override!r}"))
 
 
 def set_value(values: dict[str, Any], key: str, value: Any) -> None:
@@ -500,5 +566,7 @@ __all__ = [
     "make_recipe",
     "parse_mapping",
     "read_recipe",
+    "read_text",
     "set_value",
+    "with_defaults",
 ]

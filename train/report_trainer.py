@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, ProcessorMixin, Trainer
 from transformers.trainer_utils import EvalPrediction
 
-from ..modeling_mambaxray.separate_parts import check_can_be_published
+from ..modeling_mambaxray.hub.separate_parts import check_can_be_published
 from .collator import GENERATION_KEYS
 
 

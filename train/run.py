@@ -7,7 +7,8 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,11 +21,13 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..configuration.families import import_plugins
-from ..data.whole_file import write_whole
+from ..data.output_lock import locked_output
+from ..data.whole_file import flush_to_disk, write_whole
 from .checkpoints import CheckpointSeal, last_complete_checkpoint
 from .parameter_table import parameter_groups
 from .recipe import Recipe
-from .run_folder import RESULT_FILE, open_run_folder
+from .run_folder import CHECKPOINTS, MODEL, check_run_folder, claim_run_folder, delete_run
+from .run_result import RESULT_FILE, RunResult, read_result
 
 logger = logging.getLogger(__name__)
 
@@ -32,76 +35,54 @@ _STAGES = {"pretrain": "pretrain", "contrast": "contrast", "finetune": "finetune
 """In which module of this package each stage lies."""
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What came out of a run.
-
-    Attributes:
-        model_dir: folder of the trained model, with its processor.
-        metrics: the last evaluation, `eval_loss` and others; of the best checkpoint where the recipe goes back to it.
-            Empty without validation data.
-        history: the Trainer's log, one dict per entry, with `step`.
-        steps: optimizer steps in all.
-        seconds: time of training in the process that finished it.
-        trained_parameters: number of parameters that were trained.
-        total_parameters: number of all parameters.
-    """
-
-    model_dir: Path
-    metrics: dict[str, float]
-    history: list[dict[str, Any]]
-    steps: int
-    seconds: float
-    trained_parameters: int
-    total_parameters: int
-
-
 def run_recipe(
-    recipe: Recipe, output: str | Path, *, on_start: Callable[[torch.nn.Module], None] | None = None
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    restart: bool = False,
+    on_start: Callable[[torch.nn.Module], None] | None = None,
 ) -> RunResult:
     """Trains as a recipe says and leaves everything in a folder.
 
-    The folder gets `recipe.yaml` (resolved), `environment.json`, `checkpoints/`, `model/` and `result.json`. When the
-    same recipe was interrupted in this folder, training goes on from its last complete checkpoint, with the losses
-    that it would have had; when it was finished, its result is returned.
+    The folder gets `recipe.yaml` (resolved), `environment.json`, `checkpoints/`, `model/` and `result.json`, the first
+    when training starts. When the same recipe was interrupted in this folder, training goes on from its last complete
+    checkpoint, with the losses that it would have had; when it was finished, its result is returned. A recipe with more
+    steps or epochs extends the run; a run that came to no checkpoint can be given again with any recipe.
 
     It can be called in every process of a group that `torchrun` or `accelerate launch` has started.
 
     Args:
         recipe: what `load_recipe` returns.
         output: the run's folder, made when absent.
+        restart: delete the run that the folder holds, and nothing else in it, and begin again.
         on_start: called in the first process with the model that is about to be trained.
 
     Raises:
-        RecipeError: the folder holds another recipe's run, or the recipe's parts do not fit each other.
+        RecipeError: the folder holds another recipe's run or something else, or the recipe's parts do not fit each
+            other.
         ValueError: a module of the recipe's `plugins` is absent.
+        OutputInUseError: another process trains in this folder.
         FileNotFoundError: data or models that the recipe names are absent.
     """
     import_plugins(recipe.plugins)
     output = Path(output)
-    arguments = training_arguments(recipe, output / "checkpoints")
+    arguments = training_arguments(recipe, output / CHECKPOINTS)
     state = PartialState()
     try:
-        # The first process alone makes the folder; the others then find the same recipe in it.
-        with state.main_process_first():
-            open_run_folder(output, recipe)
-        if (output / RESULT_FILE).is_file():
-            return read_result(output)
-        return _train(recipe, arguments, output, on_start)
+        with ExitStack() as locks:
+            if state.is_main_process:
+                locks.enter_context(locked_output(output, is_folder=True))
+                if restart:
+                    delete_run(output)
+            state.wait_for_everyone()
+            finished = check_run_folder(output, recipe)
+            # The folder changes when all have looked at it.
+            state.wait_for_everyone()
+            return read_result(output) if finished else _train(recipe, arguments, output, on_start)
     finally:
         if torch.distributed.is_initialized():
             # A process that leaves early takes the group's connections down with it.
             torch.distributed.destroy_process_group()
-
-
-def read_result(output: str | Path) -> RunResult:
-    """The result of a finished run.
-
-    Raises:
-        FileNotFoundError: the run in this folder is not finished.
-    """
-    values = json.loads((Path(output) / RESULT_FILE).read_text(encoding="utf-8"))
-    return RunResult(**values | {"model_dir": Path(output) / "model"})
 
 
 def _train(
@@ -117,20 +98,23 @@ def _train(
     trainer.add_callback(CheckpointSeal())
     if recipe.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
-    if on_start is not None and trainer.is_world_process_zero():
-        on_start(trainer.model)
+    if trainer.is_world_process_zero():
+        if on_start is not None:
+            on_start(trainer.model)
+        claim_run_folder(output, recipe)
     checkpoint = last_complete_checkpoint(Path(arguments.output_dir))
     started = perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = perf_counter() - started
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
-    trainer.save_model(str(output / "model"))
+    trainer.save_model(str(output / MODEL))
     if trainer.is_world_process_zero():
         # A pickle with this machine's paths is no part of a model that is handed on; the recipe lies beside it.
-        (output / "model" / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        (output / MODEL / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        flush_to_disk([*(path for path in (output / MODEL).iterdir() if path.is_file()), output / MODEL])
     groups = parameter_groups(trainer.model)
     result = RunResult(
-        model_dir=output / "model",
+        model_dir=output / MODEL,
         metrics=metrics,
         history=trainer.state.log_history,
         steps=trainer.state.global_step,

@@ -1,4 +1,7 @@
-"""What a training run leaves behind about itself: its recipe, the environment, the code's revision, the results."""
+"""What a training run leaves behind about itself: its recipe, the environment, the code's revision, the results.
+
+Also what becomes of a folder that holds a run already: it is gone on with, extended, corrected, begun again or refused.
+"""
 
 import json
 import os
@@ -6,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,26 +17,115 @@ from typing import Any
 import torch
 
 from ..data.whole_file import write_whole
-from .recipe import Recipe, RecipeError, load_recipe
+from .checkpoints import last_complete_checkpoint
+from .recipe import Recipe, RecipeError, make_recipe, read_recipe
+from .run_result import RECIPE_FILE, RESULT_FILE
 
-RECIPE_FILE, ENVIRONMENT_FILE, RESULT_FILE = "recipe.yaml", "environment.json", "result.json"
+ENVIRONMENT_FILE = "environment.json"
+CHECKPOINTS, MODEL, BASE, PICTURES = "checkpoints", "model", "base", "pictures"
+_MADE = (RECIPE_FILE, ENVIRONMENT_FILE, RESULT_FILE, CHECKPOINTS, MODEL, BASE, PICTURES)
 _PACKAGES = ("mambaxray", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy", "pillow")
+# What can change while a run goes on: how long it trains, and how it is looked at. `training.` and more.
+_FREE = (
+    *("description", "metrics", "picture_every", "picture_images", "early_stopping_patience", "data.max_validation"),
+    *("training.max_steps", "training.num_train_epochs", "training.per_device_eval_batch_size", "training.report_to"),
+)
+_FREE_PREFIXES = ("training.eval_", "training.save_", "training.logging_", "training.dataloader_")
 
 
-def open_run_folder(folder: Path, recipe: Recipe) -> None:
-    """Makes the folder and writes recipe and environment into it, unless the same recipe is there already.
+def check_run_folder(folder: Path, recipe: Recipe) -> bool:
+    """Whether the run of this recipe is finished in this folder; a run that can't be gone on with is refused.
+
+    A folder can be used when it holds no run, when its run has not come to a checkpoint, so that nothing is lost, or
+    when its recipe differs in nothing that decides what is learned: a longer run goes on from the last checkpoint.
 
     Raises:
-        RecipeError: the folder holds a run of another recipe.
+        RecipeError: the folder holds something else, or a run of another recipe, or a longer one has no checkpoint to
+            go on from; the message names what differs.
     """
-    file = folder / RECIPE_FILE
-    if file.is_file():
-        if load_recipe(file).to_dict() != recipe.to_dict():
-            raise RecipeError(f"{folder} holds a run of another recipe ({file}); choose another output folder")
-        return
+    recipe_file = folder / RECIPE_FILE
+    if not (folder / ENVIRONMENT_FILE).is_file() or not recipe_file.is_file():
+        if taken := next((name for name in _MADE if (folder / name).exists()), None):
+            raise RecipeError(f"{folder / taken} exists and is of no run: choose another output folder")
+        return False
+    differences = _differences(_values(recipe_file), recipe.to_dict())
+    decisive = [name for name in differences if name not in _FREE and not name.startswith(_FREE_PREFIXES)]
+    checkpoint = last_complete_checkpoint(folder / CHECKPOINTS)
+    finished = (folder / RESULT_FILE).is_file()
+    if decisive and (finished or checkpoint is not None):
+        raise RecipeError(
+            f"{folder} holds a run of another recipe: {_tell(differences, decisive)}. Choose another output folder, or "
+            "begin again in this one with --restart, which deletes that run"
+        )
+    longer = {name for name in ("training.max_steps", "training.num_train_epochs") if name in differences}
+    if not finished or not longer:
+        return finished
+    if checkpoint is None:
+        raise RecipeError(
+            f"{folder} holds a finished run without a checkpoint, so it can't be extended "
+            f"({_tell(differences, longer)}); begin again with --restart, which deletes that run"
+        )
+    return False
+
+
+def claim_run_folder(folder: Path, recipe: Recipe) -> None:
+    """Writes recipe and environment into the folder, which `check_run_folder` has found free; an old result goes."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULT_FILE).unlink(missing_ok=True)
     write_whole(folder / ENVIRONMENT_FILE, json.dumps(describe_run(recipe.seed), indent=2))
-    write_whole(file, recipe.to_yaml())
+    write_whole(folder / RECIPE_FILE, recipe.to_yaml())
+
+
+def delete_run(folder: Path) -> None:
+    """Deletes what a run has made in its folder, and nothing else.
+
+    Raises:
+        RecipeError: the folder is not a run's.
+    """
+    if not (folder / ENVIRONMENT_FILE).is_file() or not (folder / RECIPE_FILE).is_file():
+        if any((folder / name).exists() for name in _MADE):
+            raise RecipeError(f"{folder} is no run's folder, so nothing is deleted in it: choose another output folder")
+        return
+    # The recipe last: with it the folder is still known for a run's when this is interrupted.
+    for name in sorted(_MADE, key=(RESULT_FILE, ENVIRONMENT_FILE, RECIPE_FILE).__contains__):
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _values(file: Path) -> dict[str, Any]:
+    try:
+        values = read_recipe(file)
+    except RecipeError as error:
+        raise RecipeError(f"{file} can't be read, so this folder can't be gone on with: {error}") from error
+    try:
+        return make_recipe(values).to_dict()
+    except RecipeError:  # of an older version of this package
+        return values
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys with dots whose values differ."""
+    flat_old, flat_new = dict(_flat(old)), dict(_flat(new))
+    names = [*flat_new, *(name for name in flat_old if name not in flat_new)]
+    return {
+        name: (flat_old.get(name), flat_new.get(name)) for name in names if flat_old.get(name) != flat_new.get(name)
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value or None if isinstance(value, Mapping) else value
+
+
+def _tell(differences: Mapping[str, tuple[Any, Any]], names: Any) -> str:
+    shown = [f"{name} is {differences[name][0]!r} there, {differences[name][1]!r} here" for name in sorted(names)]
+    return "; ".join(shown[:3]) + (f"; and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
 def describe_run(seed: int) -> dict[str, Any]:
@@ -71,4 +164,15 @@ def git_revision() -> dict[str, Any] | None:
     return None if commit is None else {"commit": commit, "changed": bool(git("status", "--porcelain"))}
 
 
-__all__ = ["ENVIRONMENT_FILE", "RECIPE_FILE", "RESULT_FILE", "describe_run", "git_revision", "open_run_folder"]
+__all__ = [
+    "BASE",
+    "CHECKPOINTS",
+    "ENVIRONMENT_FILE",
+    "MODEL",
+    "PICTURES",
+    "check_run_folder",
+    "claim_run_folder",
+    "delete_run",
+    "describe_run",
+    "git_revision",
+]

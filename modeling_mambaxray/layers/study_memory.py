@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..repository_code import PATIENT_TEXT_FOLDER
+from ..hub.repository_code import PATIENT_TEXT_FOLDER
 
 _FORMAT = 1
 _TENSORS, _DESCRIPTION = "memory.safetensors", "memory.json"

@@ -76,12 +76,53 @@ def test_an_absent_file_says_what_is_expected(tmp_path):
         ("{", "not valid JSON"),
         ("[]", "none of the splits"),
         ('{"train": [{"id": 5, "image_path": []}]}', "study 5 lacks report"),
+        ('{"train": [], "internal": []}', "the unknown split 'internal'; known are train, validation, test, val"),
+        ('{"train": {"id": 5}}', "train must be a list of studies, got {'id': 5}"),
+        ('{"train": ["a"]}', r"train\[0\] must hold id, report and image_path, got 'a'"),
+        ('{"train": null}', "train must be a list of studies, got None"),
+        ("[" * 100_000, "not valid JSON"),
+        (
+            '{"train": [{"id": null, "report": "a", "image_path": "a"}]}',
+            r"train\[0\]: its id must be a text .*got None",
+        ),
+        ('{"train": [{"id": true, "report": "a", "image_path": "a"}]}', "its id must be a text .*got True"),
+        ('{"train": [{"id": 1.5, "report": "a", "image_path": "a"}]}', "its id must be a text .*got 1.5"),
+        ('{"train": [{"id": 5, "report": null, "image_path": "a"}]}', "study 5: its report must be a text, got None"),
+        ('{"train": [{"id": 5, "report": NaN, "image_path": "a"}]}', "study 5: its report must be a text, got nan"),
+        ('{"train": [{"id": 5, "report": 3, "image_path": "a"}]}', "study 5: its report must be a text, got 3"),
+        ('{"train": [{"id": 5, "report": ["b"], "image_path": "a"}]}', r"study 5: its report must .*got \['b'\]"),
+        ('{"train": [{"id": 5, "report": "a", "image_path": null}]}', "study 5: its image_path must be .*got None"),
+        ('{"train": [{"id": 5, "report": "a", "image_path": []}]}', r"study 5: its image_path must be .*got \[\]"),
+        ('{"train": [{"id": 5, "report": "a", "image_path": [1]}]}', r"study 5: its image_path must be .*got \[1\]"),
+        ('{"train": [{"id": 5, "report": "a", "image_path": "a", "view": 3}]}', "study 5: its view must be .*got 3"),
+        ('{"train": [{"id": 5, "report": "a", "image_path": "a", "view": ["PA", "AP"]}]}', "study 5: its view must be"),
+        ('{"train": [{"id": 5, "report": "a", "image_path": "a", "patient_id": []}]}', "study 5: its patient_id must"),
     ],
 )
 def test_a_file_in_another_format_is_refused(tmp_path, content, message):
     (tmp_path / "annotation.json").write_text(content)
     with pytest.raises(AnnotationError, match=message):
         load_annotation_json(tmp_path)
+
+
+def test_a_byte_order_mark_and_keys_that_are_no_splits_are_no_obstacle(tmp_path):
+    write_source(tmp_path, STUDIES | {"info": "made by hand"})
+    file = tmp_path / "annotation.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert set(load_annotation_json(tmp_path)) == {"train", "validation"}
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(AnnotationError, match="not a text in UTF-8"):
+        load_annotation_json(tmp_path)
+
+
+def test_a_study_that_occurs_twice_and_a_path_that_can_not_be_are_named(tmp_path):
+    write_source(tmp_path, STUDIES | {"test": [STUDIES["val"][0] | {"patient_id": 9}]})
+    with pytest.raises(ValueError, match="1 study ids occur more than once: 7"):
+        load_annotation_json(tmp_path)
+    for path in ("a\0b.png", "x" * 5000):
+        write_source(tmp_path, {"train": [STUDIES["val"][0] | {"image_path": path}]})
+        with pytest.raises(FileNotFoundError, match="1 images named by"):
+            load_annotation_json(tmp_path)
 
 
 def test_the_real_pairs_are_read(shared_data):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModel, BertConfig
@@ -19,6 +20,7 @@ from mambaxray import (
     MambaXrayPreTrainingConfig,
     VisionMambaConfig,
 )
+from mambaxray.data.output_lock import locked_output
 from mambaxray.evaluation.report_files import GENERATED, ReportFile
 from mambaxray.evaluation.study_report import StudyReport
 from mambaxray.generate import check_output, collect_studies, resolve_device
@@ -254,6 +256,23 @@ def test_csv_paths_are_relative_to_the_csv_and_each_row_is_a_study_without_ids(t
     ]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_other_separators_and_the_column_of_hugging_face_are_read(separator: str, tmp_path: Path) -> None:
+    table = tmp_path / "metadata.csv"
+    table.write_text(f"text{separator}file_name\nClear.{separator}a.png\n", encoding="utf-8")
+    assert collect_studies([str(table)]) == [StudyReport("a.png", (str(tmp_path / "a.png"),))]
+
+
+def test_our_own_output_is_an_input_wherever_it_lies(pictures: list[Path], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans").mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(pictures[0], tmp_path / "scans" / name)
+    views = ("scans/a.png", "scans/b.png")
+    ReportFile(Path("out/reports.csv"), GENERATED).write([StudyReport("=1+1", views, report="- Clear.")])
+    assert collect_studies(["out/reports.csv"]) == [StudyReport("=1+1", views)]
+
+
 def test_a_csv_that_cannot_be_understood_is_told_by_file_and_line(tmp_path: Path) -> None:
     table = tmp_path / "list.csv"
     table.write_text("image,study_id\n1.png,a\n,b\n")
@@ -287,7 +306,7 @@ def finished(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
 def test_a_report_file_resumes_with_any_text_and_forgets_failures(name: str, tmp_path: Path) -> None:
-    good = StudyReport("1", ("a.png", "b.png"), report='Two lines,\nwith "quotes" \u2028 and ß.')
+    good = StudyReport("1", ("a.png", "b.png"), report='=Two lines,\nwith "quotes" \u2028 and ß.')
     bad = StudyReport("2", ("c.png",), error="c.png: truncated")
     path = tmp_path / name
     ReportFile(path, GENERATED).write([good, bad])
@@ -325,6 +344,16 @@ def test_a_file_of_something_else_is_not_resumed(name: str, content: str, tmp_pa
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match="not an output of `mambaxray generate`"):
         ReportFile(tmp_path / name, GENERATED, resume=True)
+
+
+def test_a_second_process_on_one_output_is_told_in_one_line(pictures: list[Path], tmp_path: Path) -> None:
+    output = tmp_path / "reports.jsonl"
+    with locked_output(output, is_folder=False):
+        result = run("generate", str(pictures[0]), "-m", "absent", "-o", str(output), cwd=tmp_path)
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert "is being written to by another process" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_is_never_replaced_unasked(tmp_path: Path) -> None:

@@ -104,6 +104,24 @@ def test_studies_of_only_one_file_are_named(predictions, annotation, tmp_path):
     assert done.returncode == 2
     assert "2 studies of" in done.stderr
     assert "s6, s7" in done.stderr
+    assert "--only-present" in done.stderr
+    pilot = evaluate(few, "--references", annotation, "--only-present", "--metric", "ROUGE_L", "--no-ci")
+    assert pilot.returncode == 0, pilot.stderr
+    assert "|studies:6|" in pilot.stdout
+    # A report without its reference is refused all the same.
+    few.write_text(few.read_text().replace('"s0"', '"elsewhere"'))
+    unknown = evaluate(few, "--references", annotation, "--only-present")
+    assert unknown.returncode == 2
+    assert "1 studies of" in unknown.stderr
+
+
+def test_an_input_is_never_overwritten_by_the_output(predictions, annotation):
+    before = {file: file.read_bytes() for file in (predictions, annotation)}
+    for option, file in (("--output", predictions), ("--html", annotation)):
+        done = evaluate(predictions, "--references", annotation, "--metric", "ROUGE_L", option, file)
+        assert done.returncode == 2
+        assert "is an input of this command" in done.stderr
+    assert {file: file.read_bytes() for file in before} == before
 
 
 def test_two_systems_are_compared(predictions, annotation, tmp_path):

@@ -43,7 +43,11 @@ def count_images(page):
 
 
 def test_the_demo_leaves_a_page_with_12_studies_and_a_model_that_loads(tmp_path):
+    # Beside what the user has there.
+    (tmp_path / "demo/training").mkdir(parents=True)
+    (tmp_path / "demo/training/mine.txt").write_text("mine")
     scores = run_demo(tmp_path / "demo", settings=SMALL, seed=3)
+    assert (tmp_path / "demo/training/mine.txt").read_text() == "mine"
     page = tmp_path / "demo" / "index.html"
     assert count_images(page) == 12
     text = page.read_text(encoding="utf-8")
@@ -55,6 +59,19 @@ def test_the_demo_leaves_a_page_with_12_studies_and_a_model_that_loads(tmp_path)
     assert model.generate(**inputs, max_new_tokens=5).shape[1] > inputs["input_ids"].shape[1]
     assert 0 <= scores.unique <= 1
     assert scores.constant["F1_micro_14_uncertain-negative"] > 0.1
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == {
+        *("index.html", "model", "training", ".mambaxray_demo"),
+    }
+
+
+@pytest.mark.parametrize("name", ["index.html", "model/config.json", ".mambaxray_demo/a"])
+def test_the_demo_overwrites_nothing_that_it_did_not_make(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match="was not made by the demo: choose another folder"):
+        run_demo(tmp_path, settings=SMALL)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_the_demo_takes_a_data_set_in_r2gen_format(tmp_path):

@@ -25,8 +25,8 @@ from mambaxray import (
 )
 from mambaxray.cli import app
 from mambaxray.data.phantoms import make_study
+from mambaxray.modeling_mambaxray.hub.separate_parts import LOCAL_PARTS_FILE, LocalPartError, PartNotFoundError
 from mambaxray.modeling_mambaxray.ops.selective_scan import use_scan_backend
-from mambaxray.modeling_mambaxray.separate_parts import LOCAL_PARTS_FILE, LocalPartError, PartNotFoundError
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Qwen
 
 from mambaxray import EMRRGConfig, EMRRGForConditionalGeneration, MambaXrayConfig, MambaXrayForConditionalGeneration
 from mambaxray.configuration.configuration_emrrg import HYBRID_DECODERS
-from mambaxray.modeling_mambaxray.hybrid_attention import CrossAttentionInputs, make_hybrid
+from mambaxray.modeling_mambaxray.layers.hybrid_attention import CrossAttentionInputs, make_hybrid
 from mambaxray.train import apply_efficient_tuning
 from mambaxray.train.parameter_table import parameter_groups
 

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor, PreTrainedModel
 

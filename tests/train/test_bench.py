@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from html_page import Page
 from typer.testing import CliRunner
 
 from mambaxray.cli import app
+from mambaxray.evaluation.evaluate_model import generate_predictions
+from mambaxray.train import bench_run
 from mambaxray.train.bench_grid import load_bench, make_bench
 from mambaxray.train.bench_run import CellResult, read_bench, run_bench
 from mambaxray.train.bench_table import render_table
@@ -66,8 +69,31 @@ def test_choices_replace_the_benchs_values_and_later_axes_those_of_earlier_ones(
 
 
 def test_the_cells_of_the_bundled_benches_have_recipes():
-    benches = ("phantoms", "cxpmrg", "emrrg_components", "emrrg_tuned_parts")
-    assert [len(load_bench(name).cells()) for name in benches] == [6, 45, 3 * 9, 3 * 11]
+    counts = {
+        "phantoms": 6,
+        "cxpmrg": 3 * 4 + 14,
+        "cxpmrg_stages": 2 * 8,
+        "cxpmrg_text_encoders": 2 * 3,
+        "emrrg_components": 3 * 9,
+        "emrrg_tuned_parts": 3 * 11,
+    }
+    assert {name: len(load_bench(name).cells()) for name in counts} == counts
+
+
+def test_cxpmrgs_decoders_are_table_2s_on_chexpert_plus_and_iu_x_ray_keeps_its_own():
+    cells = load_bench("cxpmrg").cells()
+    of_iu = {cell.recipe.model.language_model for cell in cells if cell.names["dataset"] == "IU X-ray"}
+    assert of_iu == {"Qwen/Qwen1.5-1.8B-Chat"}
+    table_2 = {cell.recipe.model.language_model: cell for cell in cells if not cell.names["decoder"].startswith("the ")}
+    assert len(table_2) == 14
+    assert {"Qwen/Qwen2-7B-Instruct", "lmsys/vicuna-7b-v1.5", "01-ai/Yi-1.5-9B-Chat"} <= set(table_2)
+    assert {cell.names["dataset"] for cell in table_2.values()} == {"CheXpert Plus"}
+    assert {cell.names["vision_encoder"] for cell in table_2.values()} == {"Swin-B"}
+
+
+def test_a_choice_can_be_kept_to_choices_of_other_axes():
+    axes = {"dataset": {"A": {}, "B": {}}, "decoder": {"x": {}, "y": {"only": {"dataset": ["B"]}}}}
+    assert [cell.title for cell in grid(**axes).cells()] == ["A / x", "B / x", "B / y"]
 
 
 @pytest.mark.parametrize(
@@ -84,6 +110,20 @@ def test_the_cells_of_the_bundled_benches_have_recipes():
         ({"processes": 0}, "processes must be positive"),
         ({"published": "some"}, "published must be own, all or none"),
         ({"test": {"batch_size": 0}}, r"test\.batch_size must be positive"),
+        ({"test": {"batch_size": "huge"}}, r"test\.batch_size must be a number or largest, got 'huge'"),
+        ({"test": {"batch_size": "largest"}, "processes": 2}, "largest needs processes: 1"),
+        ({"decoder": {"x": {"only": {"decoder": ["x"]}}}}, r"decoder\.x\.only maps dataset, .* got decoder"),
+        ({"decoder": {"x": {"only": {"dataset": "A"}}}}, r"got dataset: 'A'"),
+        ({"decoder": {"x": {"only": {"dataset": ["B"]}}}, "dataset": {"A": {}}}, "names 'B'; dataset has A"),
+        (
+            {
+                "decoder": {"x": {"only": {"dataset": ["A"]}}},
+                "dataset": {"A": {"only": {"variant": ["v"]}}, "B": {}},
+                "variant": {"v": {"only": {"dataset": ["B"]}}},
+            },
+            "no cell is left",
+        ),
+        ({"decoder": {"x": {"predictions": "p.csv", "train": True}}}, "cell x: predictions and train: true exclude"),
         ({"test": {"metrics": ["BLUE"]}}, r"test\.metrics: .*BLUE"),
     ],
 )
@@ -175,13 +215,56 @@ def test_an_interrupted_cell_goes_on_from_its_trained_model(finished, tmp_path):
 def test_a_checkpoint_is_evaluated_as_it_is(finished, tmp_path):
     folder, _, results, _ = finished
     model = {"model.checkpoint": str(folder / "cells/phantoms/tiny/run/model")}
-    model |= {"model.vision_encoder": None, "model.language_model": None}
+    model |= {"model.vision_encoder": None, "model.language_model": None, "model.vocab_size": 1000}
     bench = grid(variant={"ready": {"set": model, "train": False}})
     ((_, result),) = run_bench(bench, tmp_path / "bench")
     assert result.state == "done", result.reason
     assert result.scores == results[0][1].scores
     assert result.trained_parameters is None
     assert not (tmp_path / "bench/cells/ready/run").exists()
+
+
+def test_somebodys_prediction_file_is_a_row_scored_as_ours(finished, tmp_path):
+    folder, _, results, _ = finished
+    theirs = tmp_path / "theirs.jsonl"
+    lines = [json.loads(line) for line in (folder / "cells/phantoms/tiny/predictions.jsonl").read_text().splitlines()]
+    theirs.write_text("".join(json.dumps({k: line[k] for k in ("study_id", "report")}) + "\n" for line in lines))
+    bench = grid(vision_encoder={"theirs": {"predictions": str(theirs)}})
+    ((_, result),) = run_bench(bench, tmp_path / "bench")
+    assert result.state == "done", result.reason
+    assert result.scores == results[0][1].scores
+    assert result.minutes is None
+    assert result.trained_parameters is None
+    # Other content is another row; a study too few is said by name.
+    theirs.write_text(theirs.read_text().split("\n", 1)[1])
+    ((_, result),) = run_bench(bench, tmp_path / "bench")
+    assert result.state == "failed"
+    assert f"no report for 1 of 3 test studies: {lines[0]['study_id']}" in result.reason
+    theirs.unlink()
+    ((_, result),) = run_bench(bench, tmp_path / "bench")
+    assert result.state == "lacking"
+
+
+def test_the_largest_batch_that_fits_is_found(finished, tmp_path, monkeypatch):
+    folder, _, results, _ = finished
+    tried = []
+
+    def generate(*arguments, batch_size, **options):
+        tried.append(batch_size)
+        if batch_size > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return generate_predictions(*arguments, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(bench_run, "generate_predictions", generate)
+    model = {"model.checkpoint": str(folder / "cells/phantoms/tiny/run/model")}
+    model |= {"model.vision_encoder": None, "model.language_model": None, "model.vocab_size": 1000}
+    test = tiny()["test"] | {"batch_size": "largest"}
+    bench = grid(variant={"ready": {"set": model, "train": False}}, test=test)
+    ((_, result),) = run_bench(bench, tmp_path / "bench")
+    assert result.state == "done", result.reason
+    assert tried[0] == 256
+    assert 55 < tried[-1] <= 64 < tried[-2]
+    assert result.scores == results[0][1].scores
 
 
 def test_the_folder_tells_the_bench_and_its_results(finished, tmp_path):
@@ -193,7 +276,9 @@ def test_the_folder_tells_the_bench_and_its_results(finished, tmp_path):
 
 def outcome(**more):
     scores = {"Bleu_4": 0.1234, "CIDEr": 0.5} | {
-        f"{name}_macro_14_uncertain-negative": 0.25 for name in ("precision", "recall", "F1")
+        f"{name}_{average}_14_uncertain-negative": value
+        for average, value in (("micro", 0.5), ("macro", 0.25))
+        for name in ("precision", "recall", "F1")
     }
     return CellResult("done", scores=scores, signature="nrefs:1", minutes=12.5, trained_parameters=57_310_000, **more)
 
@@ -216,21 +301,32 @@ def rows_of(markdown):
 
 def test_the_markdown_table_has_the_papers_columns_and_own_rows_beside_ours():
     rows = rows_of(render_table(*example(), "markdown"))
-    assert rows[0][4:13] == ["B4", "R", "M", "C", "P", "R", "F1", "min", "M par."]
+    averages = ["P micro", "R micro", "F1 micro", "P macro", "R macro", "F1 macro"]
+    assert rows[0][4:16] == ["B4", "R-L", "M", "C", *averages, "min", "M par."]
     assert rows[2][:4] == ["CheXpert Plus", "this run", "Swin", "Llama"]
-    assert rows[2][4:13] == ["0.123", "–", "–", "0.500", "0.250", "0.250", "0.250", "12.50", "57.31"]
+    assert rows[2][4:16] == ["0.123", "–", "–", "0.500", *["0.500"] * 3, *["0.250"] * 3, "12.50", "57.31"]
     assert rows[3][2] == "ViT\\|x"
     assert rows[3][-1] == "lacking: no weights"
-    assert rows[3][4:13] == ["–"] * 9
+    assert rows[3][4:16] == ["–"] * 12
     published = {row[1]: row for row in rows[4:]}
     assert published["MambaXray-VL-L"][2:] == [
-        *("MambaXray-VL", "Llama2", "0.112", "0.276", "0.157", "0.139", "0.377", "0.319", "0.335", "55.18", "202.32"),
+        *("MambaXray-VL", "Llama2", "0.112", "0.276", "0.157", "0.139"),
+        *("–", "–", "–", "0.377", "0.319", "0.335", "55.18", "202.32"),
         "MambaXray-VL, table 1",
     ]
     # One line of three tables.
     assert published["EMRRG"][4:] == [
-        *("0.104", "0.273", "0.152", "0.167", "0.341", "0.273", "0.272", "26.84", "1.32", "EMRRG, table 1, 3, 4"),
+        *("0.104", "0.273", "0.152", "0.167", "–", "–", "–", "0.341", "0.273", "0.272", "26.84", "1.32"),
+        "EMRRG, table 1, 3, 4",
     ]
+
+
+def test_the_papers_own_clinical_scores_on_mimic_stand_in_the_micro_columns():
+    bench = grid(published="all", dataset={"MIMIC-CXR": {}})
+    rows = rows_of(render_table(bench, [(bench.cells()[0], CellResult("open"))], "markdown"))
+    of = {(row[1], row[-1]): row[8:14] for row in rows}
+    assert of["EMRRG", "EMRRG, table 1, 2"] == ["0.421", "0.372", "0.395", "–", "–", "–"]
+    assert of["KiUT", "EMRRG, table 2"] == ["–", "–", "–", "0.371", "0.318", "0.321"]
 
 
 def test_seeds_make_cells_of_their_own_and_one_line_with_intervals():
@@ -248,7 +344,7 @@ def test_seeds_make_cells_of_their_own_and_one_line_with_intervals():
     rows = rows_of(render_table(bench, pairs, "markdown"))
     # Student's t with two degrees of freedom is 4.303; the standard error is 0.1 / sqrt(3).
     assert rows[2][4:8] == ["0.200 ± 0.248", "–", "–", "0.500"]
-    assert len(rows[2]) == 13  # no remark
+    assert len(rows[2]) == 16  # no remark
     assert rows[3][4] == "0.123"
     assert rows[3][-1] == "1 of 3 seeds; failed: no memory"
     assert "seeds 3, 5, 8" in render_table(bench, pairs, "markdown")
@@ -269,7 +365,7 @@ def test_the_latex_table_is_escaped_and_balanced():
     for kind in ("table", "tabular"):
         assert text.count(rf"\begin{{{kind}}}") == text.count(rf"\end{{{kind}}}") == 1
     lines = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {line.replace(r"\&", "").count("&") for line in lines} == {13}
+    assert {line.replace(r"\&", "").count("&") for line in lines} == {16}
 
 
 def test_the_html_table_fetches_nothing_and_tells_ours_from_theirs():

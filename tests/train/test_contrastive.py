@@ -141,7 +141,7 @@ def test_two_processes_of_8_pairs_equal_one_of_16(tmp_path):
 
 def gather_unequal():
     distributed.init_process_group("gloo")
-    from mambaxray.modeling_mambaxray.contrastive import gather_batch
+    from mambaxray.modeling_mambaxray.layers.contrastive import gather_batch
 
     gather_batch(torch.zeros(1 + int(os.environ["RANK"]), 2))
 

@@ -185,7 +185,7 @@ def official_vmamba_names(model):
 
 def test_a_contrastive_checkpoint_computes_what_the_released_code_does(contrastive, tmp_path):
     torch.save({"model": contrastive.tensors("weights"), "epoch": 1, "step": 5}, tmp_path / "official.pth")
-    command(tmp_path / "official.pth", "-s", "contrastive", "--text-model", tmp_path / "text", "-o", tmp_path / "model")
+    command(tmp_path / "official.pth", "-s", "contrast", "--text-model", tmp_path / "text", "-o", tmp_path / "model")
     io = contrastive.tensors("io")
     views = torch.stack([io["view0"], io["view1"]], dim=1)
     model = AutoModel.from_pretrained(tmp_path / "model")
@@ -213,7 +213,7 @@ def check_downstream(case, folder):
 def test_a_downstream_checkpoint_computes_what_the_released_code_does(downstream, tmp_path):
     case, weights = downstream
     torch.save({"model": weights, "config": {"max_length": 60}, "epoch": 1, "step": 5}, tmp_path / "official.pth")
-    command(tmp_path / "official.pth", "-s", "downstream", "--text-model", tmp_path / "llm", "-o", tmp_path / "model")
+    command(tmp_path / "official.pth", "-s", "finetune", "--text-model", tmp_path / "llm", "-o", tmp_path / "model")
     check_downstream(case, tmp_path / "model")
     saved = load_file(tmp_path / "model" / "model.safetensors")
     assert not any(name.startswith("language_model.") for name in saved)  # referred to, not copied
@@ -350,7 +350,9 @@ def test_a_text_encoder_whose_heads_cannot_be_told_is_asked_for(contrastive, tmp
 @pytest.mark.parametrize(
     ("stage", "options", "message"),
     [
-        ("contrast", {}, "choose from pretrain, contrastive, downstream, emrrg"),
+        ("contrasting", {}, "choose from pretrain, contrast, finetune, emrrg"),
+        ("finetune", {}, "give the folder or Hub id as text_model"),
+        ("contrast", {"vision_encoder": "x"}, "leave vision_encoder out"),
         ("emrrg", {}, "give the folder or Hub id as text_model"),
         ("downstream", {}, "give the folder or Hub id as text_model"),
         ("pretrain", {"text_model": "x"}, "leave text_model out"),
@@ -361,3 +363,13 @@ def test_a_text_encoder_whose_heads_cannot_be_told_is_asked_for(contrastive, tmp
 def test_options_that_do_not_fit_the_stage_are_refused(stage, options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         convert_checkpoint(tmp_path / "official.pth", stage, tmp_path / "model", **options)
+
+
+def test_a_folder_that_holds_something_is_neither_mixed_with_nor_overwritten(pretrain, tmp_path):
+    save_pretraining(pretrain, tmp_path / "official.pth")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("mine")
+    with pytest.raises(FileExistsError, match="exists and is not empty"):
+        convert_checkpoint(tmp_path / "official.pth", "pretrain", tmp_path / "model")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
+    assert (tmp_path / "model/config.json").read_text() == "mine"

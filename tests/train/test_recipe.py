@@ -1,5 +1,7 @@
 """Recipes: what they say, and what they refuse."""
 
+import math
+
 import pytest
 
 from mambaxray import load_recipe
@@ -40,10 +42,35 @@ def test_a_resolved_recipe_reads_back_as_it_is(tmp_path, name):
         ({"sede": 1, "seed": "one"}, "unknown key sede; did you mean seed"),
         ({"data": 3}, "data must hold keys and values, got 3"),
         ({"stage": "finetuen"}, "stage is 'finetuen'; it must be one of"),
+        ({"stage": ["finetune"]}, r"stage is ['finetune']; it must be one of"),
         ({"model": {}}, "give model.checkpoint, or both"),
         ({"model": {"checkpoint": "a", "vision_encoder": "b"}}, "whole model"),
         ({"model": {"vision_encoder": {"hidden_size": 3}, "language_model": "b"}}, "without model_type"),
         ({"model": {"vision_encoder": "a", "language_model": "b", "quantization": "3bit"}}, "4bit, 8bit or null"),
+        (
+            {"model": {"checkpoint": "a", "system": "nonsense"}},
+            "which model.system can't change.*model.system=mambaxray",
+        ),
+        ({"model": {"checkpoint": "a", "options": {"x": 1}}}, "which model.options can't change"),
+        (
+            {"model": {"checkpoint": "a", "image_size": 64}},
+            "which model.image_size can't change.*model.image_size=null",
+        ),
+        (
+            {"model": {"checkpoint": "a", "vocab_size": 64}},
+            "which model.vocab_size can't change.*model.vocab_size=1000",
+        ),
+        ({"model": {"checkpoint": "a", "language_model_dtype": "float32"}}, "model.language_model_dtype can't change"),
+        (
+            {
+                "model": {
+                    "vision_encoder": "a",
+                    "language_model": {"model_type": "llama"},
+                    "language_model_dtype": "float32",
+                }
+            },
+            "model.language_model_dtype needs a pre-trained",
+        ),
         ({"metrics": ["BLUE"]}, "metrics: unknown metric 'BLUE'"),
         ({"early_stopping_patience": 2}, "needs training.metric_for_best_model"),
     ],
@@ -51,6 +78,59 @@ def test_a_resolved_recipe_reads_back_as_it_is(tmp_path, name):
 def test_what_a_recipe_cannot_say_is_named(values, message):
     with pytest.raises(RecipeError, match=message.replace("[", r"\[")):
         make_recipe(MINIMAL | values)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_share_of_all_steps_evaluates_at_every_part_of_an_epoch_and_at_the_last_step(name):
+    training = load_recipe(name).training
+    share = training.get("eval_steps")
+    if not isinstance(share, float):
+        pytest.skip("evaluates by epochs or by a number of steps")
+    times = 2 * training["num_train_epochs"]
+    for half_epoch in range(1, 20_000, 7):
+        assert math.ceil(times * half_epoch * share) == half_epoch
+
+
+PAPERS = "Generate a comprehensive and detailed diagnosis report for this chest X-ray image."
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch", "length", "language_model"),
+    [
+        ("emrrg_iu", 30, 20, 60, "Qwen/Qwen1.5-1.8B-Chat"),
+        ("emrrg_iu_llama2", 30, 20, 60, "meta-llama/Llama-2-7b-chat-hf"),
+        ("emrrg_mimic", 6, 18, 100, "meta-llama/Llama-2-7b-chat-hf"),
+        ("emrrg_chexpert_plus", 6, 18, 100, "meta-llama/Llama-2-7b-chat-hf"),
+    ],
+)
+def test_emrrgs_recipes_have_what_its_section_4_2_states(name, epochs, batch, length, language_model):
+    recipe = load_recipe(name)
+    assert recipe.training["num_train_epochs"] == epochs
+    assert recipe.training["per_device_train_batch_size"] == batch
+    assert recipe.model.max_report_length == length
+    assert recipe.model.language_model == language_model
+    assert recipe.model.instruction == PAPERS
+    assert recipe.model.vision_lora["features"] == "X+in_proj"
+    if name.startswith("emrrg_iu"):
+        assert recipe.training["eval_strategy"] == "epoch"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"folders": ["a"], "options": {"x": 1}}, "data.options are for data.source"),
+        ({"source": "a", "streaming": True}, "data.streaming is for data.folders"),
+        ({"folders": ["a"], "max_validation": 3}, "needs a data.validation_share"),
+    ],
+)
+def test_data_that_a_pretraining_recipe_would_pass_over_is_refused(data, message):
+    with pytest.raises(RecipeError, match=message):
+        make_recipe({"stage": "pretrain", "model": {"checkpoint": "a"}, "data": data})
+
+
+def test_a_dual_encoders_checkpoint_settles_its_width():
+    with pytest.raises(RecipeError, match=r"which model\.projection_dim can't change"):
+        make_recipe({"stage": "contrast", "model": {"checkpoint": "a", "projection_dim": 64}})
 
 
 def test_a_recipe_without_what_its_stage_needs_is_refused():
@@ -84,6 +164,11 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(RecipeError, match="must hold keys and values, not list"):
         load_recipe(tmp_path / "list.yaml")
-    (tmp_path / "broken.yaml").write_text("a: [")
-    with pytest.raises(RecipeError, match="not valid YAML"):
-        load_recipe(tmp_path / "broken.yaml")
+    for text in ("a: [", "\ta: 1", "a: *b", "? [1, 2]\n: 3", "[" * 3000, "!!python/object:os.system {}", "a: \x07"):
+        (tmp_path / "broken.yaml").write_text(text)
+        with pytest.raises(RecipeError, match="not valid YAML") as caught:
+            load_recipe(tmp_path / "broken.yaml")
+        assert len(str(caught.value).splitlines()) == 1
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match="not a text in UTF-8"):
+        load_recipe(tmp_path / "binary.yaml")

@@ -91,12 +91,25 @@ def test_a_frozen_language_model_is_left_as_it_was(tmp_path, finished):
     recipe = tiny_recipe("training.max_steps=2", "model.freeze=[language_model]")
     values = recipe.to_dict()
     values["model"] |= {"checkpoint": str(folder / "model"), "vision_encoder": None, "language_model": None}
+    values["model"]["vocab_size"] = 1000
     result = run_recipe(make_recipe(values), tmp_path)
     before = AutoModelForImageTextToText.from_pretrained(folder / "model").state_dict()
     after = AutoModelForImageTextToText.from_pretrained(result.model_dir).state_dict()
     changed = {name.split(".")[0] for name, weight in after.items() if not torch.equal(weight, before[name])}
     assert changed == {"vision_encoder", "projector", "layer_norm"}
     assert result.trained_parameters < result.total_parameters
+
+
+def test_a_checkpoint_takes_the_recipes_prompt(tmp_path, finished):
+    folder, _ = finished
+    values = tiny_recipe("training.max_steps=1", "model.instruction=What is seen?", "metrics=null").to_dict()
+    values["model"] |= {"checkpoint": str(folder / "model"), "vision_encoder": None, "language_model": None}
+    values["model"] |= {"vocab_size": 1000, "prompt_template": None}
+    result = run_recipe(make_recipe(values), tmp_path)
+    processor = AutoProcessor.from_pretrained(result.model_dir)
+    assert processor.default_prompt == f"{processor.image_token} What is seen?"
+    chat = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}], tokenize=False)
+    assert "What is seen?" in chat
 
 
 @pytest.fixture(scope="module")

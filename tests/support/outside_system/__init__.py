@@ -27,7 +27,7 @@ from mambaxray import (
     register_family,
 )
 from mambaxray.data.schema import OBSERVATIONS
-from mambaxray.modeling_mambaxray.image_features import RelatedStudy
+from mambaxray.modeling_mambaxray.layers.image_features import RelatedStudy
 
 # 1 present, 0 absent, -1 not mentioned or uncertain, which the loss leaves out.
 STUDY_INPUTS = {"finding_labels": StudyInput((len(OBSERVATIONS),), padding=-1, for_training_only=True)}

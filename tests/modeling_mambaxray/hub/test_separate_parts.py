@@ -25,13 +25,13 @@ from transformers import (
 )
 
 from mambaxray import MambaXrayForConditionalGeneration
-from mambaxray.modeling_mambaxray.separate_parts import (
+from mambaxray.modeling_mambaxray.hub.separate_parts import (
     PartChangedError,
     PartNotFoundError,
     PartReference,
     read_local_parts,
 )
-from mambaxray.modeling_mambaxray.tensor_digests import tensor_digests
+from mambaxray.modeling_mambaxray.hub.tensor_digests import tensor_digests
 
 
 def save_language_model(folder, text="llama", seed=0, dtype=torch.float32):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..configuration.study_inputs import StudyInput, StudyInputs
+from ...configuration.study_inputs import StudyInput, StudyInputs
 
 # By name: what fills up a study that is shorter than the longest, and whether it does so at the end.
 _TOKENS = {"input_ids": 0, "attention_mask": 0}

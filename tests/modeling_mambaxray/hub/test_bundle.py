@@ -14,8 +14,8 @@ from tiny import tiny_model
 from transformers import CONFIG_MAPPING, IMAGE_PROCESSOR_MAPPING, MODEL_MAPPING, PROCESSOR_MAPPING
 
 import mambaxray
-from mambaxray.modeling_mambaxray.bundle import BundleError, bundle, modules_of
-from mambaxray.modeling_mambaxray.repository_code import has_code, write_code
+from mambaxray.modeling_mambaxray.hub.bundle import BundleError, bundle, modules_of
+from mambaxray.modeling_mambaxray.hub.repository_code import has_code, write_code
 
 
 def shipped_classes():

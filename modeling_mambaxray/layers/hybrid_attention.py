@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-from ..configuration.configuration_emrrg import EMRRGConfig
+from ...configuration.configuration_emrrg import EMRRGConfig
 
 _NAME = "mambaxray_hybrid"
 

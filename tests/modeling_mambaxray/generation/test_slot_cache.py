@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from mambaxray.modeling_mambaxray.slot_cache import SlotCache
+from mambaxray.modeling_mambaxray.generation.slot_cache import SlotCache
 
 HEADS, SIZE, PROMPT = 2, 4, 5
 

@@ -26,7 +26,7 @@ from transformers.generation import stopping_criteria as criteria
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import ModelOutput
 
-from .image_features import Evidence
+from ..layers.image_features import Evidence
 from .report_search import BeamSearch, GreedySearch
 from .slot_cache import SlotCache
 from .study_batch import stack_studies

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import IMAGE_TOKEN_ID, VOCABULARY, tiny_model
 
-from mambaxray.modeling_mambaxray.continuous_generation import generate_continuously
-from mambaxray.modeling_mambaxray.study_batch import stack_studies
+from mambaxray.modeling_mambaxray.generation.continuous_generation import generate_continuously
+from mambaxray.modeling_mambaxray.generation.study_batch import stack_studies
 
 EOS = 2
 COUNT = 9
