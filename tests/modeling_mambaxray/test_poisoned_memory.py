@@ -134,7 +134,10 @@ print("done")
 @pytest.mark.slow
 def test_the_triton_kernels_write_all_that_they_read():
     pytest.importorskip("triton", reason="triton is not installed")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.path.dirname(__file__)}
+    path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path}
     command = [sys.executable, "-c", IN_THE_INTERPRETER]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    if "only 0-dimensional arrays can be converted to Python scalars" in result.stderr:
+        pytest.skip("this triton's interpreter can't loop with this numpy (3.6 with 2.4 can't, 3.9 can)")
     assert result.stdout.splitlines()[-1:] == ["done"], result.stderr
