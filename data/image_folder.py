@@ -23,6 +23,8 @@ def load_images(
     """
     import datasets
 
+    from .xray_feature import read_by_us
+
     if not folders:
         raise ValueError("give at least one folder of pictures")
     absent = [str(folder) for folder in folders if not Path(folder).is_dir()]
@@ -30,7 +32,7 @@ def load_images(
         raise FileNotFoundError(f"no such folder: {', '.join(absent)}")
     patterns = [f"{Path(folder).absolute()}/**" for folder in folders]
     try:
-        return datasets.load_dataset(
+        rows = datasets.load_dataset(
             "imagefolder",
             data_files={"train": patterns},
             split="train",
@@ -40,6 +42,8 @@ def load_images(
         )
     except (FileNotFoundError, ValueError) as error:
         raise FileNotFoundError(f"no pictures below {', '.join(map(str, folders))}: {error}") from error
+    read_by_us(rows, "image", is_list=False)
+    return rows
 
 
 __all__ = ["load_images"]

@@ -62,6 +62,8 @@ def load_prepared(
     """
     import datasets
 
+    from .xray_feature import read_by_us
+
     card = read_card(folder)
     for name, wanted in (("section", section), ("cleaning", cleaning)):
         if wanted is not None and card[name] != wanted:
@@ -78,4 +80,6 @@ def load_prepared(
     counts = {split: len(studies) for split, studies in loaded.items()}
     if counts != expected:
         raise PreparedError(f"{folder}: its files hold {counts} studies, but its card says {expected}")
+    for studies in loaded.values():
+        read_by_us(studies, "images", is_list=True)
     return loaded

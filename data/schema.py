@@ -68,12 +68,14 @@ class SourceError(ValueError):
 
 
 def study_features() -> "datasets.Features":
-    """The schema's columns as `datasets` types; images are decoded when a row is read."""
+    """The schema's columns as `datasets` types; images are decoded by `XrayImage` when a row is read."""
     import datasets
+
+    from .xray_feature import XrayImage
 
     text = datasets.Value("string")
     columns = dict.fromkeys(STUDY_KEYS, text) | {
-        "images": datasets.List(datasets.Image()),
+        "images": datasets.List(XrayImage()),
         "views": datasets.List(text),
         "labels": {name: datasets.Value("int8") for name in OBSERVATIONS},
     }

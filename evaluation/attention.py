@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from ..configuration.vision_tokens import patch_positions
 from ..modeling_mambaxray.layers.hybrid_attention import GatedCrossAttention
 from ..modeling_mambaxray.layers.image_features import Evidence
+from ..processing.image_reading import load_xray
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -40,7 +41,8 @@ class Explanation:
 
     Attributes:
         words: the report's words.
-        views: the images as the model saw them.
+        views: the images with the detail that the model saw, in the aspect ratio of the films. The model sees them
+            stretched to a square, and maps are laid over them in the same way.
         sources: the decoder's self-attention, and then each hybrid layer's cross-attention.
         evidence: what the report rests on, by observation, for systems that give it.
     """
@@ -103,7 +105,8 @@ def explain_report(
         maps = _by_word(weights[0, :, rows].float().mean(dim=0)[:, patches], owners, len(words))
         by_word = _mean_by_word(gates[0, rows].float().cpu().numpy(), owners, len(words))[:, 0]
         sources.append(AttentionMaps(f"Cross-attention of layer {index}", maps, by_word))
-    return Explanation(words, _as_seen(inputs["pixel_values"][0], processor), sources, evidence)
+    seen = _as_seen(inputs["pixel_values"][0], processor)
+    return Explanation(words, [_unstretched(*pair) for pair in zip(seen, views, strict=True)], sources, evidence)
 
 
 def words_of_tokens(tokenizer: Any, ids: Sequence[int]) -> tuple[list[str], list[int | None]]:
@@ -183,6 +186,13 @@ def _as_seen(pixels: Tensor, processor: ProcessorMixin) -> list[Image.Image]:
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (images.image_mean, images.image_std))
     grey = (pixels.float().cpu() * std + mean).mean(dim=1).clamp(0, 1)
     return [Image.fromarray((255 * view).round().to(torch.uint8).numpy()) for view in grey]
+
+
+def _unstretched(seen: Image.Image, view: Any) -> Image.Image:
+    """An image as the model saw it, wider or higher so that it has the aspect ratio of the view that it was made of."""
+    width, height = load_xray(view, allow_blank=True).size
+    scale = max(seen.width / width, seen.height / height)
+    return seen.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
 
 
 __all__ = ["AttentionMaps", "Explanation", "explain_report", "words_of_tokens"]

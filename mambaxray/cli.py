@@ -12,7 +12,7 @@ from .cli_convert import convert
 from .cli_evaluate import evaluate
 from .cli_explain import explain
 from .cli_hub import card, push, tiny
-from .cli_options import DeviceOption, PromptOption
+from .cli_options import AllowBlankOption, DeviceOption, PromptOption, StrictOption
 from .cli_prepare import prepare
 from .cli_train import contrast, finetune, pretrain, recipes
 from .console import SAFETY, error_console, failure, quiet_transformers, study_progress
@@ -164,12 +164,15 @@ def generate(
     ] = False,
     prompt: PromptOption = None,
     device: DeviceOption = "auto",
+    strict: StrictOption = False,
+    allow_blank: AllowBlankOption = False,
 ) -> None:
     """Write a report for every X-ray study.
 
     Each image is a study of its own, unless a CSV file says otherwise. An image that cannot be read is named and
-    skipped; the exit code is then 1. Reports are printed, or written to the file of --output while the work goes on;
-    messages and progress go to the standard error.
+    skipped; the exit code is then 1. DICOM files of a folder that hold no image (DICOMDIR, presentation states,
+    structured reports) are not studies and are counted apart. Reports are printed, or written to the file of --output
+    while the work goes on; messages and progress go to the standard error.
 
     With several GPUs: torchrun --nproc-per-node N -m mambaxray.cli generate ...; each of the N processes then writes
     a part of the reports, and the first one puts them together.
@@ -198,7 +201,10 @@ def generate(
                 raise ValueError("--resume and --overwrite need --output")
             if evidence and (output is None or output.suffix.lower() != ".jsonl"):
                 raise ValueError("--evidence needs --output with a name that ends in .jsonl")
-            studies = collect_studies(images)
+            skipped: list[str] = []
+            studies = collect_studies(images, on_skip=skipped.append)
+            for held in sorted(set(skipped)):
+                console.print(f"not an image, left out: {skipped.count(held)} x {held}")
             total = len(studies)
             file = None if output is None else ReportFile(output, GENERATED, resume=resume)
             finished = agree(set() if file is None else {report.study_id for report in file.kept})
@@ -208,7 +214,7 @@ def generate(
                 if not studies:
                     return
             quiet_transformers()
-            pipeline = load_pipeline(model, device)
+            pipeline = load_pipeline(model, device, strict=strict, allow_blank=allow_blank)
     except (OSError, ValueError) as error:
         raise failure(error) from error
     console.print(SAFETY)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import DeviceOption, PromptOption
+from .cli_options import AllowBlankOption, DeviceOption, PromptOption, StrictOption
 from .console import SAFETY, error_console, failure, quiet_transformers
 
 
@@ -35,6 +35,8 @@ def explain(
     ] = None,
     prompt: PromptOption = None,
     device: DeviceOption = "auto",
+    strict: StrictOption = False,
+    allow_blank: AllowBlankOption = False,
 ) -> None:
     """Write a report for one study and show where the model looked for each of its words.
 
@@ -51,7 +53,7 @@ def explain(
     options = {"max_new_tokens": max_new_tokens, "prompt": prompt}
     try:
         quiet_transformers()
-        pipeline = load_pipeline(model, device)
+        pipeline = load_pipeline(model, device, strict=strict, allow_blank=allow_blank)
         explanation = explain_report(
             pipeline.model,
             pipeline.processor,

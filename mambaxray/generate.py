@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,18 +16,21 @@ if TYPE_CHECKING:
     from .modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline
 
 _T = TypeVar("_T")
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
+_DICOM_SUFFIXES = {".dcm", ".dicom"}
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"} | _DICOM_SUFFIXES
 _IMAGE_COLUMNS = ("image", "path", "image_path", "file_name", "images")
 _STUDY_COLUMN = "study_id"
 _OUTPUT_SUFFIXES = (".jsonl", ".csv")
 
 
-def collect_studies(inputs: Iterable[str]) -> list[StudyReport]:
+def collect_studies(inputs: Iterable[str], on_skip: Callable[[str], None] | None = None) -> list[StudyReport]:
     """Turns what stands on the command line into studies, in its order and each once.
 
     Args:
         inputs: image files and URLs (one study each), folders (every image below them is a study), and CSV files
             (rows with the same `study_id` are views of one study).
+        on_skip: told of each DICOM file of a folder that holds no image (`DICOMDIR`, presentation states, structured
+            reports …) what it holds, in the standard's words; such files are no studies.
 
     Raises:
         ValueError: a folder without images, a CSV file that can't be understood, or one study id for different
@@ -36,7 +39,7 @@ def collect_studies(inputs: Iterable[str]) -> list[StudyReport]:
     """
     studies: dict[str, StudyReport] = {}
     for name in inputs:
-        for study in _studies_of(name):
+        for study in _studies_of(name, on_skip or (lambda held: None)):
             known = studies.setdefault(study.study_id, study)
             if known.images != study.images:
                 raise ValueError(
@@ -46,37 +49,50 @@ def collect_studies(inputs: Iterable[str]) -> list[StudyReport]:
     return list(studies.values())
 
 
-def _studies_of(name: str) -> list[StudyReport]:
+def _studies_of(name: str, on_skip: Callable[[str], None]) -> list[StudyReport]:
     path = Path(name)
     if path.is_dir():
-        return _studies_in_folder(path)
+        return _studies_in_folder(path, on_skip)
     if path.suffix.lower() == ".csv":
         return _studies_in_csv(path)
     return [StudyReport(name, (name,))]
 
 
-def _studies_in_folder(folder: Path) -> list[StudyReport]:
+def _studies_in_folder(folder: Path, on_skip: Callable[[str], None]) -> list[StudyReport]:
     files = (path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder)))
-    images = sorted((path for path in files if _is_image(path)), key=_natural_order)
+    images = []
+    for path in files:
+        is_image, held = _look_at(path)
+        if held is not None:
+            on_skip(held)
+        elif is_image:
+            images.append(path)
     if not images:
         raise ValueError(f"{folder}: no images in this folder (looked for {', '.join(sorted(_IMAGE_SUFFIXES))})")
-    return [StudyReport(path.as_posix(), (str(path),)) for path in images]
+    return [StudyReport(path.as_posix(), (str(path),)) for path in sorted(images, key=_natural_order)]
 
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _is_image(path: Path) -> bool:
-    """By its suffix; DICOM files often have none, or a part of their UID in its place, and are told by content."""
-    if path.suffix.lower() in _IMAGE_SUFFIXES:
-        return True
+def _look_at(path: Path) -> tuple[bool, str | None]:
+    """Whether a file is an image by its suffix or as a DICOM, and what a DICOM holds if it is none.
+
+    DICOM files often have no suffix, or a part of their UID in its place, and are told by content.
+    """
+    suffix = path.suffix.lower()
     try:
         with path.open("rb") as file:
             # As `processing.dicom.is_dicom`, whose package takes seconds to load.
-            return file.read(132)[128:] == b"DICM"
+            if file.read(132)[128:] == b"DICM" or suffix in _DICOM_SUFFIXES:
+                from .processing.dicom import class_without_image
+
+                file.seek(0)
+                return True, class_without_image(file)
     except OSError:
-        return False
+        pass  # what can't be opened is named when it is to be read
+    return suffix in _IMAGE_SUFFIXES, None
 
 
 def _natural_order(path: Path) -> list[list[str | int]]:
@@ -172,8 +188,15 @@ def resolve_device(name: str) -> "torch.device":
     return device
 
 
-def load_pipeline(model: str, device: str = "auto") -> "ImageToTextPipeline":
+def load_pipeline(
+    model: str, device: str = "auto", *, strict: bool = False, allow_blank: bool = False
+) -> "ImageToTextPipeline":
     """The `image-to-text` pipeline of a model folder or Hub id.
+
+    Args:
+        model: the folder or id.
+        device: see `resolve_device`.
+        strict, allow_blank: how images are read, see `processing.image_reading.load_xray`.
 
     Raises:
         ModelLoadError: there is no such model, it is not one of ours, or it lacks a part.
@@ -186,9 +209,14 @@ def load_pipeline(model: str, device: str = "auto") -> "ImageToTextPipeline":
     from transformers import pipeline
 
     try:
-        return pipeline("image-to-text", model=model, device=where)
+        loaded = pipeline("image-to-text", model=model, device=where)
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{model}: the model can't be loaded ({first_line(error)})") from error
+    if strict:
+        loaded.image_processor.strict = True
+    if allow_blank:
+        loaded.image_processor.allow_blank = True
+    return loaded
 
 
 def generate_reports(

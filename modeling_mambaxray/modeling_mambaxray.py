@@ -33,9 +33,15 @@ from .hub.given_parts import build_around, given_part
 from .hub.private_memory import PrivateMemoryMixin
 from .hub.repository_code import ModelCodeMixin
 from .hub.separate_parts import PartReference, SeparatePartsMixin
-from .hub.vision_encoder import load_vision_encoder
 from .layers.image_features import Evidence, ImageFeatures
 from .layers.views import FrozenVisionEncoderMixin, encode_images, mean_over_views, present_views
+
+try:
+    from .hub.vision_encoder import load_vision_encoder
+except ImportError:
+    # In a repository's file, which does without the code of the earlier stages.
+    load_vision_encoder = AutoModel.from_pretrained
+
 
 DEFAULT_MAX_NEW_TOKENS = 256
 """Longest report of a new model whose language model's generation settings name no length; transformers' own default

@@ -4,26 +4,39 @@ No header field leaves this module unless it is asked for by name, and fields th
 caller needs are not even parsed, so they can't reach a log or an error message either.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from .pixel_rules import DECODE_ERRORS, ImageReadError, by_value, check_size, one_line, stretch, to_8bit
+from .dicom_grey import grey_picture
+from .dicom_header import PARSE_ERRORS, DicomHeader
+from .dicom_pixels import MONOCHROME, PALETTE, read_cells
+from .dicom_subject import check_subject
+from .image_content import read_file
+from .image_limits import check_bytes, max_bytes
+from .pixel_rules import DECODE_ERRORS, ImageReadError, refuse_blank, to_8bit
 
 _Dataset = Any  # pydicom's, which is not known before a DICOM is opened
 
 _DICOM_MAGIC = b"DICM"
 _PREAMBLE_LENGTH = 128
+_META_START = _PREAMBLE_LENGTH + len(_DICOM_MAGIC)
+_DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 
 # All that the picture depends on; `dcmread` skips the rest of the header.
 _PIXEL_FIELDS = (
     "SOPClassUID",
+    "Modality",
+    "BodyPartExamined",
+    "PresentationIntentType",
+    "PresentationLUTShape",
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "PlanarConfiguration",
@@ -42,6 +55,9 @@ _PIXEL_FIELDS = (
     "RedPaletteColorLookupTableData",
     "GreenPaletteColorLookupTableData",
     "BluePaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData",
     "RescaleIntercept",
     "RescaleSlope",
     "ModalityLUTSequence",
@@ -49,21 +65,11 @@ _PIXEL_FIELDS = (
     "VOILUTFunction",
     "WindowCenter",
     "WindowWidth",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
     "FloatPixelData",
     "DoubleFloatPixelData",
     "PixelData",
 )
-
-# Plugins that decode what pydicom, numpy and Pillow can't (or not in full), by the start of the syntax's UID.
-_PLUGINS = {
-    "1.2.840.10008.1.2.4.5": "pylibjpeg pylibjpeg-libjpeg",  # JPEG baseline, extended, lossless
-    "1.2.840.10008.1.2.4.70": "pylibjpeg pylibjpeg-libjpeg",  # JPEG lossless, first-order prediction
-    "1.2.840.10008.1.2.4.8": "pyjpegls",  # JPEG-LS
-    "1.2.840.10008.1.2.4.9": "pylibjpeg pylibjpeg-openjpeg",  # JPEG 2000
-    "1.2.840.10008.1.2.4.20": "pylibjpeg pylibjpeg-openjpeg",  # high-throughput JPEG 2000
-}
+_PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 @dataclass(frozen=True)
@@ -81,44 +87,87 @@ class DicomXray:
 
 def is_dicom(head: bytes) -> bool:
     """Whether a file that starts with `head` (at least 132 bytes) has DICOM's preamble and magic word."""
-    return head[_PREAMBLE_LENGTH : _PREAMBLE_LENGTH + len(_DICOM_MAGIC)] == _DICOM_MAGIC
+    return head[_PREAMBLE_LENGTH:_META_START] == _DICOM_MAGIC
+
+
+def class_without_image(file: BinaryIO) -> str | None:
+    """What a DICOM holds in place of an image, in the standard's words; None for images and for what is unknown.
+
+    Such files (`DICOMDIR`, presentation states, structured reports) lie beside the images of a study.
+
+    Args:
+        file: open for reading in binary mode, at its start.
+    """
+    pydicom = _load_pydicom()
+    try:
+        if is_dicom(file.read(_META_START)):
+            # Not from the data set, which may be compressed.
+            found = _read_meta(file, pydicom).get_item("MediaStorageSOPClassUID")
+        else:
+            file.seek(0)
+            found = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"]).get_item(
+                "SOPClassUID"
+            )
+    except (*DECODE_ERRORS, *_parse_errors(pydicom)):
+        return None
+    return None if found is None else _name_without_image(found.value or "", pydicom)
+
+
+def _name_without_image(kind: bytes | str, pydicom: ModuleType) -> str | None:
+    text = kind.decode("ascii", "replace") if isinstance(kind, bytes) else str(kind)
+    known = pydicom.uid.UID_dictionary.get(text.strip(" \0"))
+    # The names of all classes of images have this word.
+    return known[0] if known is not None and "Image" not in known[0] else None
 
 
 def _load_pydicom() -> ModuleType:
     """The library, with those of its parts that are used here."""
     try:
         import pydicom.datadict
+        import pydicom.encaps
         import pydicom.errors
+        import pydicom.filereader
         import pydicom.pixels
+        import pydicom.uid
     except ModuleNotFoundError as error:  # a model's repository can be used without it
         raise ModuleNotFoundError("reading DICOM needs pydicom: pip install pydicom") from error
     return pydicom
 
 
-def _dicom_errors() -> tuple[type[Exception], ...]:
-    # pydicom's own exceptions have no better base class than Exception.
-    errors = _load_pydicom().errors
-    return (*DECODE_ERRORS, errors.BytesLengthException, errors.InvalidDicomError)
+def _parse_errors(pydicom: ModuleType) -> tuple[type[Exception], ...]:
+    """What pydicom's parser raises on damaged files besides `DECODE_ERRORS`."""
+    # Its own exceptions have no better base class than Exception.
+    return (pydicom.errors.BytesLengthException, pydicom.errors.InvalidDicomError, *PARSE_ERRORS)
 
 
-def read_dicom(source: str | Path | bytes, *, fields: Sequence[str] = (), name: str | None = None) -> DicomXray:
+def read_dicom(
+    source: str | Path | bytes,
+    *,
+    fields: Sequence[str] = (),
+    name: str | None = None,
+    strict: bool = False,
+    allow_blank: bool = False,
+) -> DicomXray:
     """Read the radiograph of a single-frame DICOM, 8 bits per pixel, bone bright and air dark.
 
-    Grey values go through the file's modality LUT or rescale slope and intercept, then its first VOI LUT or, where
-    there is none, its first window; without either (or with a window that is not usable), 8-bit values are taken
-    as they are and deeper or rescaled ones are stretched from the lowest to the highest valid one. MONOCHROME1 is
-    inverted. Padding pixels come out black. Colour DICOMs (RGB, YBR, palette) become RGB without windowing.
+    Grey values go through the file's modality LUT or rescale slope and intercept, then its first usable VOI LUT or,
+    where there is none, its first usable window. Without either, 8-bit values are taken as they are and deeper or
+    rescaled ones are stretched from the lowest to the highest valid one, outliers aside. MONOCHROME1 is inverted.
+    Padding pixels come out black. Colour DICOMs (RGB, YBR, palette) become RGB without windowing. Fields that can't be
+    used, and signs that the file holds no chest radiograph, are logged. `docs/input.md` has all the rules.
 
     Args:
         source: a path, or the file's content.
         fields: DICOM keywords (such as `"ViewPosition"`) of header fields to hand out beside the picture. They
             may identify the patient.
         name: what to call the file in error messages; by default its path.
+        strict: refuse what otherwise is only logged.
+        allow_blank: read pictures in which there is nothing to see.
 
     Raises:
         ImageReadError: naming the file and the reason: empty, truncated or damaged, no pixel data, several frames,
-            a compression for which a plugin is missing (named), an unsupported photometric interpretation, too
-            small or too large.
+            header and pixel data that disagree, a compression for which a plugin is missing (named), an unsupported
+            photometric interpretation, blank, too small or too large.
         ValueError: a keyword in `fields` that DICOM's dictionary does not know.
         FileNotFoundError: no such file.
         ModuleNotFoundError: pydicom is not installed.
@@ -131,166 +180,92 @@ def read_dicom(source: str | Path | bytes, *, fields: Sequence[str] = (), name: 
         raise ValueError(f"not DICOM keywords: {', '.join(unknown)}; use names such as 'ViewPosition'")
     if isinstance(source, (str, Path)):
         name = name or str(source)
-        content = Path(source).read_bytes()
+        content = read_file(Path(source))
     else:
         name = name or f"<{len(source)} bytes of DICOM>"
         content = source
     if not content:
         raise ImageReadError(name, "the file is empty")
+    dataset, syntax = _parse(content, [*_PIXEL_FIELDS, *fields], name, pydicom)
+    header = DicomHeader(dataset, name, strict, pydicom.datadict.dictionary_VR)
+    check_subject(header)
+    cells, described = read_cells(header, pydicom, syntax)
+    if described.photometric in MONOCHROME:
+        pixels = grey_picture(cells, described, header, allow_blank=allow_blank)
+    else:
+        pixels = _colour(described.values_of(cells), described.photometric, header, pydicom)
+    picture = Image.fromarray(pixels)
+    if not allow_blank:
+        refuse_blank(picture, name)
+    return DicomXray(picture, {keyword: _header_field(dataset, keyword, name, pydicom) for keyword in fields})
+
+
+def _parse(content: bytes, keywords: list[str], name: str, pydicom: ModuleType) -> tuple[_Dataset, Any]:
+    """The data set with some of its fields, not converted yet, and its transfer syntax."""
     try:
-        dataset = _parse(content, [*_PIXEL_FIELDS, *fields], name)
-        image = _render(dataset, name)
+        if is_dicom(content[:_META_START]):
+            _check_deflated(content, name, pydicom)
+        # A DICOM without preamble is told by its file's name only, so the magic word is not asked for here.
+        dataset = pydicom.dcmread(BytesIO(content), force=True, specific_tags=keywords)
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+        kind = dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID") or ""
     except ImageReadError:
         raise
-    except _dicom_errors() as error:
-        raise ImageReadError(name, f"damaged or truncated DICOM ({one_line(error)})") from error
-    return DicomXray(image, {keyword: _header_field(dataset, keyword, name) for keyword in fields})
-
-
-def _parse(content: bytes, keywords: list[str], name: str) -> _Dataset:
-    # A DICOM without preamble is told by its file's name only, so the magic word is not asked for here.
-    dataset = _load_pydicom().dcmread(BytesIO(content), force=True, specific_tags=keywords)
-    if not is_dicom(content[:132]) and not any(keyword in dataset for keyword in _PIXEL_FIELDS):
+    except (*DECODE_ERRORS, *_parse_errors(pydicom)) as error:
+        # Without pydicom's message, which may quote a field.
+        raise ImageReadError(name, f"damaged or truncated DICOM ({type(error).__name__})") from None
+    if not is_dicom(content[:_META_START]) and not any(keyword in dataset for keyword in _PIXEL_FIELDS):
         raise ImageReadError(name, "neither DICOM nor an image in a known format")
-    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise ImageReadError(name, "DICOM without pixel data (a report, a plan, or a truncated file)")
-    for keyword in ("Rows", "Columns", "PhotometricInterpretation"):
-        if not dataset.get(keyword):
-            raise ImageReadError(name, f"damaged DICOM: it lacks {keyword}")
-    return dataset
-
-
-def _render(dataset: _Dataset, name: str) -> Image.Image:
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise ImageReadError(name, f"DICOM with {frames} frames; export the frame to read as a file of its own")
-    check_size(int(dataset.Columns), int(dataset.Rows), name)
-    stored = _decode(dataset, name)
-    photometric = str(dataset.PhotometricInterpretation)
-    if photometric in ("MONOCHROME1", "MONOCHROME2"):
-        inverted = photometric == "MONOCHROME1"
-        return Image.fromarray(by_value(lambda values: _grey(values, dataset, name, inverted=inverted), stored))
-    return Image.fromarray(_colour(stored, dataset, photometric, name))
-
-
-def _decode(dataset: _Dataset, name: str) -> np.ndarray:
-    pydicom = _load_pydicom()
-    syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)
-    if syntax is None:
+    if not any(keyword in dataset for keyword in _PIXEL_DATA):
+        what = _name_without_image(kind, pydicom) or "a report, a plan, or a truncated file"
+        raise ImageReadError(name, f"DICOM without pixel data ({what})")
+    if not syntax:
         # Files without preamble have no file meta information; what `dcmread` found out stands in for it.
         implicit, little = dataset.original_encoding
         explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
-        syntax = dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
+        syntax = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
+    if not syntax.is_transfer_syntax:
+        raise ImageReadError(name, "damaged DICOM (its transfer syntax is none)")
+    return dataset, syntax
+
+
+def _read_meta(file: BinaryIO, pydicom: ModuleType) -> _Dataset:
+    """The file meta information; the file is left where the data set begins."""
+    file.seek(_META_START)
+    return pydicom.filereader.read_dataset(
+        file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2
+    )
+
+
+def _check_deflated(content: bytes, name: str, pydicom: ModuleType) -> None:
+    """Whether a deflated data set unpacks to no more than the limit; that is found out without keeping it."""
+    file = BytesIO(content)
+    syntax = _read_meta(file, pydicom).get_item("TransferSyntaxUID")
+    if syntax is None or bytes(syntax.value).strip(b" \0").decode("ascii", "replace") != _DEFLATED_SYNTAX:
+        return
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    chunk = min(2**24, max_bytes())
+    unpacked, packed = 0, content[file.tell() :]
+    while packed and not unpacker.eof:
+        unpacked += len(unpacker.decompress(packed, chunk))
+        check_bytes(unpacked, name, "unpacked data")
+        packed = unpacker.unconsumed_tail
+
+
+def _colour(stored: np.ndarray, photometric: str, header: DicomHeader, pydicom: ModuleType) -> np.ndarray:
+    if photometric != PALETTE:  # pydicom has turned YBR into RGB
+        return to_8bit(stored, header.name)
     try:
-        decoder = pydicom.pixels.get_decoder(syntax)
-    except NotImplementedError:
-        raise ImageReadError(name, f"DICOM compressed as {syntax.name}, which pydicom can't decode") from None
-    plugin = _plugin(syntax)
-    if not decoder.is_available:
-        raise ImageReadError(name, f"DICOM compressed as {syntax.name}, which needs a plugin: pip install {plugin}")
-    try:
-        return pydicom.pixels.pixel_array(dataset)
-    except _dicom_errors() as error:
-        # Pillow decodes some variants of a syntax only, 12-bit JPEG not among them.
-        advice = f"; if other software shows it: pip install {plugin}" if plugin else ""
-        raise ImageReadError(name, f"truncated or damaged pixel data ({one_line(error)}){advice}") from error
+        colours = pydicom.pixels.apply_color_lut(stored, header.dataset)
+    except (*DECODE_ERRORS, *_parse_errors(pydicom)) as error:
+        raise ImageReadError(header.name, f"damaged colour palette ({type(error).__name__})") from None
+    return to_8bit(colours, header.name)
 
 
-def _plugin(syntax: str) -> str | None:
-    return next((plugin for prefix, plugin in _PLUGINS.items() if syntax.startswith(prefix)), None)
-
-
-def _grey(stored: np.ndarray, dataset: _Dataset, name: str, *, inverted: bool) -> np.ndarray:
-    valid = _valid_pixels(stored, dataset)
-    values, is_plain = _modality_values(stored, dataset)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ImageReadError(name, "NaN or infinite pixel values")
-    if dataset.get("VOILUTSequence"):
-        item = dataset.VOILUTSequence[0]
-        grey = stretch(_look_up(np.rint(values).astype(np.int64), item, dataset), 0.0, 2.0 ** item.LUTDescriptor[2] - 1)
-    elif (window := _usable_window(dataset)) is not None:
-        grey = np.rint(_load_pydicom().pixels.apply_windowing(values, window)).astype(np.uint8)
-    elif is_plain and dataset.get("PixelRepresentation") == 0 and dataset.get("BitsStored") == 8:
-        grey = stored.astype(np.uint8)
-    else:
-        seen = values[valid] if valid.any() else values
-        grey = stretch(values, float(seen.min()), float(seen.max()))
-    if inverted:
-        grey = np.uint8(255) - grey
-    return np.where(valid, grey, np.uint8(0))
-
-
-def _valid_pixels(stored: np.ndarray, dataset: _Dataset) -> np.ndarray:
-    """Mask of the pixels that are not padding, compared before any look-up table as the standard says."""
-    padding = dataset.get("PixelPaddingValue")
-    if padding is None:
-        return np.ones(stored.shape, dtype=bool)
-    limit = dataset.get("PixelPaddingRangeLimit")
-    low, high = sorted((int(padding), int(padding if limit is None else limit)))
-    return (stored < low) | (stored > high)
-
-
-def _modality_values(stored: np.ndarray, dataset: _Dataset) -> tuple[np.ndarray, bool]:
-    """Values after the modality LUT or rescale, and whether they are still the stored ones."""
-    if dataset.get("ModalityLUTSequence"):
-        return _look_up(stored, dataset.ModalityLUTSequence[0], dataset), False
-    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
-    if (slope, intercept) == (1.0, 0.0):
-        return stored, True
-    return stored.astype(np.float64) * slope + intercept, False
-
-
-def _look_up(values: np.ndarray, item: _Dataset, dataset: _Dataset) -> np.ndarray:
-    """Apply a LUT (PS3.3 C.11.1.1): inputs before its first entry take the first, those after its last the last.
-
-    pydicom's own function is not used because it wraps around for 8-bit tables with more than 256 entries.
-    """
-    entries, first, _ = (int(number) for number in item.LUTDescriptor)
-    entries = entries or 2**16
-    data = item.LUTData
-    if isinstance(data, bytes):
-        width = 1 if len(data) < 2 * entries else 2
-        order = "<" if dataset.original_encoding[1] else ">"
-        table = np.frombuffer(data, dtype=f"{order}u{width}", count=entries)
-    else:
-        table = np.asarray(data, dtype=np.uint16)
-    return table[np.clip(values.astype(np.int64) - first, 0, len(table) - 1)]
-
-
-def _usable_window(dataset: _Dataset) -> _Dataset | None:
-    """The file's first window as a data set of its own whose output range is 0 to 255, or None."""
-    center, width = (_first_number(dataset.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
-    if center is None or width is None:
-        return None
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    if not (width >= 1 if function == "LINEAR" else width > 0):
-        return None
-    window = _load_pydicom().Dataset()
-    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = center, width, function
-    window.PhotometricInterpretation = "MONOCHROME2"
-    window.PixelRepresentation, window.BitsStored = 0, 8
-    return window
-
-
-def _first_number(value: Any) -> float | None:
-    """The first value of an element that may have none, one or several."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = value[0] if value else None
-    return None if value in (None, "") else float(value)
-
-
-def _colour(stored: np.ndarray, dataset: _Dataset, photometric: str, name: str) -> np.ndarray:
-    if photometric == "PALETTE COLOR":
-        return to_8bit(_load_pydicom().pixels.apply_color_lut(stored, dataset), name)
-    if stored.ndim == 3 and stored.shape[-1] == 3:  # pydicom has turned YBR into RGB
-        return to_8bit(stored, name)
-    raise ImageReadError(name, f"DICOM with photometric interpretation {photometric}, which is not supported")
-
-
-def _header_field(dataset: _Dataset, keyword: str, name: str) -> Any:
+def _header_field(dataset: _Dataset, keyword: str, name: str, pydicom: ModuleType) -> Any:
     try:
         return _plain(dataset.get(keyword))
-    except _dicom_errors() as error:
+    except (*DECODE_ERRORS, *_parse_errors(pydicom)) as error:
         # Neither the value nor pydicom's message, which may quote it.
         raise ImageReadError(name, f"header field {keyword} can't be read ({type(error).__name__})") from None
 

@@ -33,6 +33,8 @@ class MambaXrayImagesKwargs(TypedDict, total=False):
     image_mean: float | list[float] | tuple[float, ...] | None
     image_std: float | list[float] | tuple[float, ...] | None
     do_convert_rgb: bool | None
+    strict: bool | None
+    allow_blank: bool | None
     return_tensors: str | TensorType | None
 
 
@@ -52,6 +54,8 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
         do_rescale, rescale_factor: multiply 8-bit values by 1/255.
         do_normalize, image_mean, image_std: per channel.
         do_convert_rgb: repeat grey pictures to three channels. Without it grey ones keep one channel.
+        strict: refuse DICOMs about which there are doubts (`docs/input.md`) that otherwise are logged.
+        allow_blank: take pictures in which there is nothing to see, for tests; they are refused otherwise.
 
     Call it with `images` as
 
@@ -83,6 +87,8 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
     do_convert_rgb = True
+    strict = False
+    allow_blank = False
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         # `size=192` means a square.
@@ -108,6 +114,8 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
         image_mean: Sequence[float],
         image_std: Sequence[float],
         do_convert_rgb: bool,
+        strict: bool,
+        allow_blank: bool,
         return_tensors: str | TensorType | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
@@ -116,7 +124,7 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
 
         def to_array(view: Any) -> np.ndarray:
             # One picture after the other, so that no batch of full-size pictures is held in memory.
-            picture = load_xray(view, least_side=least_side)
+            picture = load_xray(view, least_side=least_side, strict=strict, allow_blank=allow_blank)
             # Resizing one grey channel and repeating it afterwards equals, and is faster than, the reverse.
             if do_resize:
                 picture = picture.resize((size.width, size.height), resample, reducing_gap=reducing_gap)

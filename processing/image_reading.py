@@ -1,36 +1,53 @@
 """From whatever a user has (file, bytes, array, DICOM) to an 8-bit picture. `docs/input.md` lists the rules."""
 
-from base64 import b64decode
 from collections.abc import Mapping
-from http.client import HTTPException
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import numpy as np
 from PIL import Image, ImageOps
 from transformers.utils import is_torch_tensor
 
+from .deep_pictures import is_deep_colour, is_deep_grey, is_white_zero, load_deep_colour, refuse_lost_bits
 from .dicom import is_dicom, read_dicom
-from .pixel_rules import DECODE_ERRORS, ImageReadError, check_size, one_line, to_8bit
+from .image_content import is_address, read_address, read_file, read_stream
+from .image_limits import check_bytes, check_size
+from .pixel_rules import DECODE_ERRORS, ImageReadError, pillow_decodes, refuse_blank, to_8bit
 
-__all__ = ["ImageReadError", "load_xray"]
+__all__ = ["NAME_ATTRIBUTE", "ImageReadError", "load_xray"]
+
+NAME_ATTRIBUTE = "xray_name"
+"""Attribute of a PIL image that says what to call it in messages, where it has no file name of its own."""
 
 _DICOM_SUFFIXES = (".dcm", ".dicom")
-_URL_TIMEOUT = 30  # seconds
 _CHANNELS = (1, 3, 4)
 
 
-def load_xray(source: Any, *, least_side: int | None = None) -> Image.Image:
+@dataclass(frozen=True)
+class _Options:
+    """The keyword arguments of `load_xray`."""
+
+    least_side: int | None
+    strict: bool
+    allow_blank: bool
+
+
+def load_xray(
+    source: Any, *, least_side: int | None = None, strict: bool = False, allow_blank: bool = False
+) -> Image.Image:
     """Read one X-ray picture.
 
     Args:
-        source: a path (`str` or `Path`), the content of a file (`bytes`; PNG, JPEG, DICOM …), an `http(s)://` or
-            `data:` URL, a PIL image, a numpy array or torch tensor of shape (H, W), (H, W, C) or (C, H, W) with 1,
-            3 or 4 channels, or a dictionary `{"bytes": …, "path": …}` as `datasets.Image(decode=False)` gives.
+        source: a path (`str` or `Path`) of a regular file, the content of a file (`bytes`; PNG, JPEG, DICOM …), a
+            binary file object (`BytesIO`, `open(…, "rb")`), an `http(s)://` or `data:` URL, a PIL image, a numpy array
+            or torch tensor of shape (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, or a dictionary
+            `{"bytes": …, "path": …}` as `datasets.Image(decode=False)` gives.
         least_side: a JPEG may come out at 1/2, 1/4 or 1/8 of its size, which decodes faster, as long as no side gets
             shorter than this. Other sources, and all when it is not given, keep their size.
+        strict: refuse DICOMs about which there are doubts, see `dicom.read_dicom`, that otherwise are logged.
+        allow_blank: read pictures in which there is nothing to see, such as test pictures of one grey value.
 
     Returns:
         The upright picture with 8 bits per channel: mode "L" where the source is grey, "RGB" where it has colour
@@ -42,85 +59,67 @@ def load_xray(source: Any, *, least_side: int | None = None) -> Image.Image:
         FileNotFoundError: no such file.
         TypeError: a source of another kind.
     """
+    options = _Options(least_side, strict, allow_blank)
     if isinstance(source, Mapping):
-        return _load_dictionary(source, least_side)
+        return _load_dictionary(source, options)
     if isinstance(source, Image.Image):
-        name = getattr(source, "filename", "") or f"<PIL image of mode {source.mode}>"
-        return _finish(source, str(name))
+        name = getattr(source, NAME_ATTRIBUTE, "") or getattr(source, "filename", "")
+        return _finish(source, str(name or f"<PIL image of mode {source.mode}>"), options)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _load_bytes(bytes(source), f"<{len(source)} bytes>", least_side)
+        return _load_bytes(bytes(source), f"<{len(source)} bytes>", options)
     if is_torch_tensor(source):
         tensor = source.detach().cpu()
-        return _load_array((tensor.float() if tensor.is_floating_point() else tensor).numpy(), "torch tensor")
+        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        return _load_array(array, "torch tensor", options)
     if isinstance(source, np.ndarray):
-        return _load_array(source, "numpy array")
-    if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
-        return _load_url(source, least_side)
+        return _load_array(source, "numpy array", options)
+    if isinstance(source, str) and is_address(source):
+        return _load_bytes(*read_address(source), options)
     if isinstance(source, (str, Path)):
-        return _load_file(Path(source), least_side)
+        return _load_bytes(read_file(Path(source)), str(source), options)
+    if callable(getattr(source, "read", None)):
+        name = getattr(source, "name", None)
+        name = name if isinstance(name, str) else f"<{type(source).__name__}>"
+        return _load_bytes(read_stream(source, name), name, options)
     raise TypeError(
-        f"an X-ray can't be read from {type(source).__name__}; give a path, bytes, a PIL image, a numpy array or a "
-        "torch tensor"
+        f"an X-ray can't be read from {type(source).__name__}; give a path, bytes, an open file, a PIL image, a numpy "
+        "array or a torch tensor"
     )
 
 
-def _load_dictionary(source: Mapping[str, Any], least_side: int | None) -> Image.Image:
+def _load_dictionary(source: Mapping[str, Any], options: _Options) -> Image.Image:
     content, path = source.get("bytes"), source.get("path")
     if content is not None:
-        return _load_bytes(content, str(path) if path else f"<{len(content)} bytes>", least_side)
+        return _load_bytes(content, str(path) if path else f"<{len(content)} bytes>", options)
     if path is None:
         raise TypeError("a dictionary that stands for an image needs 'bytes' or 'path', as in datasets.Image")
-    return _load_file(Path(path), least_side)
+    return _load_bytes(read_file(Path(path)), str(path), options)
 
 
-def _load_file(path: Path, least_side: int | None) -> Image.Image:
-    name = str(path)
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{name}: no such file") from error
-    except (OSError, ValueError) as error:
-        # Also text that is no path at all, such as base64 without `data:…,` before it.
-        shown = name if len(name) <= 200 else f"{name[:200]}…"
-        raise ImageReadError(shown, f"can't be read as a file ({getattr(error, 'strerror', error)})") from error
-    return _load_bytes(content, name, least_side)
-
-
-def _load_url(url: str, least_side: int | None) -> Image.Image:
-    if url.startswith("data:"):
-        name = "<data URL>"
-        try:
-            content = b64decode(url.partition(",")[2], validate=True)
-        except ValueError as error:
-            raise ImageReadError(name, "not base64") from error
-        return _load_bytes(content, name, least_side)
-    try:
-        with urlopen(url, timeout=_URL_TIMEOUT) as answer:
-            content = answer.read()
-    except (OSError, HTTPException) as error:
-        raise ImageReadError(url, f"can't be fetched ({one_line(error)})") from error
-    return _load_bytes(content, url, least_side)
-
-
-def _load_bytes(content: bytes, name: str, least_side: int | None) -> Image.Image:
+def _load_bytes(content: bytes, name: str, options: _Options) -> Image.Image:
     if not content:
         raise ImageReadError(name, "the file is empty")
+    check_bytes(len(content), name)
     # The content decides; a DICOM without preamble can be told by its name only.
     if is_dicom(content[:132]):
-        return read_dicom(content, name=name).image
+        return _load_dicom(content, name, options)
     try:
         picture = Image.open(BytesIO(content))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageReadError(name, f"too large, taken for a decompression bomb ({error})") from error
-    except DECODE_ERRORS as error:
+    except (*DECODE_ERRORS, AttributeError, RuntimeError, TypeError) as error:  # nothing but Pillow works here
         if name.lower().endswith(_DICOM_SUFFIXES):
-            return read_dicom(content, name=name).image
+            return _load_dicom(content, name, options)
         raise ImageReadError(name, "not an image in a known format (or its first bytes are damaged)") from error
     with picture:
-        return _finish(picture, name, least_side)
+        return _finish(picture, name, options, content)
 
 
-def _load_array(values: np.ndarray, kind: str) -> Image.Image:
+def _load_dicom(content: bytes, name: str, options: _Options) -> Image.Image:
+    return read_dicom(content, name=name, strict=options.strict, allow_blank=options.allow_blank).image
+
+
+def _load_array(values: np.ndarray, kind: str, options: _Options) -> Image.Image:
     name = f"<{kind} of shape {tuple(values.shape)}>"
     if values.ndim == 3 and values.shape[-1] not in _CHANNELS and values.shape[0] in _CHANNELS:
         values = np.moveaxis(values, 0, -1)
@@ -129,34 +128,59 @@ def _load_array(values: np.ndarray, kind: str) -> Image.Image:
     if not (values.ndim == 2 or (values.ndim == 3 and values.shape[-1] in _CHANNELS)):
         raise ImageReadError(name, "not a picture; expected (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4")
     check_size(values.shape[1], values.shape[0], name)
-    return _finish(Image.fromarray(np.ascontiguousarray(to_8bit(values, name))), name)
+    return _finish(Image.fromarray(np.ascontiguousarray(to_8bit(values, name))), name, options)
 
 
-def _finish(picture: Image.Image, name: str, least_side: int | None = None) -> Image.Image:
-    """Decode, turn upright, and bring to mode "L" or "RGB"."""
+def _finish(picture: Image.Image, name: str, options: _Options, content: bytes | None = None) -> Image.Image:
+    """Decode, turn upright, bring to mode "L" or "RGB", and look whether there is anything to see."""
     check_size(*picture.size, name)
-    if least_side is not None:
-        picture.draft(None, (least_side, least_side))  # does nothing but for JPEGs that are larger
-    try:
+    picture, is_white_zero = _decode(picture, name, options.least_side, content)
+    reason = {}
+    if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema()[1] == 0:
+        reason = {"reason": "it is fully transparent"}
+    picture = _to_grey_or_rgb(picture, name, is_white_zero=is_white_zero)
+    if not options.allow_blank:
+        refuse_blank(picture, name, **reason)
+    return picture
+
+
+def _decode(picture: Image.Image, name: str, least_side: int | None, content: bytes | None) -> tuple[Image.Image, bool]:
+    """The upright picture, loaded, and whether its values are those of a negative."""
+    with pillow_decodes(name):
+        if least_side is not None:
+            picture.draft(None, (least_side, least_side))  # does nothing but for JPEGs that are larger
         frames = getattr(picture, "n_frames", 1)
-        # MPO is what some cameras and phones make: a JPEG that carries its own preview.
-        if frames > 1 and picture.format != "MPO":
-            raise ImageReadError(name, f"{picture.format} with {frames} pictures; give each as a view of its own")
+    # MPO is what some cameras and phones make: a JPEG that carries its own preview.
+    if frames > 1 and picture.format != "MPO":
+        raise ImageReadError(name, f"{picture.format} with {frames} pictures; give each as a view of its own")
+    if is_deep_colour(picture):
+        return load_deep_colour(_content_of(picture) if content is None else content, name), False
+    is_negative = is_deep_grey(picture) and is_white_zero(picture)
+    with pillow_decodes(name):
         picture.load()
-        return _to_grey_or_rgb(ImageOps.exif_transpose(picture), name)
-    except ImageReadError:
-        raise
-    except DECODE_ERRORS as error:
-        raise ImageReadError(name, f"truncated or damaged image ({one_line(error)})") from error
+        upright = ImageOps.exif_transpose(picture)
+    refuse_lost_bits(picture, name)
+    return upright, is_negative
 
 
-def _to_grey_or_rgb(picture: Image.Image, name: str) -> Image.Image:
+def _content_of(picture: Image.Image) -> bytes:
+    """The file that a caller has opened, without moving its position."""
+    place = picture.fp.tell()
+    try:
+        picture.fp.seek(0)
+        return picture.fp.read()
+    finally:
+        picture.fp.seek(place)
+
+
+def _to_grey_or_rgb(picture: Image.Image, name: str, *, is_white_zero: bool) -> Image.Image:
     if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
         return picture
     if picture.mode == "1":
         return picture.convert("L")
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return Image.fromarray(to_8bit(np.asarray(picture), name))
+    if is_deep_grey(picture):
+        grey = to_8bit(np.asarray(picture), name)
+        return Image.fromarray(np.uint8(255) - grey if is_white_zero else grey)
     if picture.has_transparency_data:
         is_grey = picture.mode in ("L", "LA")
         layers = picture.convert("RGBA")

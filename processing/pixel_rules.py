@@ -1,37 +1,39 @@
-"""What every picture must meet and how its grey values become 8-bit ones, whatever file it came from."""
+"""How the values of an image become 8-bit grey values, whatever file it came from, and which images are blank."""
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
+from PIL import Image
 
-# Between the largest chest film scans (35 x 43 cm at 50 micrometres: 60 million pixels) and the size from which
-# Pillow itself warns (89 million).
-MAX_PIXELS = 64 * 2**20
-# Smaller than one patch of the encoder: there is nothing to see.
-MIN_SIDE = 16
+_BIT_DEPTHS = (8, 10, 12, 14, 16)
+# Values beyond these shares at either end may be outliers: hot pixels, a marker, a row that a detector lost.
+_TAIL = 0.02
+# An image is blank, and a window useless, when so large a share of the pixels lies within a few grey levels.
+_FLAT_SHARE = 0.97
+_BLANK_BAND = 8
+# More pixels tell no more about percentiles.
+_SAMPLE = 2**20
+_PREVIEW_SIDE = 256
 
-# What Pillow's, pydicom's and their libraries' decoders raise on damaged data.
 DECODE_ERRORS = (
     ArithmeticError,
-    AttributeError,
     EOFError,
     LookupError,
     OSError,
-    RuntimeError,
     SyntaxError,
-    TypeError,
     ValueError,
     struct.error,
     zlib.error,
 )
-
-_BIT_DEPTHS = (8, 10, 12, 14, 16)
+"""What Pillow's, pydicom's and numpy's decoders raise on damaged data. Errors of programs (TypeError, AttributeError,
+RuntimeError) are not among them: they must be seen as what they are."""
 
 
 class ImageReadError(ValueError):
-    """A picture that can't be used. The message is `<file>: <reason>`.
+    """An image that can't be used. The message is `<file>: <reason>`.
 
     Args:
         name: the file, or a description of what was given instead of a file.
@@ -53,20 +55,103 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def check_size(width: int, height: int, name: str) -> None:
-    """Refuse what is too small to hold a radiograph or too large to be one, before it is decoded.
+@contextmanager
+def pillow_decodes(name: str) -> Iterator[None]:
+    """For lines in which nothing but Pillow works: whatever it raises is the file's fault.
 
     Raises:
-        ImageReadError: a side shorter than `MIN_SIDE` or more than `MAX_PIXELS` pixels.
+        ImageReadError: in place of Pillow's errors.
     """
-    if min(width, height) < MIN_SIDE:
-        raise ImageReadError(name, f"too small ({width} x {height} pixels; at least {MIN_SIDE} x {MIN_SIDE})")
-    if width * height > MAX_PIXELS:
-        raise ImageReadError(
-            name,
-            f"too large ({width} x {height} pixels; at most {MAX_PIXELS // 2**20} x 2^20, a larger picture is taken "
-            "for a decompression bomb): downsample it first",
-        )
+    try:
+        yield
+    except (*DECODE_ERRORS, AttributeError, RuntimeError, TypeError) as error:
+        raise ImageReadError(name, f"truncated or damaged image ({one_line(error)})") from error
+
+
+class Levels:
+    """The values that occur in an image, so that a function of the value is computed once for each of them.
+
+    An image has millions of pixels but at most 65,536 values of 16 bits. Other kinds of values are kept pixel by pixel.
+
+    Attributes:
+        values: `(n,)`, ascending where each occurs once.
+        counts: `(n,)`, how often each occurs, in large images among a part of the pixels.
+
+    Args:
+        pixels: an array of any shape and any numeric type.
+    """
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        if not pixels.dtype.isnative:
+            pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+        self._pixels = pixels
+        self._is_table = pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 2
+        if not self._is_table:
+            self.values = pixels.ravel()
+            self.counts = np.ones(self.values.size, dtype=np.int64)
+            return
+        codes = self._codes()
+        sample = codes.ravel()[:: max(1, codes.size // _SAMPLE)]
+        counts = np.bincount(sample, minlength=self._table_size())
+        occurs = counts > 0
+        if sample.size < codes.size:
+            occurs[codes] = True
+        found = np.flatnonzero(occurs).astype(codes.dtype)
+        order = np.argsort(found.view(pixels.dtype), kind="stable")
+        self._found = found[order]
+        self.values = self._found.view(pixels.dtype)
+        self.counts = counts[self._found]
+
+    def _codes(self) -> np.ndarray:
+        return self._pixels.view(f"u{self._pixels.dtype.itemsize}")
+
+    def _table_size(self) -> int:
+        return 2 ** (8 * self._pixels.dtype.itemsize)
+
+    def paint(self, grey: np.ndarray) -> np.ndarray:
+        """The image in which each of `values` has its own of the grey values `(n,)` uint8."""
+        if not self._is_table:
+            return grey.reshape(self._pixels.shape)
+        table = np.zeros(self._table_size(), dtype=np.uint8)
+        table[self._found] = grey
+        return table[self._codes()]
+
+
+def middle_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """The 2nd and the 98th percentile of values `(n,)` that occur so often."""
+    if counts.size > _SAMPLE:
+        step = counts.size // _SAMPLE
+        values, counts = values[::step], counts[::step]
+    order = np.argsort(values, kind="stable")
+    below = np.cumsum(counts[order])
+    places = np.searchsorted(below, [_TAIL * below[-1], (1 - _TAIL) * below[-1]])
+    low, high = values[order[np.minimum(places, len(order) - 1)]]
+    return float(low), float(high)
+
+
+def stretch_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """The lowest and the highest of values `(n,)` that are no outliers.
+
+    Outliers lie outside of the 2nd to the 98th percentile by more than half the distance between these two.
+    """
+    low, high = middle_range(values, counts)
+    margin = (high - low) / 2
+    return float(values[values >= low - margin].min()), float(values[values <= high + margin].max())
+
+
+def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map `low` to 0 and `high` to 255, linear between and clipped outside, rounded to `uint8`."""
+    span = high - low
+    # In double precision only where single precision can't tell neighbouring values apart.
+    kind = np.float32 if max(abs(low), abs(high)) < 2**20 else np.float64
+    with np.errstate(over="ignore"):
+        scaled = (values.astype(kind) - kind(low)) * kind(255 / span if span > 0 else 0)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def bit_depth(highest: float) -> int:
+    """The smallest of 8, 10, 12, 14 and 16 bits that hold a value from 0 to 65535."""
+    return next(bits for bits in _BIT_DEPTHS if highest <= 2**bits - 1)
 
 
 def to_8bit(values: np.ndarray, name: str) -> np.ndarray:
@@ -76,9 +161,11 @@ def to_8bit(values: np.ndarray, name: str) -> np.ndarray:
     - Floating-point values within [0, 1] are multiplied by 255. A maximum a little above 1 (below 2, as resampling
       leaves it) is clipped.
     - Other values from 0 up to 65535 are divided by the full range of the smallest of 8, 10, 12, 14 and 16 bits
-      that holds their maximum: 12-bit data in a 16-bit file fills the range, and an 8-bit picture stored in 16
+      that holds their maximum: 12-bit data in a 16-bit file fills the range, and an 8-bit image stored in 16
       bits comes out unchanged.
     - Anything else (negative values, or beyond 16 bits) is stretched from its minimum to its maximum.
+
+    Maximum and minimum are those of `stretch_range`, which leaves outliers aside.
 
     Raises:
         ImageReadError: NaN or infinite values, or a type that is not numeric.
@@ -91,40 +178,40 @@ def to_8bit(values: np.ndarray, name: str) -> np.ndarray:
         raise ImageReadError(name, f"pixels of type {values.dtype}; expected integers or floating-point numbers")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ImageReadError(name, "NaN or infinite pixel values")
-    lowest, highest = float(values.min()), float(values.max())
-    if lowest < 0 or highest > 2**16 - 1:
-        low, high = lowest, highest
-    elif values.dtype.kind == "f" and highest < 2:
-        low, high = 0.0, 1.0
-    else:
-        low, high = 0.0, float(2 ** next(bits for bits in _BIT_DEPTHS if highest <= 2**bits - 1) - 1)
-    return by_value(lambda found: stretch(found, low, high), values)
+    levels = Levels(values)
+    low, high = stretch_range(levels.values, levels.counts)
+    if low >= 0 and high <= 2**16 - 1:
+        is_share = values.dtype.kind == "f" and high < 2
+        low, high = 0.0, 1.0 if is_share else float(2 ** bit_depth(high) - 1)
+    return levels.paint(stretch(levels.values, low, high))
 
 
-def by_value(function: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> np.ndarray:
-    """`function(values)` for a function to `uint8` that depends on a pixel's value and on which values there are.
-
-    A picture has millions of pixels but at most 65,536 values of 16 bits, so the function is asked for each value that
-    occurs and the pixels look the answer up. The result is the same to the bit.
+def is_flat(grey: np.ndarray, counts: np.ndarray, band: int = _BLANK_BAND) -> bool:
+    """Whether nearly all pixels (97 %) lie within `band` neighbouring grey levels.
 
     Args:
-        function: takes an array of any shape, here the values that occur in ascending order of their bit patterns.
-        values: pixels of any type; others than integers of 16 bits are given to the function as they are.
+        grey: `(n,)` uint8.
+        counts: `(n,)`, how many pixels have each.
+        band: grey levels.
     """
-    # With fewer pixels than values there is nothing to gain.
-    if values.dtype not in (np.uint16, np.int16) or not values.dtype.isnative or values.size < 2**16:
-        return function(values)
-    codes = values.view(np.uint16)
-    occurs = np.zeros(2**16, dtype=bool)
-    occurs[codes] = True
-    found = np.flatnonzero(occurs).astype(np.uint16)
-    table = np.zeros(2**16, dtype=np.uint8)
-    table[found] = function(found.view(values.dtype))
-    return table[codes]
+    histogram = np.bincount(grey, weights=counts, minlength=256)
+    below = np.concatenate([[0], np.cumsum(histogram)])
+    return bool((below[band:] - below[:-band]).max() >= _FLAT_SHARE * below[-1])
 
 
-def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Map `low` to 0 and `high` to 255, linear between and clipped outside, rounded to `uint8`."""
-    span = high - low
-    scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / span if span > 0 else 0)
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+def refuse_blank(picture: Image.Image, name: str, reason: str = "nearly all pixels have one grey value") -> None:
+    """Refuse an image of mode "L" or "RGB" in which there is nothing to see.
+
+    Raises:
+        ImageReadError: 97 % of the pixels lie within 8 grey levels of 256, in every channel.
+    """
+    size = (min(picture.width, _PREVIEW_SIDE), min(picture.height, _PREVIEW_SIDE))
+    counts = picture.resize(size, Image.Resampling.NEAREST).histogram()
+    grey = np.arange(256, dtype=np.uint8)
+    if all(is_flat(grey, np.array(counts[start : start + 256])) for start in range(0, len(counts), 256)):
+        raise blank_error(name, reason)
+
+
+def blank_error(name: str, reason: str) -> ImageReadError:
+    """The error of an image in which there is nothing to see, with the reason."""
+    return ImageReadError(name, f"blank picture ({reason}); allow_blank (--allow-blank) reads it all the same")

@@ -20,7 +20,7 @@ from .collator import ImageCollator
 from .finetune import load_splits
 from .parts import named_part
 from .patch_picture_callback import PatchPictureCallback
-from .recipe import PretrainerSection, PretrainRecipe, RecipeError
+from .recipe import ImageDataSection, PretrainerSection, PretrainRecipe, RecipeError
 
 
 def make_trainer(recipe: PretrainRecipe, arguments: TrainingArguments, output: Path) -> Trainer:
@@ -63,14 +63,21 @@ def _load_data(recipe: PretrainRecipe) -> tuple[Any, Any]:
     if data.streaming:
         if recipe.training.get("max_steps", -1) < 1:
             raise RecipeError("a stream has no length: give training.max_steps")
+        _refuse_options(data)
         if data.max_train is not None:
             rows = rows.take(data.max_train)
         # Over as many pictures as memory holds easily, since a stream can't be shuffled whole.
         return rows.shuffle(seed=recipe.seed, buffer_size=1000), None
+    _refuse_options(data)
     if not data.validation_share:
         return first_studies(rows, data.max_train), None
     split = rows.train_test_split(data.validation_share, seed=recipe.seed)
     return first_studies(split["train"], data.max_train), first_studies(split["test"], data.max_validation)
+
+
+def _refuse_options(data: ImageDataSection) -> None:
+    if data.options:
+        raise RecipeError("data.options are for data.source; with data.folders give data.options={}")
 
 
 def _make_model(section: PretrainerSection) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from .rendering import data_uri, write_page
 
 _HEAT = (255, 122, 0)
 _VIEW_SIDE = 448
+_MAP_SIDE = 96
 _NOTES = (
     "A map is drawn for each word: the attention of the position that predicts it, the mean over heads. Each map has "
     "colours of its own, from none to its strongest patch.",
@@ -36,6 +37,7 @@ def write_attention_page(
     """
     gated = [source for source in explanation.sources if source.gates is not None]
     sections = {"report": "Report", **({"evidence": "Evidence"} if explanation.evidence else {})}
+    size = explanation.views[0].size
     sections |= {"gates": "Gates"} if gated else {}
     sections |= {f"maps-{index}": source.name for index, source in enumerate(explanation.sources)}
     return write_page(
@@ -54,7 +56,7 @@ def write_attention_page(
             {
                 "observation": each.observation,
                 "percent": None if each.probability is None else round(100 * each.probability),
-                "map": None if each.map is None else _png(_coloured(each.map.float().cpu().numpy())),
+                "map": None if each.map is None else _png(_coloured(each.map.float().cpu().numpy(), size)),
                 "studies": each.studies,
             }
             for each in explanation.evidence
@@ -67,7 +69,7 @@ def write_attention_page(
                 "name": source.name,
                 "is_gated": source.gates is not None,
                 "words": [
-                    {"text": word, "source": _png(_coloured(heat)), "percent": f"{100 * heat.sum():.0f}"}
+                    {"text": word, "source": _png(_coloured(heat, size)), "percent": f"{100 * heat.sum():.0f}"}
                     for word, heat in zip(explanation.words, source.maps, strict=True)
                 ],
             }
@@ -97,12 +99,15 @@ def _gate_chart(words: Sequence[str], sources: Sequence[AttentionMaps]) -> Marku
     return line_chart(Curve("Gate of each word", "word of the report", "gate", lines))
 
 
-def _coloured(heat: np.ndarray) -> Image.Image:
+def _coloured(heat: np.ndarray, view_size: tuple[int, int]) -> Image.Image:
+    """A map in colours, stretched from the square that the model saw to the aspect ratio of the view."""
     strength = heat / max(float(heat.max()), np.finfo(np.float32).tiny)
     pixels = np.empty((*heat.shape, 4), dtype=np.uint8)
     pixels[..., :3] = _HEAT
     pixels[..., 3] = np.round(200 * strength)
-    return Image.fromarray(pixels, "RGBA")
+    scale = _MAP_SIDE / max(view_size)
+    width, height = (max(1, round(side * scale)) for side in view_size)
+    return Image.fromarray(pixels, "RGBA").resize((width, height), Image.Resampling.BILINEAR)
 
 
 def _enlarged(view: Image.Image) -> Image.Image:

@@ -50,7 +50,7 @@ def study_view(study: StudyReport, labeler: CheXpertStyleLabeler, remark: str = 
 
 
 def _figure(image: Image.Image | str | PathLike, view: str) -> dict[str, Any]:
-    shown = load_xray(image).copy()
+    shown = load_xray(image, allow_blank=True).copy()
     shown.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE), Image.Resampling.LANCZOS)
     return {"source": data_uri(shown, "JPEG", quality=88), "width": shown.width, "height": shown.height, "view": view}
 

@@ -11,6 +11,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.processing_utils import ProcessorMixin
 
+from .attention_kernels import attention_for_changing_shapes
 from .study_batch import stack_studies
 
 # Keys of a dictionary that stands for one study, the preferred one first.
@@ -144,7 +145,8 @@ class ImageToTextPipeline(Pipeline):
     def _forward(
         self, model_inputs: dict[str, Tensor], generate_kwargs: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        sequences = self.model.generate(**model_inputs, **self.generation_arguments(**(generate_kwargs or {})))
+        with attention_for_changing_shapes():
+            sequences = self.model.generate(**model_inputs, **self.generation_arguments(**(generate_kwargs or {})))
         studies, prompt_length = model_inputs["input_ids"].shape
         # One row per study, or unbatching would hand one study's second sequence to the next study.
         return {"sequences": sequences[:, prompt_length:].unflatten(0, (studies, -1))}

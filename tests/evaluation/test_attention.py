@@ -1,5 +1,8 @@
 """Where a model looks: maps and gates are those of the model itself, and the page shows them."""
 
+from base64 import b64decode
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
@@ -126,6 +129,24 @@ def test_the_page_shows_every_word_once_per_kind_of_attention(processor, picture
     assert "http:" not in source
     assert "https:" not in source
     assert page.reports[0] == " ".join(explanation.words)
+
+
+def test_films_and_maps_keep_the_aspect_ratio_of_the_film_and_several_views_are_told(processor, picture, tmp_path):
+    film = picture.resize((60, 90))
+    explanation = explain_report(make(processor), processor, [film, picture], max_new_tokens=4, do_sample=False)
+    width, height = explanation.views[0].size
+    assert width / height == pytest.approx(60 / 90, rel=0.02)
+    assert explanation.views[1].width == explanation.views[1].height
+    seen = np.asarray(processor(images=[[film]])["pixel_values"][0, 0].mean(dim=0))
+    shown = np.asarray(explanation.views[0].resize(seen.shape[::-1]), dtype=float)
+    assert np.corrcoef(seen.ravel(), shown.ravel())[0, 1] > 0.99
+    page = Page(
+        write_attention_page(tmp_path / "page.html", explanation, title="t", summary="s").read_text(encoding="utf-8")
+    )
+    assert "mean of the 2 views" in "".join(page.text)
+    for image in (found["src"] for _, found in page.elements if found.get("alt", "").startswith("where the model")):
+        heat = Image.open(BytesIO(b64decode(image.partition(",")[2])))
+        assert heat.width / heat.height == pytest.approx(60 / 90, rel=0.02)
 
 
 def test_a_model_that_writes_nothing_is_told(processor, picture):

@@ -11,7 +11,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    BasicTextSRStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
+    MediaStorageDirectoryStorage,
+    RTPlanStorage,
+    generate_uid,
+)
 from transformers import AutoModel, BertConfig
 
 from mambaxray import (
@@ -25,6 +37,7 @@ from mambaxray.evaluation.report_files import GENERATED, ReportFile
 from mambaxray.evaluation.study_report import StudyReport
 from mambaxray.generate import check_output, collect_studies, resolve_device
 from mambaxray.info import ModelLoadError, describe_environment, describe_model, read_generator_config
+from mambaxray.train.recipe import make_recipe
 
 COMMAND = [sys.executable, "-m", "mambaxray.cli"]
 ENVIRONMENT = {**os.environ, "COLUMNS": "80", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -50,6 +63,47 @@ def test_help_comes_quickly_without_torch_and_names_the_commands() -> None:
     ).stderr
     assert " typer" in modules
     assert not any(line.split("|")[-1].strip() in ("torch", "transformers") for line in modules.splitlines())
+
+
+def test_help_lists_the_commands_in_the_order_of_use() -> None:
+    shown = [line.split()[1] for line in run("--help").stdout.splitlines() if line.startswith("│ ") and line[2] != " "]
+    commands = [word for word in shown if not word.startswith("-")]
+    assert commands[:4] == ["demo", "generate", "prepare", "recipes"]
+    assert commands.index("pretrain") < commands.index("contrast") < commands.index("finetune")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        (["recipes"], ("torch", "transformers")),
+        (["generate", "scans", "-m", "any", "-o", "done.jsonl", "--resume"], ("torch", "transformers")),
+        (["finetune", "-r", "recipe.yaml", "-o", "run"], ("torch", "transformers")),
+        (["info"], ("transformers",)),
+    ],
+    ids=["recipes", "nothing to resume", "a finished run", "info"],
+)
+def test_small_things_load_no_large_library(arguments: list[str], absent: tuple[str, ...], tmp_path: Path) -> None:
+    # A folder in which the work is done.
+    (tmp_path / "scans").mkdir()
+    for name in ("a.png", "notes"):
+        (tmp_path / "scans" / name).touch()
+    ReportFile(tmp_path / "done.jsonl", GENERATED).write(
+        [StudyReport("scans/a.png", ("scans/a.png",), report="Clear.")]
+    )
+    (tmp_path / "run").mkdir()
+    recipe = {"stage": "finetune", "model": {"checkpoint": "some/model"}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    (tmp_path / "run/recipe.yaml").write_text(make_recipe(recipe).to_yaml())
+    result = {"model_dir": "model", "metrics": {}, "history": [], "steps": 7, "seconds": 60}
+    result |= {"trained_parameters": 1, "total_parameters": 2}
+    (tmp_path / "run/result.json").write_text(json.dumps(result))
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *COMMAND[1:], *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "typer" in loaded
+    assert not loaded & set(absent)
 
 
 def test_version() -> None:
@@ -82,6 +136,41 @@ def test_real_files_of_every_format_get_reports(model_folder: Path, shared_data:
     names = ["fake_monochrome1.dcm", "nih_rgba_1024.png", "rsna_monochrome2.dcm"]
     assert [Path(row["study_id"]).name for row in rows] == names
     assert all(row["report"] and not row["error"] for row in rows)
+
+
+def test_other_modalities_are_told_or_refused_and_blank_images_refused_or_allowed(
+    model_folder: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    _write_dicom(tmp_path / "DICOMDIR", MediaStorageDirectoryStorage)
+    pixels = np.asarray(Image.open(pictures[0]).convert("L"))
+    _write_dicom(
+        tmp_path / "hand.dcm",
+        DigitalXRayImageStorageForPresentation,
+        PatientName="Secretname",
+        BodyPartExamined="HAND",
+        Modality="DX",
+        Rows=pixels.shape[0],
+        Columns=pixels.shape[1],
+        SamplesPerPixel=1,
+        PhotometricInterpretation="MONOCHROME2",
+        BitsAllocated=8,
+        BitsStored=8,
+        HighBit=7,
+        PixelRepresentation=0,
+        PixelData=pixels.tobytes(),
+    )
+    Image.new("L", (64, 64), 90).save(tmp_path / "white.png")
+    arguments = ("generate", tmp_path, "-m", model_folder, "--max-new-tokens", "2")
+    lenient = run(*arguments, "--allow-blank")
+    assert lenient.returncode == 0, lenient.stderr
+    assert "hand.dcm: body part HAND" in lenient.stderr
+    assert "not an image, left out: 1 x Media Storage Directory Storage" in lenient.stderr
+    assert "2 of 2 studies have a report" in lenient.stderr
+    strict = run(*arguments, "--strict")
+    assert strict.returncode == 1
+    assert f"skipped: {tmp_path / 'hand.dcm'}: body part HAND, which is no chest radiograph" in strict.stderr
+    assert f"skipped: {tmp_path / 'white.png'}: blank picture" in strict.stderr
+    assert "Secretname" not in lenient.stdout + lenient.stderr + strict.stdout + strict.stderr
 
 
 def test_a_csv_groups_views_and_resuming_tries_what_failed_again(
@@ -245,6 +334,41 @@ def test_a_folder_is_searched_in_natural_order_by_suffix_and_content(pictures: l
     (folder / "p2" / "1.2.840.7").write_bytes(bytes(128) + b"DICM")
     names = [Path(study.study_id).relative_to(folder).as_posix() for study in collect_studies([str(folder)])]
     assert names == ["p2/1.2.840.7", "p2/x9.jpg", "p2/x10.PNG", "p10/1.png"]
+
+
+def _write_dicom(path: Path, kind: str, *, has_preamble: bool = True, **elements: object) -> None:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = kind
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    if has_preamble:
+        dataset.save_as(path, enforce_file_format=True)
+    else:
+        del dataset.file_meta
+        dataset.save_as(path, implicit_vr=False, little_endian=True)
+
+
+@pytest.mark.parametrize("has_preamble", [True, False])
+def test_dicom_files_of_a_folder_without_images_are_skipped_and_told(tmp_path: Path, has_preamble: bool) -> None:
+    held = {
+        "DICOMDIR": (MediaStorageDirectoryStorage, "Media Storage Directory Storage"),
+        "state.dcm": (GrayscaleSoftcopyPresentationStateStorage, "Grayscale Softcopy Presentation State Storage"),
+        "report.dcm": (BasicTextSRStorage, "Basic Text SR Storage"),
+        "plan.dcm": (RTPlanStorage, "RT Plan Storage"),
+        "xray.dcm": (DigitalXRayImageStorageForPresentation, None),
+    }
+    for name, (kind, _) in held.items():
+        if has_preamble or name.endswith(".dcm"):
+            _write_dicom(tmp_path / name, kind, has_preamble=has_preamble)
+    skipped: list[str] = []
+    studies = collect_studies([str(tmp_path)], on_skip=skipped.append)
+    assert [Path(study.study_id).name for study in studies] == ["xray.dcm"]
+    expected = {what for name, (_, what) in held.items() if what and (tmp_path / name).exists()}
+    assert len(skipped) == len(set(skipped))
+    assert set(skipped) == expected
 
 
 def test_csv_paths_are_relative_to_the_csv_and_each_row_is_a_study_without_ids(tmp_path: Path) -> None:

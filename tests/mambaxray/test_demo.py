@@ -55,7 +55,7 @@ def test_the_demo_leaves_a_page_with_12_studies_and_a_model_that_loads(tmp_path)
     assert "Loss while learning" in text
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "demo" / "model")
     processor = AutoProcessor.from_pretrained(tmp_path / "demo" / "model")
-    inputs = processor(images=[Image.new("L", (300, 200), 80)])
+    inputs = processor(images=[Image.linear_gradient("L").resize((300, 200))])
     assert model.generate(**inputs, max_new_tokens=5).shape[1] > inputs["input_ids"].shape[1]
     assert 0 <= scores.unique <= 1
     assert scores.constant["F1_micro_14_uncertain-negative"] > 0.1
@@ -81,7 +81,8 @@ def test_the_demo_takes_a_data_set_in_r2gen_format(tmp_path):
     for number in range(20):
         split = "test" if number < 3 else "val" if number < 5 else "train"
         report = "Moderate cardiomegaly." if number % 2 else "The heart is normal in size. No pleural effusion."
-        Image.new("L", (90, 100), 12 * number).save(source / f"{number}.png")
+        picture = Image.linear_gradient("L").resize((90, 100)).rotate(18 * number)
+        picture.save(source / f"{number}.png")
         annotation[split].append({"id": str(number), "report": report, "image_path": [f"{number}.png"]})
     (source / "annotation.json").write_text(json.dumps(annotation))
     run_demo(tmp_path / "demo", data=source, settings=SMALL)

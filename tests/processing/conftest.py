@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dicom_files import make_dicom
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-PATIENT = "Secretname^Jane"
 SIZE = (96, 80)  # height, width: not square, so that swapped axes are seen
 
 
@@ -35,45 +33,11 @@ def png(grey: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write_dicom(tmp_path: Path) -> Callable[..., Path]:
-    """Write a DICOM of stored values (H, W) or (H, W, 3) that names a patient; more elements by keyword."""
+    """Write what `make_dicom` makes of its arguments."""
 
-    def write(
-        pixels: np.ndarray,
-        *,
-        bits: int | None = None,
-        photometric: str = "MONOCHROME2",
-        encapsulated: bytes | None = None,
-        syntax: UID = ExplicitVRLittleEndian,
-        file_name: str = "xray.dcm",
-        preamble: bool = True,
-        **elements: Any,
-    ) -> Path:
-        dataset = Dataset()
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = syntax
-        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SecondaryCaptureImageStorage
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-        dataset.PatientName = dataset.PatientID = PATIENT
-        dataset.ViewPosition = "PA"
-        dataset.Rows, dataset.Columns = pixels.shape[:2]
-        dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
-        if pixels.ndim == 3:
-            dataset.PlanarConfiguration = 0
-        dataset.PhotometricInterpretation = photometric
-        dataset.BitsAllocated = pixels.dtype.itemsize * 8
-        dataset.BitsStored = bits or dataset.BitsAllocated
-        dataset.HighBit = dataset.BitsStored - 1
-        dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-        dataset.PixelData = encapsulated or pixels.tobytes()
-        dataset["PixelData"].VR = "OB" if encapsulated or dataset.BitsAllocated == 8 else "OW"
-        for keyword, value in elements.items():
-            setattr(dataset, keyword, value)
+    def write(pixels: np.ndarray, *, file_name: str = "xray.dcm", **options: Any) -> Path:
         path = tmp_path / file_name
-        if preamble:
-            dataset.save_as(path, enforce_file_format=True)
-        else:
-            del dataset.file_meta
-            dataset.save_as(path, implicit_vr=False, little_endian=True)
+        path.write_bytes(make_dicom(pixels, **options))
         return path
 
     return write

@@ -4,10 +4,7 @@ import base64
 import io
 import pickle
 import struct
-import threading
 import zlib
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -106,33 +103,16 @@ def test_torch_tensors_equal_their_8_bit_twin(grey: np.ndarray) -> None:
 def test_path_string_bytes_dictionary_and_opened_picture_give_the_same(png: Path, grey: np.ndarray) -> None:
     content = png.read_bytes()
     sources = [png, str(png), content, bytearray(content), {"bytes": content, "path": None}]
-    sources += [{"bytes": None, "path": str(png)}, Image.open(png)]
+    sources += [{"bytes": None, "path": str(png)}, Image.open(png), io.BytesIO(content)]
     sources += ["data:image/png;base64," + base64.b64encode(content).decode()]
     for source in sources:
         assert _difference(source, grey) == 0
 
 
-def test_picture_behind_a_url_is_read_and_a_missing_one_is_named(png: Path, grey: np.ndarray) -> None:
-    class QuietHandler(SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(png.parent)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    try:
-        assert _difference(f"{address}/{png.name}", grey) == 0
-        with pytest.raises(ImageReadError, match=r"absent\.png: can't be fetched"):
-            load_xray(f"{address}/absent.png")
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def test_colour_pictures_keep_their_colours() -> None:
     red = np.zeros((32, 32, 3), dtype=np.uint8)
-    red[..., 0] = 200
-    assert load_xray(_encode(Image.fromarray(red), "PNG")).getpixel((5, 5)) == (200, 0, 0)
+    red[..., 0] = np.arange(100, 132)
+    assert np.array_equal(np.asarray(load_xray(_encode(Image.fromarray(red), "PNG"))), red)
 
 
 def test_transparent_parts_lie_on_black(grey: np.ndarray) -> None:

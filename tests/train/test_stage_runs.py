@@ -9,9 +9,10 @@ from mambaxray import MambaXrayForConditionalGeneration, MambaXrayForPreTraining
 from mambaxray.cli import app
 from mambaxray.data.image_folder import load_images
 from mambaxray.data.phantoms import make_study
+from mambaxray.train.pretrain import make_trainer
 from mambaxray.train.processes import run_in_processes
 from mambaxray.train.recipe import RecipeError
-from mambaxray.train.run import read_result
+from mambaxray.train.run import read_result, training_arguments
 
 SHORT = [
     "training.per_device_train_batch_size=4",
@@ -81,6 +82,19 @@ def test_pretraining_on_a_folder_of_pictures(pictures, tmp_path, streaming):
     result = run_recipe(load_recipe("pretrain_phantoms", [*PRETRAIN, *data]), tmp_path)
     assert result.steps == 4
     assert bool(result.metrics) is not streaming
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_pretraining_on_folders_takes_no_more_pictures_than_the_recipe_says(pictures, tmp_path, streaming):
+    data = ["data.source=null", "data.options={}", f"data.folders=[{pictures}]", "data.max_train=3"]
+    data += ["data.streaming=true"] if streaming else ["data.validation_share=0.5", "data.max_validation=2"]
+    data += ["training.eval_strategy=no"]
+    recipe = load_recipe("pretrain_phantoms", [*PRETRAIN, *data])
+    trainer = make_trainer(recipe, training_arguments(recipe, tmp_path), tmp_path)
+    assert len(list(trainer.train_dataset)) == 3
+    assert streaming or len(trainer.eval_dataset) == 2
+    with pytest.raises(RecipeError, match=r"data\.options are for data\.source"):
+        run_recipe(load_recipe("pretrain_phantoms", [*PRETRAIN, *data, "data.options={num_studies: 9}"]), tmp_path)
 
 
 def test_a_masked_autoencoder_is_pretrained_from_the_command_line(pictures, tmp_path):
