@@ -15,7 +15,7 @@ def tiny(
     """Write a tiny model of every system, to test programs with.
 
     The models have random weights and write nonsense, but load and run like real ones. Each goes into a folder of
-    its own with its processor and takes less than 500 kB.
+    its own with its processor and takes less than 200 kB beside the code.
 
     Example:
 

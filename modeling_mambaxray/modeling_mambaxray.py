@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
@@ -615,6 +615,11 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             weighted = value * weights.get(name, 1.0) * share
             total = weighted if total is None else total + weighted
             losses[name] = value
+        if total is not None and self.training and len(self.config.loss_names) > 1 and _is_distributed():
+            # A loss may exist in some processes only, and data-parallel training waits for every gradient in each.
+            for parameter in self.parameters():
+                if parameter.requires_grad:
+                    total = total + parameter.flatten()[:0].sum().to(total)
         return total, losses
 
     @torch.no_grad()
@@ -676,6 +681,10 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
 
 
 _IMAGE_ARGUMENTS = ("pixel_values", "view_mask", "pixel_attention_mask", "visual_tokens")
+
+
+def _is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _one_mask(view_mask: Tensor | None, pixel_attention_mask: Tensor | None) -> Tensor | None:
