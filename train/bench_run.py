@@ -27,10 +27,10 @@ from ..evaluation.report_files import read_reports
 from ..evaluation.study_report import StudyReport
 from .bench_grid import LARGEST_BATCH, Bench, Cell, make_bench
 from .finetune import make_generator
-from .parts import named_part
 from .processes import run_in_processes
 from .recipe import FinetuneRecipe, RecipeError
 from .run import read_result, run_recipe
+from .stage_parts import named_part
 
 if TYPE_CHECKING:
     from datasets import Dataset
