@@ -100,7 +100,7 @@ def _study_report(where: str, values: Any) -> StudyReport:
         raise ValueError(f"{where} has no {' or '.join(_ID_COLUMNS)}")
     if not any(name in values for name in (*_REPORT_COLUMNS, "reference")):
         raise ValueError(f"{where} has neither a report ({', '.join(_REPORT_COLUMNS)}) nor a reference")
-    texts = {name: values.get(name) for name in ("reference", "error", "settings")}
+    texts: dict[str, Any] = {name: values.get(name) for name in ("reference", "error", "settings")}
     texts["report"] = _first(values, _REPORT_COLUMNS)
     for name, text in texts.items():
         if not isinstance(text, str | None):

@@ -1,11 +1,16 @@
 """The commands that run a grid of models and show it as a table: `mambaxray bench`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from .console import error_console, failure, quiet_transformers
+
+if TYPE_CHECKING:
+    from .train.bench_grid import Cell
+    from .train.bench_run import CellResult
+    from .train.bench_table import TableFormat
 
 bench_app = typer.Typer(
     no_args_is_help=True,
@@ -46,7 +51,7 @@ def run(
     disable_progress_bars()
     console = error_console()
 
-    def tell(cell: object, result: object) -> None:
+    def show(cell: "Cell", result: "CellResult | None") -> None:
         if result is None:
             console.print(f"{cell.title} ...")
         elif result.state == "done":
@@ -55,7 +60,7 @@ def run(
             console.print(f"{cell.title}: {result.state}: {result.reason}")
 
     try:
-        results = run_bench(load_bench(bench), output, progress=tell)
+        results = run_bench(load_bench(bench), output, progress=show)
     except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     done = sum(result.state == "done" for _, result in results)
@@ -81,7 +86,7 @@ def table(
     from .train.bench_table import render_table
 
     try:
-        text = render_table(*read_bench(folder), form)
+        text = render_table(*read_bench(folder), cast("TableFormat", form))
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(text, encoding="utf-8")

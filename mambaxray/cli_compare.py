@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from .cli_evaluate import load_tokenizer
 from .console import error_console, failure, print_unavailable, refuse_inputs, result_console
+
+if TYPE_CHECKING:
+    from .evaluation.protocols import Protocol
+    from .evaluation.tokenization import Tokenize
 
 
 def compare(
@@ -78,12 +82,12 @@ def compare(
         others = {row.study_id: row.report or "" for row in matched_reports(second, references or first, split=split)}
         with console.status(f"Comparing {len(rows)} reports"):
             result = compare_reports(
-                {row.study_id: row.reference for row in rows},
+                {row.study_id: row.reference or "" for row in rows},
                 {row.study_id: row.report or "" for row in rows},
                 others,
                 metrics=metrics,
-                tokenize=tokenize,
-                protocol=protocol,
+                tokenize=cast("Tokenize", tokenize),
+                protocol=cast("Protocol", protocol),
                 patients={row.study_id: row.patient_id or row.study_id for row in rows},
                 tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
                 max_tokens=max_tokens,

@@ -3,15 +3,18 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from .console import error_console, failure, print_unavailable, quiet_transformers, refuse_inputs, result_console
 
 if TYPE_CHECKING:
+    from .evaluation.protocols import Protocol
     from .evaluation.study_report import StudyReport
+    from .evaluation.tokenization import Tokenize
 
 _TRAINING_SPLIT = "train"
 _AVERAGES = ("_micro_", "_macro_", "_example_")
@@ -143,11 +146,11 @@ def evaluate(
         ids = [row.study_id for row in rows]
         with console.status(f"Scoring {len(rows)} reports"):
             result = evaluate_reports(
-                dict(zip(ids, (row.reference for row in rows), strict=True)),
+                dict(zip(ids, (row.reference or "" for row in rows), strict=True)),
                 dict(zip(ids, (row.report or "" for row in rows), strict=True)),
                 metrics=metrics,
-                tokenize=tokenize,
-                protocol=protocol,
+                tokenize=cast("Tokenize", tokenize),
+                protocol=cast("Protocol", protocol),
                 ci=ci,
                 patients=dict(zip(ids, (row.patient_id or row.study_id for row in rows), strict=True)),
                 tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
@@ -226,7 +229,7 @@ def _write_page(path: Path, result: Mapping[str, Any], rows: Sequence["StudyRepo
 
     studies = []
     for row in rows:
-        images = [image for image in row.images if Path(image).is_file()]
+        images = [image for image in row.images if isinstance(image, str | PathLike) and Path(image).is_file()]
         studies.append(replace(row, images=images, views=[""] * len(images)))
     rank_by = "ROUGE_L" if "ROUGE_L" in result["per_sample"] else next(iter(result["per_sample"]), None)
     if rank_by is None:

@@ -1,7 +1,7 @@
 """The command that shows where a model looks while it generates: `mambaxray explain`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,7 +46,7 @@ def explain(
     from .generate import load_pipeline
 
     console = error_console()
-    options = {"max_new_tokens": max_new_tokens, "prompt": prompt}
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "prompt": prompt}
     try:
         quiet_transformers()
         pipeline = load_pipeline(model, device, strict=strict, allow_blank=allow_blank)

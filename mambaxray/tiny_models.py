@@ -6,6 +6,7 @@ They load and run like real ones and write nonsense.
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -32,10 +33,10 @@ from .train.tokenizer import train_report_tokenizer
 IMAGE_SIZE = 32
 _VOCABULARY = 320
 _SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-_VISION_SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "image_size": IMAGE_SIZE, "state_size": 4}
+_VISION_SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "image_size": IMAGE_SIZE, "state_size": 4}
 # Of stage 1: two clusters a side.
 _PRETRAINING_SIZES = _VISION_SIZES | {"patch_size": 8, "cluster_size": 2, "decoder_hidden_size": 16}
-_VMAMBA_SIZES = {"image_size": IMAGE_SIZE, "embed_dim": 8, "depths": [1, 1]}
+_VMAMBA_SIZES: dict[str, Any] = {"image_size": IMAGE_SIZE, "embed_dim": 8, "depths": [1, 1]}
 _SWIN_SIZES = {"patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
 _NAME_OF_SWIN, _NAME_OF_VMAMBA = "r2gengpt", "r2gencsr"
 
@@ -46,7 +47,7 @@ def make_tiny_models(folder: str | Path, seed: int = 0) -> list[Path]:
     Args:
         folder: where the models' folders go, named like the systems' `model_type`; `r2gengpt` is the report generator
             with a Swin encoder, `r2gencsr` that with a VMamba.
-        seed: start of the random weights.
+        seed: random seed of the weights.
 
     Raises:
         FileExistsError: a folder of such a name holds something already.

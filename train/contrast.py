@@ -70,7 +70,7 @@ def make_dual_encoder(
     else:
         tokenizer = train_report_tokenizer(reports, section.vocab_size)
         values = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-        text = AutoModel.from_config(AutoConfig.for_model(**values | section.text_encoder))
+        text = AutoModel.from_config(AutoConfig.for_model(**values | (section.text_encoder or {})))
     model = MambaXrayDualEncoder.from_vision_text_pretrained(vision, text, projection_dim=section.projection_dim)
     # Where the tokenizer does not know how long a text may be, the collator would not cut it.
     longest = getattr(model.config.text_config, "max_position_embeddings", None)

@@ -139,10 +139,12 @@ def _system(section: GeneratorSection) -> Family:
     return systems[section.system]
 
 
-def _new_language_model(values: dict[str, Any], tokenizer: Any) -> PreTrainedModel:
+def _new_language_model(values: dict[str, Any] | None, tokenizer: Any) -> PreTrainedModel:
     tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     # The image placeholder has no embedding: it is no token of the language model.
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**{"vocab_size": len(tokenizer)} | tokens | values))
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**{"vocab_size": len(tokenizer)} | tokens | (values or {}))
+    )
 
 
 def _loading_options(section: GeneratorSection) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path)
             return apply_efficient_tuning(model, **section.vision_lora, lora=section.lora)
         except (TypeError, ValueError) as error:
             raise RecipeError(f"model.vision_lora: {error}") from error
-    values = dict(section.lora)
+    values = dict(section.lora or {})
     targets = values.pop("target_modules", ["q_proj", "v_proj"])
     whole = [name for name, _ in model.named_children() if name not in ("language_model", *section.freeze)]
     try:

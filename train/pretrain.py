@@ -77,7 +77,7 @@ def _make_model(section: PretrainerSection) -> PreTrainedModel:
         with named_part("model.checkpoint", section.checkpoint):
             return AutoModelForPreTraining.from_pretrained(section.checkpoint)
     try:
-        return AutoModelForPreTraining.from_config(AutoConfig.for_model(**section.config))
+        return AutoModelForPreTraining.from_config(AutoConfig.for_model(**section.config or {}))
     except ValueError as error:
         raise RecipeError(f"model.config: {error}") from error
 

@@ -370,8 +370,9 @@ def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 def _with_defaults(section: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
     filled = dict(values)
     for name, f in section.model_fields.items():
-        if _is_section(f.annotation):
-            filled[name] = _with_defaults(f.annotation, values.get(name, {}))
+        kind: Any = f.annotation
+        if _is_section(kind):
+            filled[name] = _with_defaults(kind, values.get(name, {}))
         elif name not in values and not f.is_required():
             filled[name] = f.get_default(call_default_factory=True)
     return filled
@@ -532,7 +533,8 @@ def _explained(
     if error["type"] == "value_error":
         return RecipeError(str(error["ctx"]["error"]))
     # Behind the names of sections, the place holds the member of a union or of a list.
-    names, kind, value = ([where] if where else []), section, values
+    names, value = ([where] if where else []), values
+    kind: Any = section
     for name in error["loc"]:
         if not _is_section(kind) or name not in kind.model_fields or name not in value:
             break

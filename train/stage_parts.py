@@ -64,7 +64,7 @@ def named_part(key: str, value: Any) -> Iterator[None]:
         ) from error
 
 
-def make_vision_encoder(source: str | dict[str, Any], image_size: int | None) -> PreTrainedModel:
+def make_vision_encoder(source: str | dict[str, Any] | None, image_size: int | None) -> PreTrainedModel:
     """The vision encoder that a recipe names, or a new one.
 
     Args:
@@ -78,7 +78,7 @@ def make_vision_encoder(source: str | dict[str, Any], image_size: int | None) ->
         with named_part("model.vision_encoder", source):
             return load_vision_encoder(source, image_size=image_size)
     size = {} if image_size is None else {"image_size": image_size}
-    return AutoModel.from_config(AutoConfig.for_model(**source | size))
+    return AutoModel.from_config(AutoConfig.for_model(**(source or {}) | size))
 
 
 def freeze(model: PreTrainedModel, parts: Sequence[str]) -> None:
