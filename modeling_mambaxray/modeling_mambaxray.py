@@ -139,9 +139,11 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
     Attributes:
         study_inputs: what a study hands the model beside images and token ids, by name; the processor of the same
             system declares the same.
+        projection_parts: the children that lead from the vision encoder to the decoder's space.
     """
 
     study_inputs: ClassVar[StudyInputs] = {}
+    projection_parts: ClassVar[tuple[str, ...]] = ("projector", "layer_norm")
     _decoder_class: ClassVar[type] = AutoModel
 
     def __init__(self, config: MambaXrayConfig):
