@@ -110,6 +110,21 @@ def _section_of(heading: str) -> str:
     return next((name for name, pattern in _SECTION_OF.items() if re.fullmatch(pattern, heading)), heading)
 
 
+_PLACEHOLDER = re.compile(
+    r"\W*(?:nan|null|none|nil|n/?a|n\.a\.?|not (?:available|applicable|given|provided|dictated)|no (?:findings?|impression|report)(?: (?:given|available|provided|dictated))?|empty|unavailable|missing|blank"
+    r"|(?:(?:please )?see|as|refer to|per)(?: the)? (?:above|below|findings?|impression|report|conclusion|full report|body of (?:the )?report|findings? (?:above|section)|impression (?:below|section)))?\W*",
+    re.IGNORECASE,
+)
+
+
+def is_missing(text: str) -> bool:
+    """Whether a section holds no report: neither a letter nor a digit, or a placeholder.
+
+    Placeholders are what data sets and dictation write where nothing is: `nan`, `None.`, `N/A`, `See impression.`
+    """
+    return _PLACEHOLDER.fullmatch(text.replace("_", " ")) is not None
+
+
 def choose_report(findings: str, impression: str, section: str) -> str:
     """The text that a model shall write for a study.
 
@@ -127,4 +142,4 @@ def choose_report(findings: str, impression: str, section: str) -> str:
     parts = {"findings": [findings], "impression": [impression], "findings+impression": [findings, impression]}
     if section not in parts:
         raise ValueError(f"unknown section {section!r}; a model can write {', '.join(SECTIONS)}")
-    return " ".join(part.strip() for part in parts[section] if any(c.isalnum() for c in part))
+    return " ".join(part.strip() for part in parts[section] if not is_missing(part))

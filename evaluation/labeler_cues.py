@@ -1,0 +1,269 @@
+"""The words that decide what a sentence says of the findings it names, as data for `labeler_scopes.py`.
+
+A cue changes the value of mentions in front of it or behind it; a mark tells where one statement ends and the next
+begins. Every phrase is a regular expression, matched as whole words against lower-case text. At one place the first
+phrase that matches wins, in the order of `CUES` and then of `MARKS`: longer phrases stand before their parts.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from ..data.schema import ABSENT, NOT_MENTIONED, PRESENT, UNCERTAIN
+
+
+class Reach(Enum):
+    """Which mentions a cue speaks of."""
+
+    AHEAD = auto()
+    """Those that follow: "no effusion"."""
+    BACK = auto()
+    """Those before it: "effusion has resolved"."""
+    EITHER = auto()
+    """What follows directly, else those before it: "resolved effusion", "effusion, resolved"."""
+    BACK_ALIKE = auto()
+    """The nearest before it and others of the same observation: "pneumothorax after removal of the chest tube"."""
+    NONE = auto()
+    """Nothing. The phrase only looks like a cue: "not only"."""
+
+
+@dataclass(frozen=True)
+class Cue:
+    """Phrases that give the mentions within their reach a value."""
+
+    reach: Reach
+    value: int | None
+    phrases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Phrases that structure a sentence; `labeler_scopes.py` says what each kind does."""
+
+    kind: str
+    phrases: tuple[str, ...]
+
+
+_SEEN = (
+    r"(?:(?:re-?)?(?:seen|identified|present|appreciated|visuali[sz]ed|noted|demonstrated|evident|detected|apparent"
+    r"|observed|visible|found|shown|imaged|discerned|recogni[sz]ed|perceived|perceptible|discernible|detectable|in place|suspected"
+    r"|confirmed|there|delineated|displayed|depicted|conspicuous|encountered))"
+)
+_IS = r"(?:is|are|was|were|has|have|had|be|been|being|appears?|remains?)"
+_AUX = r"(?:(?:is|are|was|were|has|have|had|be|been|being|appears?|seems?|can|could|now|to) )"
+_SLIGHTLY = r"(?: (?:\w+ly|also|now|since|again|yet|been|be|all|both|well|in the interim|in the interval|felt|thought|to|any|longer|quite|otherwise)){0,4}"
+_CANNOT = (
+    r"(?:can ?not|can't|can’t|could not|couldn't|may not|would not|does not|doesn't|do not|don't|did not|not|unable to|inability to|impossible to"
+    r"|difficult to|hard to|challenging to|tough to|insufficient to|inadequate to|impossible|difficult|hard|cannot be|never)"
+)
+_EXCLUDE = r"(?:exclu(?:de[sd]?|ding|sion)|rul(?:e[sd]?|ing) out|r/o|rule-?out|eliminated?|refuted?|discount(?:ed)?)"
+_EARLIER = (
+    r"(?:previous(?:ly)?|prior|before(?:hand)?|earlier|yesterday|then|formerly|initially|originally|last (?:\w+)|on the day before|at that time|(?:\w+ ){1,3}ago"
+    r"|(?:on|in|at) (?:the |any |his |her |a |that )?(?:\w+ )?(?:prior|previous|old|older|earlier|remote|comparison|preceding|last|outside|yesterday'?s?|lateral"
+    r"|frontal|pa|ap|other|first|initial|baseline|examination from|exam from|study from|film from|exam of|study of|film of|radiographs? (?:of|from)|ct))"
+)
+_PARTLY = (
+    r"(?:nearly|almost|near|virtually|partial(?:ly)?|partly|most(?:ly)?|largely|incomplete(?:ly)?|predominantly|substantial(?:ly)?|"
+    r"slow(?:ly)?|gradual(?:ly)?|some(?:what)?|slight(?:ly)?|mild(?:ly)?|minimal(?:ly)?|moderate(?:ly)?|significant(?:ly)?|marked(?:ly)?|continu\w+|ongoing|further|progressive(?:ly)?"
+    r"|steady|steadily|early|beginning|only|all but|not yet|subtotal(?:ly)?|practically|essentially|much of|essentially complete|considerabl[ey]|limited|delayed|subtle|a little|in part|mostly|persistent)"
+)
+_GONE = r"(?:re-?solved|cleared|gone|disappeared|vanished|re-?absorbed|resorbed|absent|evacuated|drained)"
+_GOING = r"(?:resolution|clearing|clearance|disappearance|resorption|re-?absorption|evacuation)"
+_TAKEN_OUT = (
+    r"(?:removed|withdrawn(?! (?:back|by|slightly|about|approximately|to|into|from|approx\S*|~?\d|a |some|several))"
+    r"|pulled(?! (?:back|by|slightly|about|approximately|to|into|up|approx\S*|~?\d|a |some|several))(?: out)?|taken out|explanted|discontinued|d/?c'?e?d"
+    r"|retrieved|extracted)"
+)
+_OF_SIGNS = (
+    r"(?:evidence|signs?|suggestions?|indications?|findings?|suspicion|trace|hint|features?|appearances?|areas?|foc(?:us|i)|regions?"
+    r"|recurrence|re-?accumulation|development|visuali[sz]ation|residuals?|remnants?|presence|stigmata|manifestations?|proof|concern|degree|component|element|amount|re-?demonstration|demonstration|re-?expansion)"
+)
+
+CUES: tuple[Cue, ...] = (
+    # Phrases that only look like a cue.
+    Cue(
+        Reach.NONE,
+        None,
+        (
+            r"not (?:\w+ly )?(?:changed|increased|decreased|improved|worsened|only|progressed|enlarged (?:since|compared|from))",
+            r"not (?:as )?(?:well|optimally|fully|completely|entirely|adequately|ideally|sufficiently)[ -]"
+            rf"(?:{_SEEN}|evaluated|assessed|defined|included|characteri[sz]ed|{_GONE})",
+            # what is new: it was not there before
+            rf"(?:{_AUX})*not{_SLIGHTLY} {_EARLIER}(?: \w+ly)? {_SEEN}",
+            rf"(?:{_AUX})*(?:previous|former)ly not{_SLIGHTLY} {_SEEN}",
+            rf"(?:{_AUX})*not{_SLIGHTLY} {_SEEN}(?: \w+ly)? {_EARLIER}",
+            # what can't be seen of a thing that is there
+            rf"tips? (?:[\w-]+ ){{0,6}}?not{_SLIGHTLY} {_SEEN}",
+            rf"tips? (?:[\w-]+ ){{0,6}}?(?:excluded|no longer {_SEEN})",
+            # what is not gone
+            rf"(?:{_AUX})*(?:not|never|yet to|fail(?:s|ed|ing|ure)?(?: to)?|without|no)(?: [\w-]+){{0,2}}? "
+            rf"(?:{_GONE}|{_GOING}|resolve|clear)(?! of)",
+            rf"(?:{_AUX})*{_PARTLY}(?:[ -](?:\w+ly|complete|interval|but not completely)){{0,2}}[ -]{_GONE}",
+            rf"{_PARTLY}(?: [\w-]+){{0,2}}? {_GOING}(?! of)",
+            rf"(?:{_GONE}|{_GOING})(?:,)? (?:only )?(?:in part|partially|partly|incompletely)",
+            rf"(?:that|which) (?:was|were|had been)(?: \w+ly)? {_SEEN}",
+            r"yet to (?:be )?\w+",
+        ),
+    ),
+    # What has changed, has not gone, or stands in the way, is there.
+    Cue(
+        Reach.AHEAD,
+        PRESENT,
+        (
+            r"(?:change|increase|decrease|improvement|worsening|difference|progression|enlargement|growth|reduction|alteration|deterioration"
+            r"|regression|decline|interval change|migration|expansion|variation|evolution|fluctuation|redistribution|shift|rise|extension|stability)"
+            r" (?:of|in(?! keeping)|to|within|from|since|involving|regarding|for|with respect to|with regard to|as regards|affecting|compared(?: to| with)?)",
+            r"(?:interval change|significant change|change),? ",
+            r"(?:decreas|increas|improv|worsen|progress|enlarg)(?:e|ing) (?:of|in)",
+            rf"{_PARTLY}(?: [\w-]+){{0,2}}?[ -](?:{_GOING}|resolving|improvement) of",
+            rf"(?:ensure|document|confirm|assess|assure|demonstrate|verify|monitor|evaluate|establish|show|see|until|for|to)(?: for)?(?: [\w-]+){{0,2}}? {_GOING} of",
+            rf"(?:no|not|without|lack of|failure of|non-?)(?: [\w-]+){{0,3}}? {_GOING} of",
+            r"(?:limited|obscured|degraded|hampered|complicated|hindered|compromised|precluded|confounded|impaired|restricted|explained|caused|silhouetted|accompanied|masked|hidden"
+            r"|surrounded|replaced|drained|treated|occupied|impeded|affected|reduced|made difficult) by",
+            r"(?:despite|in spite of|notwithstanding|given|considering|owing to|because of|on account of|on a background of"
+            r"|on the background of|in the presence of|in addition to|superimposed (?:on|upon)|in the context of|in light of|rather,)",
+        ),
+    ),
+    Cue(
+        Reach.BACK,
+        NOT_MENTIONED,
+        (rf"(?:may|might|could|would) not{_SLIGHTLY} {_SEEN}",),
+    ),
+    # What can't be excluded, and other hedges.
+    Cue(
+        Reach.BACK,
+        UNCERTAIN,
+        (
+            rf"(?:{_AUX})*{_CANNOT}(?: \w+){{0,4}}? (?:excluded|ruled out|eliminated|refuted|discounted)(?! by)",
+            rf"(?:{_AUX})*(?:still |also |therefore |thus )?possible to (?:\w+ )?{_EXCLUDE}(?=[^\w¤]*$)",
+            rf"{_IS}{_SLIGHTLY} (?:an? )?(?:possible|questioned|considered|questionable|equivocal|suspected|doubtful|doubted|uncertain"
+            r"|indeterminate|suspicious|worrisome|possibility|consideration|concern|question|unclear|queried|raised|conceivable|debatable|thinkable|entertained|of concern"
+            r"|in question|in doubt|speculative|unconfirmed)(?! (?:for|of|that|whether)\b)",
+            rf"{_IS}{_SLIGHTLY} (?:an? )?(?:unlikely|(?:much |far )?less likely|not likely|less probable|improbable|not probable|less favou?red|not favou?red|remote possibility"
+            r"|less (?:plausible|convincing))(?: than)?",
+            rf"(?:would|should|could|may|might|can|must|to)(?: also)? be (?:considered|possible|suspected|entertained|questioned|raised|present|there|seen|included|unlikely|in the differential"
+            r"|an? (?:\w+ )?(?:consideration|possibility|concern))",
+            rf"(?:{_IS}{_SLIGHTLY} )?(?:also |still |with(?:in)? )?in the differential",
+            r"(?:felt|thought|believed|judged|deemed|considered)(?: to be)? (?:\w+ )?(?:unlikely|less likely|doubtful|possible|improbable|not likely)",
+            r"(?:,? ?)if (?:any|present|real|there at all|at all(?: present)?)(?:,|\b)",
+            r"less likely than",
+            rf"{_EXCLUDE}(?: of (?:it|this))? (?:is |was )?(?:not possible|impossible|difficult|limited|hard|not reliable)",
+        ),
+    ),
+    Cue(
+        Reach.EITHER,
+        UNCERTAIN,
+        (
+            rf"(?:{_AUX})*{_CANNOT}(?: \w+){{0,4}}? {_EXCLUDE}(?: of| the possibility of| for)?(?! by)",
+            rf"(?:without|insufficiently)(?: \w+){{0,2}}? {_EXCLUDE}",
+            rf"(?:limits?|limited|limiting|preclud\w+|hamper\w*|prevent\w*|no)(?: \w+){{0,3}}? (?:exclusion|exclude|excluding|ruling out) of?",
+            r"unlikely(?: to (?:be|represent|reflect|indicate))?|less likely(?: to (?:be|represent|reflect))?|not likely(?: to (?:be|represent|reflect))?|improbable|doubt(?:ful)?(?: for)?|low (?:suspicion|likelihood|probability)(?: for| of)?",
+            r"suspect(?:ed|s)?|consider(?:ation|ations)?(?: (?:of|for|include))?|quer(?:y|ied)|question(?:able|ably|ed|ing)?(?: of)?|equivocal|possible",
+            r"(?:in|under) (?:the |an? )?(?:appropriate|correct|proper|right) clinical (?:setting|context|scenario|circumstances?)",
+        ),
+    ),
+    Cue(
+        Reach.AHEAD,
+        UNCERTAIN,
+        (
+            r"possibly|possibilit(?:y|ies)(?: of| for)?|may|might|could|versus|vs|either|(?<!most )suggest\w*|perhaps|maybe",
+            r"(?:concern(?:ing)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of|about)|potential(?:ly)?|conceivabl[ey]",
+            r"differentials?(?: \w+){0,2}? (?:includ\w+|considerations?|is|of|would|diagnos[ie]s)|differential|indistinguishable from|(?:distinguish\w*|differentiat\w+) (?:this |it )?from|difficult to tell",
+        ),
+    ),
+    # Wishes, tasks and what was once: nothing is said of today's image.
+    Cue(
+        Reach.AHEAD,
+        NOT_MENTIONED,
+        (
+            r"rule out|r/o|(?:re-?)?evaluat(?:e|ion|ing) (?:for|of)|(?:re-?)?assess(?:ment|ing)?(?: for| of)?|(?:to )?exclud(?:e|ing)|(?:to )?(?:look for|search for)"
+            r"|to (?:evaluate|identify|detect|characteri[sz]e|confirm|document|clarify|determine|distinguish)|histor(?:y|ies)(?: of)?|h/o|hx(?: of)?|recommend\w*|advis\w+|correlat\w+(?: \w+)? for"
+            r"|(?:clinical|clinically) (?:concern(?:ed)?|suspicion|suspected|history|suspicious)(?: for| of)?|(?:if|in case|whether|should)(?! any)|screening for|monitor(?:ing)? for|surveillance (?:for|of)",
+            r"(?:site|location|region|area) of (?:the )?(?:prior|previous|former|old|remote) ",
+        ),
+    ),
+    # Negations.
+    Cue(
+        Reach.BACK,
+        ABSENT,
+        (
+            rf"(?:{_AUX})*(?:not|no longer|never){_SLIGHTLY} {_SEEN}",
+            rf"{_IS}{_SLIGHTLY} (?:{_GONE}|excluded|ruled out|negative|subsided|abated|completely (?:{_GONE}))",
+            rf"(?:{_IS} )?within (?:the )?(?:normal )?limits|none(?: {_SEEN})?|no(?=[^\w¤]*$)|cannot be {_SEEN}|(?:fail(?:s|ed)? to be|not) {_SEEN}",
+            rf"(?:with )?(?:complete |interval |now |total )*{_GOING}(?! of)",
+        ),
+    ),
+    Cue(
+        Reach.BACK_ALIKE,
+        ABSENT,
+        (
+            rf"(?:{_IS}{_SLIGHTLY} )?{_TAKEN_OUT}|removal|extubation|explantation|withdrawal",
+            r"(?:is|are) (?:now )?out(?=[^\w¤]*$)",
+        ),
+    ),
+    Cue(
+        Reach.EITHER,
+        ABSENT,
+        (rf"(?:now |completely |fully |interval |totally |entirely )*{_GONE}", r"ruled out", r"excluded(?! (?:from|on))"),
+    ),
+    Cue(
+        Reach.AHEAD,
+        ABSENT,
+        (
+            rf"(?:no|without|w/o|lack of|absence of|devoid of)(?: [\w-]+){{0,4}}? {_OF_SIGNS}(?: (?:of|for|to suggest|to indicate))",
+            r"no longer|no|without|w/o|negative (?:for|of)|neg for|free (?:of|from)|clear of|absence of|lack of|neither|nor|denies|not|never|nothing|none of|devoid of|non-?specific for|isn't|aren't|wasn't|doesn't|don't|didn't|hasn't",
+            r"rather than|as opposed to|instead of|in place of (?:an? |the )?(?:true|real)|simulat\w+|mimic\w*|masquerad\w+|mistaken for|argues? against|arguing against|speaks? against|evidence against|not to be confused with",
+            r"fail(?:s|ed|ing)? to (?:\w+ )?(?:demonstrate|show|reveal|identify|visuali[sz]e|disclose|confirm|detect|depict|display|exhibit|delineate|suggest|find|see)",
+            rf"(?:complete |interval |total |full )*{_GOING} of|excludes|rules out|(?:removal|withdrawal|explantation|extraction|discontinuation) of|removed|interval removal",
+        ),
+    ),
+)
+
+_PLACE = r"(?:in|within|at|on|along|about|near|around|over|overlying|underlying|underneath|under|beneath|behind|above|below|beyond|inside|outside|through|throughout|between|against|by|from|surrounding|adjacent to|next to|lateral to|medial to|inferior to|superior to|anterior to|posterior to|distal to|proximal to|abutting|projecting (?:over|within)|along with|alongside|together with|associated with|in association with|involving|as (?:a )?(?:result|sequela|complication) of|following|after|subsequent to|status[- ]post|s/p|post)"
+
+MARKS: tuple[Mark, ...] = (
+    Mark(
+        "hard",
+        (
+            r"but|however|although|though|yet|while|whereas|except(?:ing)?(?: for)?|aside from|apart from|other than|besides|otherwise|nevertheless|nonetheless",
+            r"there(?: (?:is|are|has|have|may|might|remains?|persists?|continues|again)\b|'s)|in (?:a|this|the) patient",
+        ),
+    ),
+    Mark("linked", (r"(?:consistent|compatible|in keeping|correlat\w+|corresponding|in line|concordant|in agreement|commensurate) with|represent\w*|reflect\w*|indicat\w+|correspond\w* to|such as|including|like",)),
+    Mark("preferred", (r"favou?r(?:s|ed|ing)?|more (?:likely|suggestive|consistent|typical|compatible)(?: with| of)?|prefer\w*",)),
+    Mark("over", (r"over|than",)),
+    Mark("preposition", (_PLACE, r"(?:of|to|involving) (?:the|this|these|that|his|her|known)")),
+    Mark("cause", (r"related to|secondary to|due to|caused by|since|because|as (?:a )?result of",)),
+    Mark(
+        "seen",
+        (rf"(?:is|are|was|were|has been|have been|can be|could be|to be)(?: (?:\w+ly|otherwise|also))? {_SEEN}",),
+    ),
+    Mark(
+        "asserting",
+        (
+            r"(?:un|not )changed|stable|stably|persist\w*|worse\w*|improv\w*|increas\w*|decreas\w*|progress(?:ed|ing|ive(?:ly)?)|enlarging|grow(?:n|ing)|grew|shrunk\w*|shrink\w*",
+            r"residual|again|re-?demonstrat\w+|continued|continues|larger|smaller|bigger|resolving|evolving|recurr\w+|similar|remain\w*|reaccumulat\w+|diminish\w+|now|as before|identical|status quo",
+            r"(?:is|are) (?:again|still|now) .{0,3}",
+            r"change in|increase in|decrease in|improvement in|development of",
+        ),
+    ),
+    Mark(
+        "verb",
+        (
+            r"is|are|was|were|has|have|had|measur\w+|extends?|terminat\w+|overl(?:ies|ie|ying)|projects?|lies|ends|developed|appears?|occup(?:y|ies)|obscures?|shows?|demonstrates?|limits?"
+            r"|causes?|involves?|tracks?|layers?|contributes?|suggests?",
+        ),
+    ),
+    Mark(
+        "quantity",
+        (
+            r"mild(?:ly)?|moderate(?:ly)?|minimal(?:ly)?|small|trace|tiny|slight(?:ly)?|chronic|old|healed|low|status|patchy|streaky|linear|calcified|subsegmental|bibasilar|biapical"
+            r"|moderate-to-large|large-volume|small-to-moderate|faint|subtle|few|several|multiple|scattered|plate-?like|interval|likely|probabl[ey]|presumabl[ey]|presumed|known|underlying",
+            r"an?|the|heart|cardiac|lungs?|bilateral|left(?:-sided)?|right(?:-sided)?|both|lower|upper|bases|there|these|this|its|rll|lll|rul|lul|rml",
+        ),
+    ),
+)
+"""What the kinds mean: `hard` ends every statement; after a
+`preposition` or a `cause` stands what is there; `linked` is none; `seen` is a
+predicate that a negated list may have ("no effusion or mass is seen"), `verb` one that it does not; `asserting` words
+speak of something that is there; a `quantity` opens a statement after a comma, "and" or "with", unless "or" closes
+the list."""

@@ -1,0 +1,114 @@
+"""The sentences of a report: where they end, and where a line break is only a wrapped line."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_END = re.compile(
+    r"(?<!\b[vV]s)(?<!\b[dD]r)(?<!\b[aA]pprox)(?<!\be\.g)(?<!\bi\.e)[.!](?=\s|$|[)\]])"
+    r"|(?<=\w)\?(?=\s|$)"
+    r"|(?<=[a-z]{2})\.(?=[a-z]{2}|\d+[.)] ?[a-z])"  # in lower case: "ptx.heart", "clear.2.no"
+    r"|\n\s*\n|\n(?=\s*(?:[-*•]|\(?\d{1,2}[.)](?!\d)))"
+    r"|(?<=[\s.])(?=\(?\d{1,2}[.)] ?[a-z]{2})"
+    r"|(?P<line>\s*\n\s*)"
+)
+_LONGEST = 2000
+"""Characters after which a sentence without an end is cut, so that no text takes long."""
+
+_UNFINISHED = re.compile(
+    r"(?:[,(/-]|\b(?:and|or|nor|no|not|without|with|of|in|at|on|to|for|from|by|the|an?|is|are|was|were|has|have|been|be|may|might"
+    r"|could|can|cannot|but|than|that|which|this|these|there|any|as|into|over|within|near|along|consistent|compatible"
+    r"|due|secondary|status|post|left|right|bilateral|both|upper|lower|middle|mid|small|large|moderate|mild|severe|minimal"
+    r"|trace|tiny|new|old|acute|chronic|focal|definite|significant|possible|probable|likely|pleural|pulmonary|cardiac"
+    r"|mediastinal|hilar|rib|chest|central|venous|endotracheal|nasogastric|enteric|interstitial|vascular|pericardial|basilar"
+    r"|bibasilar|apical|basal|lung|lobe|evidence|interval|increased|decreased|stable|unchanged|persistent|linear|patchy"
+    r"|heart|sided|size|silhouette|support|soft|airspace|air|space|costophrenic|lobar|nodular|ground|glass|large|lead|dual|single|picc|port|nodule|or))\s*$"
+)
+"""Ends a line that goes on in the next one."""
+_GOES_ON = re.compile(
+    r"(?:and|or|nor|but|with|without|of|in|at|on|to|for|from|by|is|are|was|were|has|have|been|may|might|could|can|cannot|which|that"
+    r"|seen|identified|noted|present|consistent|compatible|suggest\w*|represent\w*|concerning|due|secondary|within|versus|vs|as"
+    r"|than|not|also|again|remains?|appears?|along|over|overlying|adjacent|likely)\b"
+)
+"""Begins a line that goes on from the one before."""
+_STARTS = re.compile(
+    r"(?:no|there|the|heart|cardiac|lungs?|bones?|osseous|mediastin\w+|stable|unchanged|pleura|normal|small|mild|moderate|left|right"
+    r"|bilateral|interval|large|new|trace|minimal)\b"
+)
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence in lower case on one line.
+
+    Attributes:
+        words: the sentence, runs of white space as one space.
+        offsets: where each of its characters stands in the report, and where its end does; None when that is
+            `start` and on.
+        start: where it begins in the report.
+    """
+
+    words: str
+    start: int
+    offsets: tuple[int, ...] | None = None
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """Where `words[start:end]` stands in the report."""
+        if self.offsets is None:
+            return self.start + start, self.start + end
+        if start >= end:
+            return self.offsets[start], self.offsets[start]
+        return self.offsets[start], self.offsets[end - 1] + 1
+
+
+def sentences(lowered: str, start: int, end: int, text: str) -> Iterator[Sentence]:
+    """The sentences of `lowered[start:end]`.
+
+    A sentence ends at a full stop, a question mark, an empty line, before the number or bullet of a list item, and at a
+    line break that is no wrapping: the next line begins with a capital among small letters, or neither line shows that
+    the sentence goes on.
+
+    Args:
+        lowered: the report in lower case.
+        start, end: the part to read.
+        text: the report as it is, of the same length.
+    """
+    begin = start
+    for mark in _END.finditer(lowered, start, end):
+        if mark["line"] is not None and not _line_ends(lowered, text, begin, mark):
+            continue
+        stop = mark.end() if mark.group() == "?" else mark.start()
+        yield from _cut(lowered, begin, stop)
+        begin = mark.end()
+    yield from _cut(lowered, begin, end)
+
+
+def _line_ends(lowered: str, text: str, begin: int, mark: re.Match[str]) -> bool:
+    """Whether a sentence ends with its line."""
+    if mark.end() >= len(lowered) or _GOES_ON.match(lowered, mark.end()):
+        return False
+    if _UNFINISHED.search(lowered, max(begin, mark.start() - 20), mark.start()):
+        return False
+    first, second = text[mark.end() : mark.end() + 2].ljust(2)
+    if first.isupper() and second.islower():
+        return True
+    before = text[mark.start() - 1]
+    return before.isupper() == first.isupper() and before.isalpha()
+
+
+def _cut(lowered: str, start: int, end: int) -> Iterator[Sentence]:
+    for begin in range(start, end, _LONGEST):
+        stop = min(end, begin + _LONGEST)
+        words = lowered[begin:stop]
+        plain = " ".join(words.split())
+        if plain == words:
+            yield Sentence(words, begin)
+        elif plain:
+            yield _collapsed(words, begin)
+
+
+def _collapsed(words: str, start: int) -> Sentence:
+    """A sentence whose white space was uneven."""
+    kept = [m for m in re.finditer(r"\S|\s+", words.rstrip()) if m.start() or not m.group().isspace()]
+    characters = [" " if m.group().isspace() else m.group() for m in kept]
+    return Sentence("".join(characters), start, tuple(start + m.start() for m in kept))
