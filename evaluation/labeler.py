@@ -42,7 +42,7 @@ def _alternatives(patterns: Iterable[tuple[str, str]]) -> str:
 _FINDING = re.compile(rf"\b(?:{_alternatives((f'f{i}', '|'.join(f.phrases)) for i, f in enumerate(FINDINGS))})\b")
 _STATEMENTS = [
     re.compile(
-        rf"\b{s.subject}\b(?:(?!\b(?:but|however|although|with|without|there|no)\b)[^;:]){{0,90}}?"
+        rf"\b{s.subject}\b(?:(?!\b(?:but|however|although|with|without|there|no(?! longer))\b)[^;:]){{0,90}}?"
         rf"\b(?:(?P<asserted>{s.asserting})|(?P<denied>{s.denying}))\b"
         rf"|\b(?:(?P<asserted_before>{s.asserting})|(?P<denied_before>{s.denying}))"
         rf"(?:,? (?:in|sized?|of|the|stable|heart size(?: and|,)|heart(?: and|,)))* {s.subject}\b"

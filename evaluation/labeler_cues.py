@@ -50,7 +50,7 @@ _SEEN = (
 )
 _IS = r"(?:is|are|was|were|has|have|had|be|been|being|appears?|remains?)"
 _AUX = r"(?:(?:is|are|was|were|has|have|had|be|been|being|appears?|seems?|can|could|now|to) )"
-_SLIGHTLY = r"(?: (?:\w+ly|also|now|since|again|yet|been|be|all|both|well|in the interim|in the interval|felt|thought|to|any|longer|quite|otherwise)){0,4}"
+_SLIGHTLY = r"(?: (?:\w+ly|also|now|since|again|yet|been|be|all|both|in the interim|in the interval|felt|thought|to|any|longer|quite|otherwise)){0,4}"
 _CANNOT = (
     r"(?:can ?not|can't|can’t|could not|couldn't|may not|would not|does not|doesn't|do not|don't|did not|not|unable to|inability to|impossible to"
     r"|difficult to|hard to|challenging to|tough to|insufficient to|inadequate to|impossible|difficult|hard|cannot be|never)"
@@ -84,8 +84,8 @@ CUES: tuple[Cue, ...] = (
         Reach.NONE,
         None,
         (
-            r"not (?:\w+ly )?(?:changed|increased|decreased|improved|worsened|only|progressed|enlarged (?:since|compared|from))",
-            r"not (?:as )?(?:well|optimally|fully|completely|entirely|adequately|ideally|sufficiently)[ -]"
+            rf"(?:{_AUX})*not (?:\w+ly )?(?:changed|increased|decreased|improved|worsened|only|progressed|enlarged (?:since|compared|from))",
+            rf"(?:{_AUX})*not (?:as )?(?:well|optimally|fully|completely|entirely|adequately|ideally|sufficiently)[ -]"
             rf"(?:{_SEEN}|evaluated|assessed|defined|included|characteri[sz]ed|{_GONE})",
             # what is new: it was not there before
             rf"(?:{_AUX})*not{_SLIGHTLY} {_EARLIER}(?: \w+ly)? {_SEEN}",
@@ -117,10 +117,6 @@ CUES: tuple[Cue, ...] = (
             rf"{_PARTLY}(?: [\w-]+){{0,2}}?[ -](?:{_GOING}|resolving|improvement) of",
             rf"(?:ensure|document|confirm|assess|assure|demonstrate|verify|monitor|evaluate|establish|show|see|until|for|to)(?: for)?(?: [\w-]+){{0,2}}? {_GOING} of",
             rf"(?:no|not|without|lack of|failure of|non-?)(?: [\w-]+){{0,3}}? {_GOING} of",
-            r"(?:limited|obscured|degraded|hampered|complicated|hindered|compromised|precluded|confounded|impaired|restricted|explained|caused|silhouetted|accompanied|masked|hidden"
-            r"|surrounded|replaced|drained|treated|occupied|impeded|affected|reduced|made difficult) by",
-            r"(?:despite|in spite of|notwithstanding|given|considering|owing to|because of|on account of|on a background of"
-            r"|on the background of|in the presence of|in addition to|superimposed (?:on|upon)|in the context of|in light of|rather,)",
         ),
     ),
     Cue(
@@ -144,7 +140,6 @@ CUES: tuple[Cue, ...] = (
             r"|an? (?:\w+ )?(?:consideration|possibility|concern))",
             rf"(?:{_IS}{_SLIGHTLY} )?(?:also |still |with(?:in)? )?in the differential",
             r"(?:felt|thought|believed|judged|deemed|considered)(?: to be)? (?:\w+ )?(?:unlikely|less likely|doubtful|possible|improbable|not likely)",
-            r"(?:,? ?)if (?:any|present|real|there at all|at all(?: present)?)(?:,|\b)",
             r"less likely than",
             rf"{_EXCLUDE}(?: of (?:it|this))? (?:is |was )?(?:not possible|impossible|difficult|limited|hard|not reliable)",
         ),
@@ -154,6 +149,7 @@ CUES: tuple[Cue, ...] = (
         UNCERTAIN,
         (
             rf"(?:{_AUX})*{_CANNOT}(?: \w+){{0,4}}? {_EXCLUDE}(?: of| the possibility of| for)?(?! by)",
+            r"if (?:any|present|real|there at all|at all(?: present)?)\b,?",
             rf"(?:without|insufficiently)(?: \w+){{0,2}}? {_EXCLUDE}",
             rf"(?:limits?|limited|limiting|preclud\w+|hamper\w*|prevent\w*|no)(?: \w+){{0,3}}? (?:exclusion|exclude|excluding|ruling out) of?",
             r"unlikely(?: to (?:be|represent|reflect|indicate))?|less likely(?: to (?:be|represent|reflect))?|not likely(?: to (?:be|represent|reflect))?|improbable|doubt(?:ful)?(?: for)?|low (?:suspicion|likelihood|probability)(?: for| of)?",
@@ -177,7 +173,7 @@ CUES: tuple[Cue, ...] = (
         (
             r"rule out|r/o|(?:re-?)?evaluat(?:e|ion|ing) (?:for|of)|(?:re-?)?assess(?:ment|ing)?(?: for| of)?|(?:to )?exclud(?:e|ing)|(?:to )?(?:look for|search for)"
             r"|to (?:evaluate|identify|detect|characteri[sz]e|confirm|document|clarify|determine|distinguish)|histor(?:y|ies)(?: of)?|h/o|hx(?: of)?|recommend\w*|advis\w+|correlat\w+(?: \w+)? for"
-            r"|(?:clinical|clinically) (?:concern(?:ed)?|suspicion|suspected|history|suspicious)(?: for| of)?|(?:if|in case|whether|should)(?! any)|screening for|monitor(?:ing)? for|surveillance (?:for|of)",
+            r"|(?:clinical|clinically) (?:concern(?:ed)?|suspicion|suspected|history|suspicious)(?: for| of)?|(?:if|in case|whether)(?: there (?:is|are|were))?|screening for|monitor(?:ing)? for|surveillance (?:for|of)",
             r"(?:site|location|region|area) of (?:the )?(?:prior|previous|former|old|remote) ",
         ),
     ),
@@ -196,7 +192,7 @@ CUES: tuple[Cue, ...] = (
         Reach.BACK_ALIKE,
         ABSENT,
         (
-            rf"(?:{_IS}{_SLIGHTLY} )?{_TAKEN_OUT}|removal|extubation|explantation|withdrawal",
+            rf"(?:{_IS}{_SLIGHTLY} )?{_TAKEN_OUT}|(?:removal|explantation|withdrawal|extraction)(?! of)|extubat(?:ion|ed)",
             r"(?:is|are) (?:now )?out(?=[^\w¤]*$)",
         ),
     ),
@@ -213,7 +209,7 @@ CUES: tuple[Cue, ...] = (
             r"no longer|no|without|w/o|negative (?:for|of)|neg for|free (?:of|from)|clear of|absence of|lack of|neither|nor|denies|not|never|nothing|none of|devoid of|non-?specific for|isn't|aren't|wasn't|doesn't|don't|didn't|hasn't",
             r"rather than|as opposed to|instead of|in place of (?:an? |the )?(?:true|real)|simulat\w+|mimic\w*|masquerad\w+|mistaken for|argues? against|arguing against|speaks? against|evidence against|not to be confused with",
             r"fail(?:s|ed|ing)? to (?:\w+ )?(?:demonstrate|show|reveal|identify|visuali[sz]e|disclose|confirm|detect|depict|display|exhibit|delineate|suggest|find|see)",
-            rf"(?:complete |interval |total |full )*{_GOING} of|excludes|rules out|(?:removal|withdrawal|explantation|extraction|discontinuation) of|removed|interval removal",
+            rf"(?:complete |interval |total |full )*{_GOING} of|excludes|rules out|(?:removal|withdrawal|explantation|extraction|discontinuation) of",
         ),
     ),
 )
@@ -232,6 +228,15 @@ MARKS: tuple[Mark, ...] = (
     Mark("preferred", (r"favou?r(?:s|ed|ing)?|more (?:likely|suggestive|consistent|typical|compatible)(?: with| of)?|prefer\w*",)),
     Mark("over", (r"over|than",)),
     Mark("preposition", (_PLACE, r"(?:of|to|involving) (?:the|this|these|that|his|her|known)")),
+    Mark(
+        "given",
+        (
+            r"(?:limited|obscured|degraded|hampered|complicated|hindered|compromised|precluded|confounded|impaired|restricted|explained|caused|silhouetted|accompanied|masked|hidden"
+            r"|surrounded|replaced|drained|treated|occupied|impeded|affected|reduced|made difficult) by",
+            r"despite|in spite of|notwithstanding|given|considering|owing to|because of|on account of|on (?:a|the) background of"
+            r"|in the (?:presence|context|setting) of|in addition to|superimposed (?:on|upon)|in light of",
+        ),
+    ),
     Mark("cause", (r"related to|secondary to|due to|caused by|since|because|as (?:a )?result of",)),
     Mark(
         "seen",

@@ -61,7 +61,7 @@ _PUNCTUATION = (
     ("or", r"(?:[,;] ?)?\b(?:and/or|or|nor)\b"),
     ("and", r"(?:, ?)?(?:\b(?:as well as|and also|and|plus)\b|&)"),
     ("with", r"(?:, ?)?\b(?:with\b(?! (?:respect|regard)\b)|w/(?!o\b))"),
-    ("comma", r",(?!\d)"),
+    ("comma", r",(?!\d| if (?:any|present|real)\b)"),
     ("open", r"[(\[]"),
     ("close", r"[)\]]"),
     ("colon", r":(?! ?(?:none|no|not|absent|negative|nil)\b)"),
@@ -156,7 +156,7 @@ class _Reader:
         """Reads events, the first clause of which begins with the value `initial`."""
         previous: list[_Event] = []
         for clause in self._clauses(events):
-            self._read_ahead(clause, initial)
+            self._read_ahead(clause, initial, previous)
             self._read_back(clause, previous)
             previous = clause if any(event.kind == "named" for event in clause) else previous
             initial = PRESENT
@@ -174,7 +174,7 @@ class _Reader:
 
     # ------------------------------------------------------------------------------- cues in front
 
-    def _read_ahead(self, clause: Sequence[_Event], initial: int | None) -> None:
+    def _read_ahead(self, clause: Sequence[_Event], initial: int | None, previous: Sequence[_Event]) -> None:
         state = _State(initial)
         begin = clause[0].start if clause else 0
         for i, event in enumerate(clause):
@@ -188,12 +188,14 @@ class _Reader:
             elif event.kind == "named":
                 self._assign(event, state, begin)
             elif event.kind == "cue":
-                self._apply(clause, i, state)
+                self._apply(clause, i, state, previous)
             elif event.kind == "bracket":
                 opens = self._opens([event, *event.inner], 0)
                 self.read(event.inner, PRESENT if opens or state.given else state.value)
             elif event.kind in ("preposition", "cause"):
                 state.given |= self._interrupts(event, state)
+            elif event.kind == "given":
+                state.value, state.given = PRESENT, False
             elif event.kind == "linked":
                 state.given = False
             elif event.kind == "preferred":
@@ -211,29 +213,31 @@ class _Reader:
         named.clause = (begin, event.end)
         state.found = True
 
-    def _apply(self, clause: Sequence[_Event], i: int, state: _State) -> None:
+    def _apply(self, clause: Sequence[_Event], i: int, state: _State, previous: Sequence[_Event]) -> None:
         """Lets a cue change what is said of what follows it."""
         cue = clause[i].cue
         assert cue is not None
-        if cue.reach is not Reach.AHEAD and not (cue.reach is Reach.EITHER and self._looks_ahead(clause, i)):
+        if not self._looks_ahead(clause, i, previous):
             return
-        if cue.value == UNCERTAIN and state.value == ABSENT and not state.given:
-            return  # "no findings to suggest"
-        if cue.value == UNCERTAIN and state.value == ABSENT:
-            state.given = False
+        if cue.value == UNCERTAIN and (state.value == ABSENT or (state.value is NOT_MENTIONED and not state.found)):
+            state.given = False  # "no findings to suggest", "evaluate for possible"
             return
         state.value, state.given, state.found, state.since = cue.value, False, False, clause[i].end
 
-    def _looks_ahead(self, clause: Sequence[_Event], i: int) -> bool:
-        """Whether a cue of either reach speaks of what follows it."""
-        for event in clause[i + 1 :]:
-            if event.kind == "named":
-                return True
-            if event.kind not in ("quantity", "asserting") and not (
-                event.cue and event.cue.reach in (Reach.AHEAD, Reach.EITHER)
-            ):
-                break
-        return not any(event.kind == "named" for event in clause[:i])
+    def _looks_ahead(self, clause: Sequence[_Event], i: int, previous: Sequence[_Event]) -> bool:
+        """Whether the cue `clause[i]` speaks of what follows it."""
+        reach = clause[i].cue.reach if clause[i].cue else Reach.NONE
+        if reach in (Reach.AHEAD, Reach.NONE):
+            return reach is Reach.AHEAD
+        if reach is Reach.EITHER:
+            for event in clause[i + 1 :]:
+                if event.kind == "named":
+                    return True
+                if event.kind not in ("quantity", "asserting") and not (
+                    event.cue and event.cue.reach in (Reach.AHEAD, Reach.EITHER)
+                ):
+                    break
+        return not previous and not any(event.kind == "named" for event in clause[:i])
 
     def _interrupts(self, event: _Event, state: _State) -> bool:
         """Whether what stands behind a preposition is there in spite of a cue in front of it."""
@@ -287,9 +291,7 @@ class _Reader:
                     if inner.cue and inner.cue.reach is not Reach.AHEAD:
                         self._change(self._targets(clause, i, False), inner.cue, True)
             cue = event.cue
-            if cue is None or cue.reach in (Reach.AHEAD, Reach.NONE):
-                continue
-            if cue.reach is Reach.EITHER and self._looks_ahead(clause, i):
+            if cue is None or cue.reach is Reach.NONE or self._looks_ahead(clause, i, previous):
                 continue
             if cue.reach is Reach.BACK_ALIKE:
                 self._change(self._alike(clause[:i] or previous), cue, False)
@@ -310,7 +312,7 @@ class _Reader:
             if event.kind == "named":
                 assert event.named is not None
                 heads.append(event)
-            elif event.kind in ("preposition",) and heads:
+            elif event.kind in ("preposition", "given") and heads:
                 heads = [] if self._has_head(clause, event) else heads
             elif event.kind in ("verb", "seen", "asserting"):
                 break

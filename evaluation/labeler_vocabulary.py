@@ -37,6 +37,8 @@ _NEVER = r"(?!)"
 _THORA = r"thora(?:x|xes|ces)"
 _BLOOD_OR_WATER = r"(?:hydro|h(?:a|ae)?emo|haemo)-?"
 _INTERSTITIAL = r"(?:disease|lung disease|markings?|changes|process|thickening|pattern|abnormalit\w+|fibrosis)"
+_JOINED = r"(?: and/or | or | and | nor |, | ?/ ?)"
+_HARDWARE = r"(?:wires?|leads?|screws?|plates?|rods?|hardware|catheters?|clips?|cerclage|sutures?|stents?|ports?|electrodes?|nails?)"
 _LUNG_SITE = (
     r"(?:lungs?|pulmonary|(?:mid-?)?lobes?|lingula\w*|bas(?:e|es|al|ilar)|bibasilar|ap(?:ex|ices|ical)|hil(?:um|ar|a)"
     r"|peri-?hilar|supra-?hilar|infra-?hilar|mid-?lung|retrocardiac)"
@@ -50,7 +52,24 @@ FINDINGS: tuple[Finding, ...] = (
     # At one position the first phrase that matches wins: longer phrases come before their parts.
     Finding(("Pneumothorax", "Pleural Effusion"), (rf"{_BLOOD_OR_WATER}pneumo-?{_THORA}",)),
     Finding(("Pneumothorax",), (rf"pneumo-?{_THORA}", r"pleural air", r"ptx")),
+    Finding(
+        ("Pleural Effusion", OTHER_ABNORMALITY),
+        (
+            rf"pleural{_JOINED}pericardial (?:effusions?|fluid)",
+            rf"pericardial{_JOINED}(?:\w+ )?pleural (?:effusions?|fluid)",
+        ),
+    ),
     Finding((OTHER_ABNORMALITY,), (r"pericardial (?:effusions?|fluid)", r"(?:joint|knee|suprapatellar) effusions?")),
+    Finding(
+        (OTHER_ABNORMALITY,),
+        (
+            r"(?:soft[ -]tissue|subcutaneous|chest wall|body wall|peripheral|extremity|leg|ankle|facial|laryngeal|cerebral|skin|dependent|marrow|scalp|arm|breast)"
+            r"(?: and \w+)? o?edema",
+            r"anasarca",
+            rf"{_HARDWARE} (?:\w+ )?fractures?",
+            rf"fractured? (?:of (?:the |an? |one of the )?)?(?:[\w-]+ ){{0,3}}?{_HARDWARE}",
+        ),
+    ),
     Finding(
         ("Pleural Other",),
         (
@@ -103,7 +122,7 @@ FINDINGS: tuple[Finding, ...] = (
             r"(?:pulmonary )?congesti(?:on|ve (?:changes?|failure))",
         ),
     ),
-    Finding(("Pneumonia",), (r"(?:broncho|pleuro)?-?pneumonia[es]?", r"pneumonitis", r"pneumonic")),
+    Finding(("Pneumonia",), (r"(?:broncho|pleuro)?-?pneumonia[es]?", r"pneumonitis", r"pneumonic", r"pna")),
     Finding(("Consolidation",), (r"consolidat(?:ions?|ive|ed|ing)",)),
     Finding(
         ("Atelectasis",),
@@ -171,7 +190,9 @@ FINDINGS: tuple[Finding, ...] = (
             rf"tips?\b[^;]{{0,50}}?\b{_WHERE_TIPS_LIE}",
             r"in (?:the )?(?:[\w-]+ )?(?:svc|superior vena cava|cavo-?atrial junction)",
             r"(?:(?:endo|naso|oro|trache|et|ng|og|chest|feed|enteric|gastr|support|drain)[\w-]{0,20} )?tub(?:es?|ing)",
-            r"tracheostomy|tracheotomy|ett|ngt",
+            r"tracheostomy|tracheotomy|trach|ett|ngt|ogt|dht|g-?tube|j-?tube|peg",
+            r"cvc|cvl|cvp|tlc|hd lines?|ppm|picc|bivad|rvad|impella|ecmo(?: cannulae?)?|cannulae?|cannulas|pigtails?|sheaths?|introducers?|cordis",
+            r"hickman|broviac|quinton|perm-?a?-?cath\w*|pleur-?x|tesio|groshong|mitra-?clip|watchman|linq|crt-?[dp]?|biv|avr|mvr|tavr|tavi",
             r"dobb?-?hoff",
             r"shunt(?: (?:tubing|catheter))?",
             r"swan-?ganz",
@@ -213,13 +234,14 @@ _MEDIASTINUM = (
     r"(?:cardio-?\s?)?mediastin(?:um|al)(?: and [\w-]+)?"
     r"(?:[ /](?:silhouettes?|contours?|structures|borders?|width|shadow))*"
 )
-_NORMAL = r"normal|unremarkable|within (?:the )?(?:normal )?limits|(?:upper|top)(?: \w+)? limits"
+_NORMAL = r"(?<!not )(?<!longer )(?<!quite )(?<!near )normal(?!ly)|unremarkable|within (?:the )?(?:normal )?limits|(?:upper|top)(?: \w+)? limits"
 
 STATEMENTS: tuple[Statement, ...] = (
     Statement(
         "Cardiomegaly",
         _HEART,
         r"(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to|or) (?:\w+ )?)?(?:enlarged|enlargement|borderline|large)"
+        r"|increased(?! (?!in size)\w)|not (?:quite |entirely )?normal|no longer normal|abnormal(?:ly)? (?:large|big|size|enlarged)"
         r"(?! (?!and\b)(?:\w+ )?(?:lymph|nodes?|effusions?|hil\w+|aort\w+|hernia|pulmonary|central|pericardial))",
         _NORMAL,
     ),
