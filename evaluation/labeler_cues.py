@@ -64,7 +64,7 @@ _EARLIER = (
 _PARTLY = (
     r"(?:nearly|almost|near|virtually|partial(?:ly)?|partly|most(?:ly)?|largely|incomplete(?:ly)?|predominantly|substantial(?:ly)?|"
     r"slow(?:ly)?|gradual(?:ly)?|some(?:what)?|slight(?:ly)?|mild(?:ly)?|minimal(?:ly)?|moderate(?:ly)?|significant(?:ly)?|marked(?:ly)?|continu\w+|ongoing|further|progressive(?:ly)?"
-    r"|steady|steadily|early|beginning|only|all but|not yet|subtotal(?:ly)?|practically|essentially|much of|essentially complete|considerabl[ey]|limited|delayed|subtle|a little|in part|mostly|persistent)"
+    r"|steady|steadily|early|beginning|only|all but|not yet|subtotal(?:ly)?|much of|considerabl[ey]|limited|delayed|subtle|a little|in part|mostly|persistent)"
 )
 _GONE = r"(?:re-?solved|cleared|gone|disappeared|vanished|re-?absorbed|resorbed|absent|evacuated|drained)"
 _GOING = r"(?:resolution|clearing|clearance|disappearance|resorption|re-?absorption|evacuation)"
@@ -76,6 +76,11 @@ _TAKEN_OUT = (
 _OF_SIGNS = (
     r"(?:evidence|signs?|suggestions?|indications?|findings?|suspicion|trace|hint|features?|appearances?|areas?|foc(?:us|i)|regions?"
     r"|recurrence|re-?accumulation|development|visuali[sz]ation|residuals?|remnants?|presence|stigmata|manifestations?|proof|concern|degree|component|element|amount|re-?demonstration|demonstration|re-?expansion)"
+)
+
+_CHANGE = (
+    r"(?:change|increase|decrease|improvement|worsening|difference|progression|enlargement|growth|reduction|alteration|deterioration"
+    r"|regression|decline|migration|expansion|variation|evolution|fluctuation|redistribution|shift|rise|extension|stability)"
 )
 
 CUES: tuple[Cue, ...] = (
@@ -109,8 +114,7 @@ CUES: tuple[Cue, ...] = (
         Reach.AHEAD,
         PRESENT,
         (
-            r"(?:change|increase|decrease|improvement|worsening|difference|progression|enlargement|growth|reduction|alteration|deterioration"
-            r"|regression|decline|interval change|migration|expansion|variation|evolution|fluctuation|redistribution|shift|rise|extension|stability)"
+            rf"{_CHANGE}(?:s(?= (?:in|of) (?:the|this|these|his|her)\b))?"
             r" (?:of|in(?! keeping)|to|within|from|since|involving|regarding|for|with respect to|with regard to|as regards|affecting|compared(?: to| with)?)",
             r"(?:interval change|significant change|change),? ",
             r"(?:decreas|increas|improv|worsen|progress|enlarg)(?:e|ing) (?:of|in)",
@@ -136,7 +140,7 @@ CUES: tuple[Cue, ...] = (
             r"|in question|in doubt|speculative|unconfirmed)(?! (?:for|of|that|whether)\b)",
             rf"{_IS}{_SLIGHTLY} (?:an? )?(?:unlikely|(?:much |far )?less likely|not likely|less probable|improbable|not probable|less favou?red|not favou?red|remote possibility"
             r"|less (?:plausible|convincing))(?: than)?",
-            rf"(?:would|should|could|may|might|can|must|to)(?: also)? be (?:considered|possible|suspected|entertained|questioned|raised|present|there|seen|included|unlikely|in the differential"
+            rf"(?:would|should|could|may|might|can|must)(?: also)? be (?:considered|possible|suspected|entertained|questioned|raised|present|there|seen|included|unlikely|in the differential"
             r"|an? (?:\w+ )?(?:consideration|possibility|concern))",
             rf"(?:{_IS}{_SLIGHTLY} )?(?:also |still |with(?:in)? )?in the differential",
             r"(?:felt|thought|believed|judged|deemed|considered)(?: to be)? (?:\w+ )?(?:unlikely|less likely|doubtful|possible|improbable|not likely)",
@@ -184,7 +188,7 @@ CUES: tuple[Cue, ...] = (
         (
             rf"(?:{_AUX})*(?:not|no longer|never){_SLIGHTLY} {_SEEN}",
             rf"{_IS}{_SLIGHTLY} (?:{_GONE}|excluded|ruled out|negative|subsided|abated|completely (?:{_GONE}))",
-            rf"(?:{_IS} )?within (?:the )?(?:normal )?limits|none(?: {_SEEN})?|no(?=[^\w¤]*$)|cannot be {_SEEN}|(?:fail(?:s|ed)? to be|not) {_SEEN}",
+            rf"(?:{_IS} |appear )?within (?:the )?(?:normal )?limits(?: of normal)?|none(?: {_SEEN})?|no(?=[^\w¤]*$)|cannot be {_SEEN}|(?:fail(?:s|ed)? to be|not) {_SEEN}",
             rf"(?:with )?(?:complete |interval |now |total )*{_GOING}(?! of)",
         ),
     ),
@@ -205,7 +209,7 @@ CUES: tuple[Cue, ...] = (
         Reach.AHEAD,
         ABSENT,
         (
-            rf"(?:no|without|w/o|lack of|absence of|devoid of)(?: [\w-]+){{0,4}}? {_OF_SIGNS}(?: (?:of|for|to suggest|to indicate))",
+            rf"(?:no|without|w/o|lack of|absence of|devoid of)(?: (?!{_CHANGE}|in\b|of\b)[\w-]+){{0,3}}? {_OF_SIGNS}(?: (?:of|for|to suggest|to indicate))",
             r"no longer|no|without|w/o|negative (?:for|of)|neg for|free (?:of|from)|clear of|absence of|lack of|neither|nor|denies|not|never|nothing|none of|devoid of|non-?specific for|isn't|aren't|wasn't|doesn't|don't|didn't|hasn't",
             r"rather than|as opposed to|instead of|in place of (?:an? |the )?(?:true|real)|simulat\w+|mimic\w*|masquerad\w+|mistaken for|argues? against|arguing against|speaks? against|evidence against|not to be confused with",
             r"fail(?:s|ed|ing)? to (?:\w+ )?(?:demonstrate|show|reveal|identify|visuali[sz]e|disclose|confirm|detect|depict|display|exhibit|delineate|suggest|find|see)",
@@ -221,7 +225,7 @@ MARKS: tuple[Mark, ...] = (
         "hard",
         (
             r"but|however|although|though|yet|while|whereas|except(?:ing)?(?: for)?|aside from|apart from|other than|besides|otherwise|nevertheless|nonetheless",
-            r"there(?: (?:is|are|has|have|may|might|remains?|persists?|continues|again)\b|'s)|in (?:a|this|the) patient",
+            r"there(?= (?:is|are|has|have|may|might|remains?|persists?|continues|again|also|now)\b|'s)|in (?:a|this|the) patient",
         ),
     ),
     Mark("linked", (r"(?:consistent|compatible|in keeping|correlat\w+|corresponding|in line|concordant|in agreement|commensurate) with|represent\w*|reflect\w*|indicat\w+|correspond\w* to|such as|including|like",)),

@@ -102,7 +102,8 @@ def _events(sentence: str, named: Iterable[Named]) -> list[_Event]:
     masked = list(sentence)
     events = []
     for each in named:
-        masked[each.anchor : each.end] = _MASK * (each.end - each.anchor)
+        if not each.denied:
+            masked[each.anchor : each.end] = _MASK * (each.end - each.anchor)
         events.append(_Event(each.anchor, each.end, "named", named=each))
     for match in _SIGNAL.finditer("".join(masked)):
         kind, cue = match.lastgroup or "", None
@@ -182,7 +183,7 @@ class _Reader:
                 if self._opens(clause, i):
                     state, begin = _State(PRESENT), event.end
                 elif event.kind == "with":
-                    state.given |= state.found and state.value in (ABSENT, UNCERTAIN)
+                    state.given |= state.found and state.value == ABSENT
                 elif event.kind != "and":
                     state.given = False
             elif event.kind == "named":
@@ -195,7 +196,8 @@ class _Reader:
             elif event.kind in ("preposition", "cause"):
                 state.given |= self._interrupts(event, state)
             elif event.kind == "given":
-                state.value, state.given = PRESENT, False
+                state = state if state.found and state.value is not NOT_MENTIONED else _State(PRESENT)
+                state.given = state.value != PRESENT
             elif event.kind == "linked":
                 state.given = False
             elif event.kind == "preferred":
@@ -233,7 +235,7 @@ class _Reader:
             for event in clause[i + 1 :]:
                 if event.kind == "named":
                     return True
-                if event.kind not in ("quantity", "asserting") and not (
+                if event.kind not in ("quantity", "asserting", "linked") and not (
                     event.cue and event.cue.reach in (Reach.AHEAD, Reach.EITHER)
                 ):
                     break
@@ -314,7 +316,7 @@ class _Reader:
                 heads.append(event)
             elif event.kind in ("preposition", "given") and heads:
                 heads = [] if self._has_head(clause, event) else heads
-            elif event.kind in ("verb", "seen", "asserting"):
+            elif event.kind in ("verb", "seen", "asserting") or (event.cue and event.cue.reach is Reach.BACK):
                 break
             elif event.kind in ("and", "or", "with"):
                 joined = True

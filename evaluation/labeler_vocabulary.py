@@ -240,8 +240,8 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement(
         "Cardiomegaly",
         _HEART,
-        r"(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to|or) (?:\w+ )?)?(?:enlarged|enlargement|borderline|large)"
-        r"|increased(?! (?!in size)\w)|not (?:quite |entirely )?normal|no longer normal|abnormal(?:ly)? (?:large|big|size|enlarged)"
+        r"(?:(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to|or) (?:\w+ )?)?(?:enlarged|enlargement|borderline|large)"
+        r"|increased(?! (?!in size)\w)|not (?:quite |entirely )?normal|no longer normal|abnormal(?:ly)? (?:large|big|size))"
         r"(?! (?!and\b)(?:\w+ )?(?:lymph|nodes?|effusions?|hil\w+|aort\w+|hernia|pulmonary|central|pericardial))",
         _NORMAL,
     ),
