@@ -45,11 +45,11 @@ class Mark:
 
 _SEEN = (
     r"(?:(?:re-?)?(?:seen|identified|present|appreciated|visuali[sz]ed|noted|demonstrated|evident|detected|apparent"
-    r"|observed|visible|found|shown|imaged|discerned|recogni[sz]ed|perceived|perceptible|discernible|detectable|in place|suspected"
-    r"|confirmed|there|delineated|displayed|depicted|conspicuous|encountered))"
+    r"|observed|visible|found|shown|imaged|discerned|recogni[sz]ed|perceived|perceptible|discernible|detectable|in place"
+    r"|confirmed|delineated|displayed|depicted|conspicuous|encountered))"
 )
+_SEEN_OR_SUSPECTED = rf"(?:{_SEEN}|suspected|there)"
 _IS = r"(?:is|are|was|were|has|have|had|be|been|being|appears?|remains?)"
-_AUX = r"(?:(?:is|are|was|were|has|have|had|be|been|being|appears?|seems?|can|could|now|to) )"
 _SLIGHTLY = r"(?: (?:\w+ly|also|now|since|again|yet|been|be|all|both|in the interim|in the interval|felt|thought|to|any|longer|quite|otherwise)){0,4}"
 _CANNOT = (
     r"(?:can ?not|can't|can’t|could not|couldn't|may not|would not|does not|doesn't|do not|don't|did not|not|unable to|inability to|impossible to"
@@ -89,20 +89,20 @@ CUES: tuple[Cue, ...] = (
         Reach.NONE,
         None,
         (
-            rf"(?:{_AUX})*not (?:\w+ly )?(?:changed|increased|decreased|improved|worsened|only|progressed|enlarged (?:since|compared|from))",
-            rf"(?:{_AUX})*not (?:as )?(?:well|optimally|fully|completely|entirely|adequately|ideally|sufficiently)[ -]"
+            rf"not (?:\w+ly )?(?:changed|increased|decreased|improved|worsened|only|progressed|enlarged (?:since|compared|from))",
+            rf"not (?:as )?(?:well|optimally|fully|completely|entirely|adequately|ideally|sufficiently)[ -]"
             rf"(?:{_SEEN}|evaluated|assessed|defined|included|characteri[sz]ed|{_GONE})",
             # what is new: it was not there before
-            rf"(?:{_AUX})*not{_SLIGHTLY} {_EARLIER}(?: \w+ly)? {_SEEN}",
-            rf"(?:{_AUX})*(?:previous|former)ly not{_SLIGHTLY} {_SEEN}",
-            rf"(?:{_AUX})*not{_SLIGHTLY} {_SEEN}(?: \w+ly)? {_EARLIER}",
+            rf"not{_SLIGHTLY} {_EARLIER}(?: \w+ly)? {_SEEN}",
+            rf"(?:previous|former)ly not{_SLIGHTLY} {_SEEN}",
+            rf"not{_SLIGHTLY} {_SEEN}(?: \w+ly)? {_EARLIER}",
             # what can't be seen of a thing that is there
             rf"tips? (?:[\w-]+ ){{0,6}}?not{_SLIGHTLY} {_SEEN}",
             rf"tips? (?:[\w-]+ ){{0,6}}?(?:excluded|no longer {_SEEN})",
             # what is not gone
-            rf"(?:{_AUX})*(?:not|never|yet to|fail(?:s|ed|ing|ure)?(?: to)?|without|no)(?: [\w-]+){{0,2}}? "
+            rf"(?:not|never|yet to|fail(?:s|ed|ing|ure)?(?: to)?|without|no)(?: [\w-]+){{0,2}}? "
             rf"(?:{_GONE}|{_GOING}|resolve|clear)(?! of)",
-            rf"(?:{_AUX})*{_PARTLY}(?:[ -](?:\w+ly|complete|interval|but not completely)){{0,2}}[ -]{_GONE}",
+            rf"{_PARTLY}(?:[ -](?:\w+ly|complete|interval|but not completely)){{0,2}}[ -]{_GONE}",
             rf"{_PARTLY}(?: [\w-]+){{0,2}}? {_GOING}(?! of)",
             rf"(?:{_GONE}|{_GOING})(?:,)? (?:only )?(?:in part|partially|partly|incompletely)",
             rf"(?:that|which) (?:was|were|had been)(?: \w+ly)? {_SEEN}",
@@ -133,16 +133,13 @@ CUES: tuple[Cue, ...] = (
         Reach.BACK,
         UNCERTAIN,
         (
-            rf"(?:{_AUX})*{_CANNOT}(?: \w+){{0,4}}? (?:excluded|ruled out|eliminated|refuted|discounted)(?! by)",
-            rf"(?:{_AUX})*(?:still |also |therefore |thus )?possible to (?:\w+ )?{_EXCLUDE}(?=[^\w¤]*$)",
-            rf"{_IS}{_SLIGHTLY} (?:an? )?(?:possible|questioned|considered|questionable|equivocal|suspected|doubtful|doubted|uncertain"
-            r"|indeterminate|suspicious|worrisome|possibility|consideration|concern|question|unclear|queried|raised|conceivable|debatable|thinkable|entertained|of concern"
-            r"|in question|in doubt|speculative|unconfirmed)(?! (?:for|of|that|whether)\b)",
-            rf"{_IS}{_SLIGHTLY} (?:an? )?(?:unlikely|(?:much |far )?less likely|not likely|less probable|improbable|not probable|less favou?red|not favou?red|remote possibility"
-            r"|less (?:plausible|convincing))(?: than)?",
+            rf"{_CANNOT}(?: \w+){{0,4}}? (?:excluded|ruled out|eliminated|refuted|discounted)(?! by)",
+            rf"(?:still |also |therefore |thus )?possible to (?:\w+ )?{_EXCLUDE}(?=[^\w¤]*$)",
+            rf"{_IS}{_SLIGHTLY} (?:also )?(?:an? )?(?:\w+ )?(?:possibility|consideration|concern|question|of concern|raised)(?! (?:for|of|that|whether|about)\b)",
+            r"less (?:favou?red|plausible|convincing|probable)(?: than)?|not (?:favou?red|probable)|in (?:question|doubt)",
             rf"(?:would|should|could|may|might|can|must)(?: also)? be (?:considered|possible|suspected|entertained|questioned|raised|present|there|seen|included|unlikely|in the differential"
             r"|an? (?:\w+ )?(?:consideration|possibility|concern))",
-            rf"(?:{_IS}{_SLIGHTLY} )?(?:also |still |with(?:in)? )?in the differential",
+            r"in the differential",
             r"(?:felt|thought|believed|judged|deemed|considered)(?: to be)? (?:\w+ )?(?:unlikely|less likely|doubtful|possible|improbable|not likely)",
             r"less likely than",
             rf"{_EXCLUDE}(?: of (?:it|this))? (?:is |was )?(?:not possible|impossible|difficult|limited|hard|not reliable)",
@@ -152,12 +149,12 @@ CUES: tuple[Cue, ...] = (
         Reach.EITHER,
         UNCERTAIN,
         (
-            rf"(?:{_AUX})*{_CANNOT}(?: \w+){{0,4}}? {_EXCLUDE}(?: of| the possibility of| for)?(?! by)",
+            rf"{_CANNOT}(?: \w+){{0,4}}? {_EXCLUDE}(?: of| the possibility of| for)?(?! by)",
             r"if (?:any|present|real|there at all|at all(?: present)?)\b,?",
             rf"(?:without|insufficiently)(?: \w+){{0,2}}? {_EXCLUDE}",
             rf"(?:limits?|limited|limiting|preclud\w+|hamper\w*|prevent\w*|no)(?: \w+){{0,3}}? (?:exclusion|exclude|excluding|ruling out) of?",
             r"unlikely(?: to (?:be|represent|reflect|indicate))?|less likely(?: to (?:be|represent|reflect))?|not likely(?: to (?:be|represent|reflect))?|improbable|doubt(?:ful)?(?: for)?|low (?:suspicion|likelihood|probability)(?: for| of)?",
-            r"suspect(?:ed|s)?|consider(?:ation|ations)?(?: (?:of|for|include))?|quer(?:y|ied)|question(?:able|ably|ed|ing)?(?: of)?|equivocal|possible",
+            r"suspect(?:ed|s)?|consider(?:ation|ations)?(?: (?:of|for|include))?|quer(?:y|ied)|question(?:able|ably|ed|ing)?(?: of)?|equivocal|possible|uncertain|indeterminate|conceivable|debatable|thinkable|entertained|speculative|unconfirmed",
             r"(?:in|under) (?:the |an? )?(?:appropriate|correct|proper|right) clinical (?:setting|context|scenario|circumstances?)",
         ),
     ),
@@ -186,9 +183,8 @@ CUES: tuple[Cue, ...] = (
         Reach.BACK,
         ABSENT,
         (
-            rf"(?:{_AUX})*(?:not|no longer|never){_SLIGHTLY} {_SEEN}",
-            rf"{_IS}{_SLIGHTLY} (?:{_GONE}|excluded|ruled out|negative|subsided|abated|completely (?:{_GONE}))",
-            rf"(?:{_IS} |appear )?within (?:the )?(?:normal )?limits(?: of normal)?|none(?: {_SEEN})?|no(?=[^\w¤]*$)|cannot be {_SEEN}|(?:fail(?:s|ed)? to be|not) {_SEEN}",
+            rf"(?:not|no longer|never){_SLIGHTLY} {_SEEN_OR_SUSPECTED}",
+            rf"subsided|abated|(?:is|are) negative|within (?:the )?(?:normal )?limits(?: of normal)?|none(?: {_SEEN})?|no(?=[^\w¤]*$)|cannot be {_SEEN}|(?:fail(?:s|ed)? to be|not) {_SEEN}",
             rf"(?:with )?(?:complete |interval |now |total )*{_GOING}(?! of)",
         ),
     ),
@@ -196,7 +192,7 @@ CUES: tuple[Cue, ...] = (
         Reach.BACK_ALIKE,
         ABSENT,
         (
-            rf"(?:{_IS}{_SLIGHTLY} )?{_TAKEN_OUT}|(?:removal|explantation|withdrawal|extraction)(?! of)|extubat(?:ion|ed)",
+            rf"{_TAKEN_OUT}|(?:removal|explantation|withdrawal|extraction)(?! of)|extubat(?:ion|ed)",
             r"(?:is|are) (?:now )?out(?=[^\w¤]*$)",
         ),
     ),

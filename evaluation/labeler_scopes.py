@@ -82,7 +82,7 @@ _ADJECTIVE = re.compile(
     r"|stable|patchy|discrete|hazy|linear)|\w-)$"
 )
 """Ends text after which "and" and commas join adjectives: "small and large"."""
-_PLURAL = re.compile(r"(?:are|were|have|remain|appear|none)\b")
+_PLURAL = re.compile(r"(?:are|were|have|remain|appear)\b")
 _DEEPEST = 4
 """Brackets within brackets that are told apart."""
 
@@ -291,26 +291,26 @@ class _Reader:
             if event.kind == "bracket" and not any(inner.kind == "named" for inner in event.inner):
                 for inner in event.inner:
                     if inner.cue and inner.cue.reach is not Reach.AHEAD:
-                        self._change(self._targets(clause, i, False), inner.cue, True)
+                        self._change(self._targets(clause, i), inner.cue, True)
             cue = event.cue
             if cue is None or cue.reach is Reach.NONE or self._looks_ahead(clause, i, previous):
                 continue
             if cue.reach is Reach.BACK_ALIKE:
-                self._change(self._alike(clause[:i] or previous), cue, False)
+                self._change(self._alike(clause[: self._predicate(clause, i)] or previous), cue, False)
                 continue
-            plural = _PLURAL.match(self.sentence, event.start) is not None
-            targets = self._targets(clause, i, plural)
+            targets = self._targets(clause, i)
             if targets or any(e.kind == "named" for e in clause[:i]):
                 self._change(targets, cue, False)
             else:
-                self._change(self._targets(previous, len(previous), False), cue, True)
+                self._change(self._targets(previous, len(previous)), cue, True)
 
-    def _targets(self, clause: Sequence[_Event], i: int, plural: bool) -> list[Named]:
+    def _targets(self, clause: Sequence[_Event], i: int) -> list[Named]:
         """What a cue at `clause[i]` speaks of that stands before it."""
         targets: list[Named] = []
-        joined = plural
         heads: list[_Event] = []
-        for event in reversed(clause[:i]):
+        end = self._predicate(clause, i)
+        joined = any(_PLURAL.match(self.sentence, event.start) for event in clause[end:i])
+        for event in reversed(clause[:end]):
             if event.kind == "named":
                 assert event.named is not None
                 heads.append(event)
@@ -326,6 +326,14 @@ class _Reader:
                 targets += [head.named for head in heads if head.named]
                 heads = []
         return targets + [head.named for head in heads if head.named]
+
+    def _predicate(self, clause: Sequence[_Event], i: int) -> int:
+        """Where the predicate begins that the cue `clause[i]` belongs to: "have now been …"."""
+        while i and (
+            clause[i - 1].kind in ("verb", "asserting", "quantity") or (clause[i - 1].named and clause[i - 1].named.denied)
+        ):
+            i -= 1
+        return i
 
     def _has_head(self, clause: Sequence[_Event], preposition: _Event) -> bool:
         """Whether something is named in front of a preposition in its item."""

@@ -98,17 +98,12 @@ def _line_ends(lowered: str, text: str, begin: int, mark: re.Match[str]) -> bool
 
 def _cut(lowered: str, start: int, end: int) -> Iterator[Sentence]:
     for begin in range(start, end, _LONGEST):
-        stop = min(end, begin + _LONGEST)
-        words = lowered[begin:stop]
-        plain = " ".join(words.split())
-        if plain == words:
-            yield Sentence(words, begin)
-        elif plain:
-            yield _collapsed(words, begin)
-
-
-def _collapsed(words: str, start: int) -> Sentence:
-    """A sentence whose white space was uneven."""
-    kept = [m for m in re.finditer(r"\S|\s+", words.rstrip()) if m.start() or not m.group().isspace()]
-    characters = [" " if m.group().isspace() else m.group() for m in kept]
-    return Sentence("".join(characters), start, tuple(start + m.start() for m in kept))
+        words = lowered[begin : min(end, begin + _LONGEST)].rstrip()
+        plain = words.lstrip()
+        begin += len(words) - len(plain)
+        collapsed = " ".join(plain.split())
+        if collapsed == plain:
+            yield Sentence(plain, begin)
+        else:
+            kept = [match.start() for match in re.finditer(r"\S|\s(?=\S)", plain)]
+            yield Sentence(collapsed, begin, tuple(begin + place for place in kept))
