@@ -93,9 +93,10 @@ CUES: tuple[Cue, ...] = (
             rf"not (?:as )?(?:well|optimally|fully|completely|entirely|adequately|ideally|sufficiently)[ -]"
             rf"(?:{_SEEN}|evaluated|assessed|defined|included|characteri[sz]ed|{_GONE})",
             # what is new: it was not there before
-            rf"not{_SLIGHTLY} {_EARLIER}(?: \w+ly)? {_SEEN}",
-            rf"(?:previous|former)ly not{_SLIGHTLY} {_SEEN}",
-            rf"not{_SLIGHTLY} {_SEEN}(?: \w+ly)? {_EARLIER}",
+            rf"not{_SLIGHTLY} {_EARLIER}(?: \w+ly)? {_SEEN_OR_SUSPECTED}",
+            rf"(?:previous|former)ly not{_SLIGHTLY} {_SEEN_OR_SUSPECTED}",
+            rf"not{_SLIGHTLY} {_SEEN_OR_SUSPECTED}(?: \w+ly)? {_EARLIER}",
+            rf"absent {_EARLIER}",
             # what can't be seen of a thing that is there
             rf"tips? (?:[\w-]+ ){{0,6}}?not{_SLIGHTLY} {_SEEN}",
             rf"tips? (?:[\w-]+ ){{0,6}}?(?:excluded|no longer {_SEEN})",
@@ -103,7 +104,7 @@ CUES: tuple[Cue, ...] = (
             rf"(?:not|never|yet to|fail(?:s|ed|ing|ure)?(?: to)?|without|no)(?: [\w-]+){{0,2}}? "
             rf"(?:{_GONE}|{_GOING}|resolve|clear)(?! of)",
             rf"{_PARTLY}(?:[ -](?:\w+ly|complete|interval|but not completely)){{0,2}}[ -]{_GONE}",
-            rf"{_PARTLY}(?: [\w-]+){{0,2}}? {_GOING}(?! of)",
+            rf"{_PARTLY}(?:[ -]\w+){{0,2}}? {_GOING}(?! of)",
             rf"(?:{_GONE}|{_GOING})(?:,)? (?:only )?(?:in part|partially|partly|incompletely)",
             rf"(?:that|which) (?:was|were|had been)(?: \w+ly)? {_SEEN}",
             r"yet to (?:be )?\w+",
@@ -118,7 +119,7 @@ CUES: tuple[Cue, ...] = (
             r" (?:of|in(?! keeping)|to|within|from|since|involving|regarding|for|with respect to|with regard to|as regards|affecting|compared(?: to| with)?)",
             r"(?:interval change|significant change|change),? ",
             r"(?:decreas|increas|improv|worsen|progress|enlarg)(?:e|ing) (?:of|in)",
-            rf"{_PARTLY}(?: [\w-]+){{0,2}}?[ -](?:{_GOING}|resolving|improvement) of",
+            rf"{_PARTLY}(?:[ -]\w+){{0,2}}?[ -](?:{_GOING}|resolving|improvement) of",
             rf"(?:ensure|document|confirm|assess|assure|demonstrate|verify|monitor|evaluate|establish|show|see|until|for|to)(?: for)?(?: [\w-]+){{0,2}}? {_GOING} of",
             rf"(?:no|not|without|lack of|failure of|non-?)(?: [\w-]+){{0,3}}? {_GOING} of",
         ),
@@ -162,7 +163,7 @@ CUES: tuple[Cue, ...] = (
         Reach.AHEAD,
         UNCERTAIN,
         (
-            r"possibly|possibilit(?:y|ies)(?: of| for)?|may|might|could|versus|vs|either|(?<!most )suggest\w*|perhaps|maybe",
+            r"(?<!for )exclusion of|possibly|possibilit(?:y|ies)(?: of| for)?|may|might|could|versus|vs|either|(?<!most )suggest\w*|perhaps|maybe",
             r"(?:concern(?:ing)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of|about)|potential(?:ly)?|conceivabl[ey]",
             r"differentials?(?: \w+){0,2}? (?:includ\w+|considerations?|is|of|would|diagnos[ie]s)|differential|indistinguishable from|(?:distinguish\w*|differentiat\w+) (?:this |it )?from|difficult to tell",
         ),
@@ -237,7 +238,7 @@ MARKS: tuple[Mark, ...] = (
             r"|in the (?:presence|context|setting) of|in addition to|superimposed (?:on|upon)|in light of",
         ),
     ),
-    Mark("cause", (r"related to|secondary to|due to|caused by|since|because|as (?:a )?result of",)),
+    Mark("cause", (r"related to|secondary to|due to|caused by|because|as (?:a )?result of",)),
     Mark(
         "seen",
         (rf"(?:is|are|was|were|has been|have been|can be|could be|to be)(?: (?:\w+ly|otherwise|also))? {_SEEN}",),

@@ -38,7 +38,11 @@ _THORA = r"thora(?:x|xes|ces)"
 _BLOOD_OR_WATER = r"(?:hydro|h(?:a|ae)?emo|haemo)-?"
 _INTERSTITIAL = r"(?:disease|lung disease|markings?|changes|process|thickening|pattern|abnormalit\w+|fibrosis)"
 _JOINED = r"(?: and/or | or | and | nor |, | ?/ ?)"
-_HARDWARE = r"(?:wires?|leads?|screws?|plates?|rods?|hardware|catheters?|clips?|cerclage|sutures?|stents?|ports?|electrodes?|nails?)"
+_HARDWARE_NOUNS = ("wire", "lead", "screw", "plate", "rod", "catheter", "clip", "suture", "stent", "port", "electrode", "nail")
+_HARDWARE = rf"(?:(?:{'|'.join(_HARDWARE_NOUNS)})s?|hardware|cerclage)"
+_BEHIND_HARDWARE = "|".join(
+    f"(?<={noun}{link})" for noun in (*_HARDWARE_NOUNS, "hardware") for link in (" ", "s ", " is ", "s are ")
+)
 _LUNG_SITE = (
     r"(?:lungs?|pulmonary|(?:mid-?)?lobes?|lingula\w*|bas(?:e|es|al|ilar)|bibasilar|ap(?:ex|ices|ical)|hil(?:um|ar|a)"
     r"|peri-?hilar|supra-?hilar|infra-?hilar|mid-?lung|retrocardiac)"
@@ -50,7 +54,15 @@ _WHERE_TIPS_LIE = (
 
 FINDINGS: tuple[Finding, ...] = (
     # At one position the first phrase that matches wins: longer phrases come before their parts.
-    Finding(("Pneumothorax", "Pleural Effusion"), (rf"{_BLOOD_OR_WATER}pneumo-?{_THORA}",)),
+    Finding(
+        ("Pneumothorax", "Pleural Effusion"),
+        (
+            rf"{_BLOOD_OR_WATER}pneumo-?{_THORA}",
+            rf"pneumo-?{_JOINED}{_BLOOD_OR_WATER}{_THORA}",
+            rf"{_BLOOD_OR_WATER}{_JOINED}pneumo-?{_THORA}",
+        ),
+    ),
+    Finding(("Pleural Effusion", "Pleural Other"), (rf"pleural (?:effusions?|fluid){_JOINED}(?:pleural )?thickening",)),
     Finding(("Pneumothorax",), (rf"pneumo-?{_THORA}", r"pleural air", r"ptx")),
     Finding(
         ("Pleural Effusion", OTHER_ABNORMALITY),
@@ -66,8 +78,8 @@ FINDINGS: tuple[Finding, ...] = (
             r"(?:soft[ -]tissue|subcutaneous|chest wall|body wall|peripheral|extremity|leg|ankle|facial|laryngeal|cerebral|skin|dependent|marrow|scalp|arm|breast)"
             r"(?: and \w+)? o?edema",
             r"anasarca",
-            rf"{_HARDWARE} (?:\w+ )?fractures?",
-            rf"fractured? (?:of (?:the |an? |one of the )?)?(?:[\w-]+ ){{0,3}}?{_HARDWARE}",
+            rf"(?:{_BEHIND_HARDWARE})fractur(?:es?|ed)",
+            rf"fractur(?:es?|ed)(?= (?:of (?:the |an? |one of the )?)?(?:[\w-]+ ){{0,3}}?{_HARDWARE}\b)",
         ),
     ),
     Finding(
