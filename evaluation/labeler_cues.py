@@ -155,7 +155,8 @@ CUES: tuple[Cue, ...] = (
             rf"(?:without|insufficiently)(?: \w+){{0,2}}? {_EXCLUDE}",
             rf"(?:limits?|limited|limiting|preclud\w+|hamper\w*|prevent\w*|no)(?: \w+){{0,3}}? (?:exclusion|exclude|excluding|ruling out) of?",
             r"unlikely(?: to (?:be|represent|reflect|indicate))?|less likely(?: to (?:be|represent|reflect))?|not likely(?: to (?:be|represent|reflect))?|improbable|doubt(?:ful)?(?: for)?|low (?:suspicion|likelihood|probability)(?: for| of)?",
-            r"suspect(?:ed|s)?|consider(?:ation|ations)?(?: (?:of|for|include))?|quer(?:y|ied)|question(?:able|ably|ed|ing)?(?: of)?|equivocal|possible|uncertain|indeterminate|conceivable|debatable|thinkable|entertained|speculative|unconfirmed",
+            r"suspect(?:ed|s)?|consider(?:ation|ations)?(?: (?:of|for|include))?|quer(?:y|ied)|question(?:able|ably|ed|ing)?(?: of)?|equivocal|possible|conceivable|debatable|unconfirmed",
+            r"(?:is|are|remains?) (?:uncertain|indeterminate|speculative)",
             r"(?:in|under) (?:the |an? )?(?:appropriate|correct|proper|right) clinical (?:setting|context|scenario|circumstances?)",
         ),
     ),
@@ -163,7 +164,7 @@ CUES: tuple[Cue, ...] = (
         Reach.AHEAD,
         UNCERTAIN,
         (
-            r"(?<!for )exclusion of|possibly|possibilit(?:y|ies)(?: of| for)?|may|might|could|versus|vs|either|(?<!most )suggest\w*|perhaps|maybe",
+            r"exclusion of(?=[^.]{1,50}(?:possible|difficult|hard|limited))|possibly|possibilit(?:y|ies)(?: of| for)?|may|might|could|versus|vs|either|(?<!most )suggest\w*|perhaps|maybe",
             r"(?:concern(?:ing)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of|about)|potential(?:ly)?|conceivabl[ey]",
             r"differentials?(?: \w+){0,2}? (?:includ\w+|considerations?|is|of|would|diagnos[ie]s)|differential|indistinguishable from|(?:distinguish\w*|differentiat\w+) (?:this |it )?from|difficult to tell",
         ),
@@ -239,6 +240,9 @@ MARKS: tuple[Mark, ...] = (
         ),
     ),
     Mark("cause", (r"related to|secondary to|due to|caused by|because|as (?:a )?result of",)),
+    Mark("or", (r"and/or|or|nor",)),
+    Mark("and", (r"as well as|and also|and|plus",)),
+    Mark("with", (r"with(?! (?:respect|regard)\b)|w(?=/(?!o\b))",)),
     Mark(
         "seen",
         (rf"(?:is|are|was|were|has been|have been|can be|could be|to be)(?: (?:\w+ly|otherwise|also))? {_SEEN}",),

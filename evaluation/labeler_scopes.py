@@ -58,20 +58,21 @@ class _Event:
 
 _CONNECTORS = ("comma", "or", "and", "with")
 _PUNCTUATION = (
-    ("or", r"(?:[,;] ?)?\b(?:and/or|or|nor)\b"),
-    ("and", r"(?:, ?)?(?:\b(?:as well as|and also|and|plus)\b|&)"),
-    ("with", r"(?:, ?)?\b(?:with\b(?! (?:respect|regard)\b)|w/(?!o\b))"),
-    ("comma", r",(?!\d| if (?:any|present|real)\b)"),
+    ("or", r"[,;/] ?(?:and/or|or|nor)\b"),
+    ("and", r", ?(?:as well as|and also|and|plus)\b|&"),
+    ("with", r", ?with\b(?! (?:respect|regard)\b)"),
+    ("comma", r"(?<!if any)(?<!if present)(?<!if real),(?!\d| if (?:any|present|real)\b)"),
     ("open", r"[(\[]"),
     ("close", r"[)\]]"),
     ("colon", r":(?! ?(?:none|no|not|absent|negative|nil)\b)"),
-    ("hard", r";|—|–(?!\d)| -+ |--+"),
+    ("hard", r"[;—]|–(?!\d)|--+|(?<= )-(?= )"),
     ("query", r"\?+"),
 )
 _QUERY = Cue(Reach.EITHER, UNCERTAIN, ("?",))
 _KINDS = ["cue"] * len(CUES) + [mark.kind for mark in MARKS]
 _WORDS = "|".join(f"(?P<w{i}>{'|'.join(entry.phrases)})" for i, entry in enumerate((*CUES, *MARKS)))
-_SIGNAL = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _PUNCTUATION) + rf"|\b(?:{_WORDS})\b")
+_MARKS = "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _PUNCTUATION)
+_SIGNAL = re.compile(rf"(?=[^\w\s])(?:{_MARKS})|\b(?:{_WORDS})\b")
 _MASK = "¤"
 """Stands for the words of findings while cues are looked for, so that no cue reaches across them."""
 
@@ -83,6 +84,11 @@ _ADJECTIVE = re.compile(
 )
 """Ends text after which "and" and commas join adjectives: "small and large"."""
 _PLURAL = re.compile(r"(?:are|were|have|remain|appear)\b")
+_REFERS_BACK = re.compile(
+    r"\W*(?:(?:it|this|these|those|they|that|which|one|an?|small|tiny|subtle|early|underlying|now|since|has|have|is|are|was|were"
+    r"|been|still|also|interval|completely|fully|probably|remains?|again|of|course)\b\W*)*"
+)
+"""Stands before a cue that speaks of the statement before its own: "…, but *it* can't be excluded"."""
 _DEEPEST = 4
 """Brackets within brackets that are told apart."""
 
@@ -156,22 +162,24 @@ class _Reader:
     def read(self, events: Sequence[_Event], initial: int | None) -> None:
         """Reads events, the first clause of which begins with the value `initial`."""
         previous: list[_Event] = []
-        for clause in self._clauses(events):
+        for begin, clause in self._clauses(events):
             self._read_ahead(clause, initial, previous)
-            self._read_back(clause, previous)
+            self._read_back(clause, previous, begin)
             previous = clause if any(event.kind == "named" for event in clause) else previous
             initial = PRESENT
 
-    def _clauses(self, events: Sequence[_Event]) -> Iterator[list[_Event]]:
+    def _clauses(self, events: Sequence[_Event]) -> Iterator[tuple[int, list[_Event]]]:
+        """The clauses, each with the place where it begins."""
         clause: list[_Event] = []
+        begin = 0
         for event in events:
             waits = bool(clause) and clause[-1].kind == "cue"  # "ruled out: …"
             if event.kind == "hard" or (event.kind == "colon" and not waits):
-                yield clause
-                clause = []
+                yield begin, clause
+                begin, clause = event.end, []
             elif event.kind != "colon":
                 clause.append(event)
-        yield clause
+        yield begin, clause
 
     # ------------------------------------------------------------------------------- cues in front
 
@@ -286,7 +294,7 @@ class _Reader:
 
     # ------------------------------------------------------------------------------- cues behind
 
-    def _read_back(self, clause: Sequence[_Event], previous: Sequence[_Event]) -> None:
+    def _read_back(self, clause: Sequence[_Event], previous: Sequence[_Event], begin: int) -> None:
         for i, event in enumerate(clause):
             if event.kind == "bracket" and not any(inner.kind == "named" for inner in event.inner):
                 for inner in event.inner:
@@ -301,7 +309,7 @@ class _Reader:
             targets = self._targets(clause, i)
             if targets or any(e.kind == "named" for e in clause[:i]):
                 self._change(targets, cue, False)
-            else:
+            elif _REFERS_BACK.fullmatch(self.sentence, begin, event.start):
                 self._change(self._targets(previous, len(previous)), cue, True)
 
     def _targets(self, clause: Sequence[_Event], i: int) -> list[Named]:

@@ -77,9 +77,10 @@ FINDINGS: tuple[Finding, ...] = (
         (
             r"(?:soft[ -]tissue|subcutaneous|chest wall|body wall|peripheral|extremity|leg|ankle|facial|laryngeal|cerebral|skin|dependent|marrow|scalp|arm|breast)"
             r"(?: and \w+)? o?edema",
+            r"o?edema (?:of|in|within|involving) (?:the )?(?:[\w-]+ ){0,2}(?:soft tissues?|chest wall|neck|skin|extremit\w+|legs?|arms?)",
             r"anasarca",
             rf"(?:{_BEHIND_HARDWARE})fractur(?:es?|ed)",
-            rf"fractur(?:es?|ed)(?= (?:of (?:the |an? |one of the )?)?(?:[\w-]+ ){{0,3}}?{_HARDWARE}\b)",
+            rf"fractur(?:es?(?= of)|ed|e)(?= (?:(?!with|and|or|near|adjacent)[\w-]+ ){{0,5}}?{_HARDWARE}\b)",
         ),
     ),
     Finding(
@@ -198,7 +199,8 @@ FINDINGS: tuple[Finding, ...] = (
             r"picc(?: lines?)?",
             r"port-?a-?caths?|(?:medi|infus-?a-?|chest )?-?ports?",
             r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?",
-            r"lines? (?:and tubes?|tips?)",
+            r"lines? (?:(?:and|or|/) tubes?|tips?)|(?:all|support|monitoring|indwelling|vascular) (?:\w+ )?lines",
+            r"lines(?= (?:have|were|are) (?:all |now |been )*(?:removed|withdrawn|pulled|discontinued|unchanged|in place|stable))",
             rf"tips?\b[^;]{{0,50}}?\b{_WHERE_TIPS_LIE}",
             r"in (?:the )?(?:[\w-]+ )?(?:svc|superior vena cava|cavo-?atrial junction)",
             r"(?:(?:endo|naso|oro|trache|et|ng|og|chest|feed|enteric|gastr|support|drain)[\w-]{0,20} )?tub(?:es?|ing)",
@@ -246,6 +248,7 @@ _MEDIASTINUM = (
     r"(?:cardio-?\s?)?mediastin(?:um|al)(?: and [\w-]+)?"
     r"(?:[ /](?:silhouettes?|contours?|structures|borders?|width|shadow))*"
 )
+_NOT_NORMAL = r"not (?:quite |entirely )?normal|no longer normal|abnormal(?! contours?)(?:ly (?:large|big|wide))?"
 _NORMAL = r"(?<!not )(?<!longer )(?<!quite )(?<!near )normal(?!ly)|unremarkable|within (?:the )?(?:normal )?limits|(?:upper|top)(?: \w+)? limits"
 
 STATEMENTS: tuple[Statement, ...] = (
@@ -253,11 +256,11 @@ STATEMENTS: tuple[Statement, ...] = (
         "Cardiomegaly",
         _HEART,
         r"(?:(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to|or) (?:\w+ )?)?(?:enlarged|enlargement|borderline|large)"
-        r"|increased(?! (?!in size)\w)|not (?:quite |entirely )?normal|no longer normal|abnormal(?:ly)? (?:large|big|size))"
+        rf"|increased(?= heart| cardiac| size of)|increased(?! (?!in size)\w)|{_NOT_NORMAL})"
         r"(?! (?!and\b)(?:\w+ )?(?:lymph|nodes?|effusions?|hil\w+|aort\w+|hernia|pulmonary|central|pericardial))",
         _NORMAL,
     ),
-    Statement("Enlarged Cardiomediastinum", _MEDIASTINUM, r"widened|enlarged|wide", _NORMAL),
+    Statement("Enlarged Cardiomediastinum", _MEDIASTINUM, rf"widened|enlarged|wide|{_NOT_NORMAL}", _NORMAL),
     Statement(
         "Edema",
         r"(?:pulmonary |central ){0,2}(?:vascularity|vasculature|vessels|vascular markings|vascular pattern)",
