@@ -8,6 +8,7 @@ CheXpert labeler nor CheXbert, and its numbers must not be reported under their 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..data.schema import ABSENT, NOT_MENTIONED, OBSERVATIONS, PRESENT, UNCERTAIN
 from ..processing.report_text import is_missing
@@ -124,11 +125,7 @@ def _read(text: str) -> Iterator[Mention]:
     lowered = text.translate(_LOWER)
     for start, end in _speaking_sections(lowered):
         for sentence in sentences(lowered, start, end, text):
-            named = list(_names(sentence.words))
-            if not named:
-                continue
-            read_values(sentence.words, named)
-            for each in named:
+            for each in _read_sentence(sentence.words):
                 if each.value is NOT_MENTIONED:
                     continue
                 span = sentence.span(each.start, each.end)
@@ -138,6 +135,15 @@ def _read(text: str) -> Iterator[Mention]:
                 weakened = UNCERTAIN if each.value == PRESENT else each.value
                 for observation in each.hints:
                     yield Mention(observation, weakened, *span, clause)
+
+
+@lru_cache(maxsize=10_000)
+def _read_sentence(words: str) -> tuple[Named, ...]:
+    """What a sentence names and says of it. Reports repeat their sentences, so the last ones are kept."""
+    named = tuple(_names(words))
+    if named:
+        read_values(words, named)
+    return named
 
 
 def _speaking_sections(text: str) -> Iterator[tuple[int, int]]:

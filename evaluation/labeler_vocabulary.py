@@ -41,7 +41,10 @@ _JOINED = r"(?: and/or | or | and | nor |, | ?/ ?)"
 _HARDWARE_NOUNS = ("wire", "lead", "screw", "plate", "rod", "catheter", "clip", "suture", "stent", "port", "electrode", "nail")
 _HARDWARE = rf"(?:(?:{'|'.join(_HARDWARE_NOUNS)})s?|hardware|cerclage)"
 _BEHIND_HARDWARE = "|".join(
-    f"(?<={noun}{link})" for noun in (*_HARDWARE_NOUNS, "hardware") for link in (" ", "s ", " is ", "s are ")
+    f"(?<={noun}{link}{broken})"
+    for broken in ("fracture", "fractures", "fractured")
+    for noun in (*_HARDWARE_NOUNS, "hardware")
+    for link in (" ", "s ", " is ", "s is ", "s are ")
 )
 _LUNG_SITE = (
     r"(?:lungs?|pulmonary|(?:mid-?)?lobes?|lingula\w*|bas(?:e|es|al|ilar)|bibasilar|ap(?:ex|ices|ical)|hil(?:um|ar|a)"
@@ -79,7 +82,7 @@ FINDINGS: tuple[Finding, ...] = (
             r"(?: and \w+)? o?edema",
             r"o?edema (?:of|in|within|involving) (?:the )?(?:[\w-]+ ){0,2}(?:soft tissues?|chest wall|neck|skin|extremit\w+|legs?|arms?)",
             r"anasarca",
-            rf"(?:{_BEHIND_HARDWARE})fractur(?:es?|ed)",
+            rf"fractur(?:es?|ed)(?:{_BEHIND_HARDWARE})",
             rf"fractur(?:es?(?= of)|ed|e)(?= (?:(?!with|and|or|near|adjacent)[\w-]+ ){{0,5}}?{_HARDWARE}\b)",
         ),
     ),
@@ -194,8 +197,8 @@ FINDINGS: tuple[Finding, ...] = (
             r"aicd|icd",
             r"(?:cardioverter[- ])?defibrillators?",
             r"(?:pulse )?generators?",
-            r"(?:\w+ )?(?:leads(?! to)|electrodes?)",
-            r"\w*catheters?",
+            r"leads(?! to)|electrodes?",
+            r"(?:micro|port)?catheters?",
             r"picc(?: lines?)?",
             r"port-?a-?caths?|(?:medi|infus-?a-?|chest )?-?ports?",
             r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?",
@@ -213,16 +216,16 @@ FINDINGS: tuple[Finding, ...] = (
             r"(?:intra-?aortic )?balloon pump|iabp|lvad|ventricular assist device",
             r"(?:prosthetic|artificial|mechanical|bioprosthetic) (?:\w+ )?valves?",
             r"valv(?:e|ular) (?:prosthes[ei]s|replacements?|repair)|prosthes[ei]s",
-            r"(?:\w+ )?(?:hardware|devices?|stimulators?|recorders?|occluders?|drains?)",
+            r"(?:hardware|devices?|stimulators?|recorders?|occluders?|drains?)",
             r"(?:ivc|vena cava) filters?",
         ),
     ),
     Finding(
         (OTHER_ABNORMALITY,),
         (
-            r"granulom\w+|calcif\w+|lymph ?nodes?|\w*adenopathy|sarcoid\w*",
+            r"granulom\w+|calcif\w+|lymph ?nodes?|(?:lymph)?adenopathy|sarcoid\w*",
             r"degenerat\w+|spondyl\w+|osteophyt\w+|spurs?|spurring|end-?plate changes|arthr(?:itis|itic|osis|opathy)",
-            r"\w*scoliosis|\w*kypho\w+|lordosis|curvature|wedg\w+|compress\w+|deform\w+|dislocat\w+|sublux\w+",
+            r"(?:(?:dextro|levo|roto|kypho)-?)?scoliosis|(?:hyper)?kypho\w+|lordosis|curvature|wedg\w+|compress\w+|deform\w+|dislocat\w+|sublux\w+",
             r"osteopeni\w+|osteoporo\w+|osteodystrophy|deminerali\w+|sclero\w+|hyperostosis|dish|pectus",
             r"tortuous|tortuosity|ecta(?:tic|sia)|uncoil\w+|unfold\w+|athero\w+|arterioscl\w+|aneurysm\w*",
             r"hyper-?(?:inflat|expan|lucen|aerat)\w*|emphysem\w+|copd|chronic obstructive|air trapping|flatten\w+",
@@ -268,80 +271,3 @@ STATEMENTS: tuple[Statement, ...] = (
         _NEVER,
     ),
 )
-
-_SEEN = (
-    r"(?:seen|identified|present|appreciated|visuali[sz]ed|noted|demonstrated|evident|detected|apparent|suspected"
-    r"|observed|visible|found|shown)"
-)
-_IS = r"(?:is|are|was|were|has|have|had|be|been|appears?|remains?)"
-_ELSEWHERE = r"(?:prior|previous|old|earlier|remote|comparison|lateral|frontal|pa|ap|other)"
-_SLIGHTLY = r"(?: \w+ly| also| now| since| again| yet| been| be){0,3}"
-
-CUES: tuple[tuple[str, str], ...] = (
-    # (what it does to a mention, phrases); at one position the first phrase that matches wins.
-    (
-        "neutral",
-        r"(?:no|without)"
-        r"(?: (?:significant|interval|definite|appreciable|substantial|gross|acute|obvious|evidence of|new)){0,4}"
-        r" (?:change|increase|decrease|improvement|worsening|difference|progression)s?"
-        r"|not (?:\w+ly )?(?:changed|increased|decreased|improved|worsened|only)"
-        r"|not (?:as )?(?:well|optimally|fully|completely|entirely|adequately)"
-        rf" (?:{_SEEN}|evaluated|assessed|cleared|resolved)"
-        rf"|(?:{_IS} )?not{_SLIGHTLY} {_SEEN}(?: \w+ly)? (?:on|in|at) (?:the |any )?{_ELSEWHERE}"
-        r"|(?:nearly|almost|partially|incompletely|near)(?: \w+ly)? (?:resolved|cleared|complete resolution of)",
-    ),
-    (
-        "open_after",
-        rf"(?:may|might|could) not{_SLIGHTLY} {_SEEN}",
-    ),
-    (
-        "uncertain_after",
-        rf"(?:{_IS} )?(?:can ?not|can't|could not|not){_SLIGHTLY} (?:excluded|ruled out)"
-        rf"|{_IS}{_SLIGHTLY} (?:possible|questioned|considered|questionable|equivocal)"
-        rf"|{_IS}{_SLIGHTLY} an? (?:possibility|consideration)"
-        rf"|(?:{_IS} )?(?:difficult|hard|impossible) to (?:\w+ly )?(?:exclude|rule out)|(?:{_IS}{_SLIGHTLY} )?unlikely"
-        rf"|{_IS} in the differential",
-    ),
-    (
-        "uncertain_before",
-        r"(?:can ?not|can't|could not|not|difficult to|hard to) (?:\w+ly )?(?:exclude|rule out)"
-        r"|possib(?:le|ly|ility)|may|might|could|question(?:able|ably|ed)?|versus|vs|(?<!most )suggest\w*"
-        r"|suspect(?:ed)?|equivocal"
-        r"|(?:concern(?:ing)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of)|potential(?:ly)?|perhaps"
-        r"|less likely|differential|(?:appropriate|correct|proper|right) clinical (?:setting|context|scenario)",
-    ),
-    (
-        "open_before",
-        r"rule out|r/o|(?:re-?)?evaluat(?:e|ion|ing) (?:for|of)|assess(?:ment)?(?: for| of)?|(?:to )?exclud(?:e|ing)"
-        r"|to evaluate|history(?: of)?|h/o|recommend\w*|clinical (?:concern|suspicion|history)",
-    ),
-    (
-        "negated_after",
-        rf"(?:{_IS}{_SLIGHTLY} )?(?:not|no longer|never){_SLIGHTLY} {_SEEN}"
-        rf"|{_IS}{_SLIGHTLY} (?:resolved|cleared|absent|excluded|ruled out|removed|gone)"
-        rf"|(?:{_IS} )?within (?:the )?(?:normal )?limits|none|absent|no(?=\W*$)",
-    ),
-    (
-        "negated_before",
-        r"no|without|w/o|negative for|free of|clear of|absence of|lack of|neither|nor|denies|not|never|rather than"
-        r"|(?:complete )?resolution of|resolved|clearing of|removal of|excludes",
-    ),
-    (
-        "boundary",
-        r"but|however|although|though|yet|while|whereas|except|aside from|apart from|other than|besides|otherwise"
-        r"|which|there (?:is|are)|as well|in (?:a|this|the) patient",
-    ),
-    ("cause", r"secondary to|due to|because|since"),
-)
-
-_OPENS_A_NEW_STATEMENT = (
-    r"(?:there|stable|unchanged|persistent|mild(?:ly)?|moderate(?:ly)?|minimal|small|trace|tiny|slight|chronic|old"
-    r"|healed|residual|again|low|redemonstrat\w+|status|patchy|streaky|linear|calcified|an?|the|heart|cardiac|lungs?"
-    r"|possibl[ey]|probabl[ey]|likely|questionable|suspected)\b"
-)
-BOUNDARY_MARKS = (
-    rf";|:(?! ?(?:none|no|absent)\b)|,(?: and| with)? (?={_OPENS_A_NEW_STATEMENT})"
-    rf"|(?<!left)(?<!right) and (?={_OPENS_A_NEW_STATEMENT})"
-    rf"|(?<!patible)(?<!sistent)(?<!keeping)(?<!ociated) with (?={_OPENS_A_NEW_STATEMENT})"
-)
-"""Punctuation, and commas or conjunctions before a word with which a new statement begins."""
