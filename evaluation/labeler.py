@@ -25,12 +25,14 @@ _SILENT = (
 )
 _OTHER_PART = (
     r"(?:(?:left|right|bilateral) )?(?:hands?|wrists?|elbows?|shoulders?|knees?|ankles?|f(?:oo|ee)t|hips?|pelvis|tibia"
-    r"|femur|humerus|forearm|(?:lumbar|cervical|lumbosacral) spine)(?= ?[:.]| 1\.)"
+    r"|femur|humerus|forearm|(?:lumbar|cervical|lumbosacral) spine)"
 )
 _SPEAKING = r"findings?|impressions?|conclusions?|(?:final )?report|findings and impression|opinion"
+_NUMBER = r" *(?:\(?\d{1,2}[.)] ?)?"
 _HEADING = re.compile(
-    rf"(?:^|(?<=[\n.])) *(?:(?P<silent>(?:{_SILENT})(?= ?:)|{_OTHER_PART})|(?:{_SPEAKING})(?= ?:)|chest(?= ?[:.]| 1\.))"
-    r" ?[:.]?"
+    rf"(?:^|(?<=[\n.])){_NUMBER}(?:(?P<silent>{_SILENT}|{_OTHER_PART})|{_SPEAKING}|chest) ?:"
+    # without a colon, but not where a line is only wrapped
+    rf"|(?:^|(?<=\.)|(?<=[^a-z,]\n)){_NUMBER}(?:(?P<part>{_OTHER_PART})|chest)(?: ?\.| (?=1\.))"
 )
 _PARAGRAPH_END = re.compile(r"\S[ \t]*\n\s*\n")
 
@@ -162,7 +164,7 @@ def _speaking_sections(text: str) -> Iterator[tuple[int, int]]:
         if start < end:
             yield start, end
         if heading:
-            start, silent = heading.end(), heading["silent"] is not None
+            start, silent = heading.end(), bool(heading["silent"] or heading["part"])
 
 
 def _names(sentence: str) -> Iterator[Named]:

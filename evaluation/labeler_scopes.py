@@ -243,7 +243,7 @@ class _Reader:
             for event in clause[i + 1 :]:
                 if event.kind == "named":
                     return True
-                if event.kind not in ("quantity", "asserting", "linked") and not (
+                if event.kind not in ("quantity", "asserting", "linked", "verb") and not (
                     event.cue and event.cue.reach in (Reach.AHEAD, Reach.EITHER)
                 ):
                     break

@@ -18,11 +18,11 @@ _LONGEST = 2000
 _UNFINISHED = re.compile(
     r"(?:[,(/-]|\b(?:and|or|nor|no|not|without|with|of|in|at|on|to|for|from|by|the|an?|is|are|was|were|has|have|been|be|may|might"
     r"|could|can|cannot|but|than|that|which|this|these|there|any|as|into|over|within|near|along|consistent|compatible"
-    r"|due|secondary|status|post|left|right|bilateral|both|upper|lower|middle|mid|small|large|moderate|mild|severe|minimal"
-    r"|trace|tiny|new|old|acute|chronic|focal|definite|significant|possible|probable|likely|pleural|pulmonary|cardiac"
-    r"|mediastinal|hilar|rib|chest|central|venous|endotracheal|nasogastric|enteric|interstitial|vascular|pericardial|basilar"
-    r"|bibasilar|apical|basal|lung|lobe|evidence|interval|increased|decreased|stable|unchanged|persistent|linear|patchy"
-    r"|heart|sided|size|silhouette|support|soft|airspace|air|space|costophrenic|lobar|nodular|ground|glass|large|lead|dual|single|picc|port|nodule|or))\s*$"
+    r"|due|secondary|status|post|bilateral|both|upper|lower|middle|mid|small|large|moderate|mild|severe|minimal"
+    r"|trace|tiny|new|old|acute|chronic|focal|definite|significant|possible|probable|pleural|pulmonary|cardiac"
+    r"|mediastinal|hilar|rib|central|venous|endotracheal|nasogastric|enteric|interstitial|vascular|pericardial|basilar"
+    r"|bibasilar|apical|basal|evidence|interval|linear|patchy|sided|support|soft|airspace|air|costophrenic|lobar|nodular"
+    r"|ground)|(?<!the )\b(?:left|right))\s*$"
 )
 """Ends a line that goes on in the next one."""
 _GOES_ON = re.compile(
@@ -31,10 +31,9 @@ _GOES_ON = re.compile(
     r"|than|not|also|again|remains?|appears?|along|over|overlying|adjacent|likely)\b"
 )
 """Begins a line that goes on from the one before."""
-_STARTS = re.compile(
-    r"(?:no|there|the|heart|cardiac|lungs?|bones?|osseous|mediastin\w+|stable|unchanged|pleura|normal|small|mild|moderate|left|right"
-    r"|bilateral|interval|large|new|trace|minimal)\b"
-)
+_STARTS = re.compile(r"(?:no|there)\b")
+"""Begins a line that is a sentence of its own."""
+_STOP_INSIDE = re.compile(r"\w\.\s+\w")
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,9 @@ class Sentence:
 def sentences(lowered: str, start: int, end: int, text: str) -> Iterator[Sentence]:
     """The sentences of `lowered[start:end]`.
 
-    A sentence ends at a full stop, a question mark, an empty line, before the number or bullet of a list item, and at a
-    line break that is no wrapping: the next line begins with a capital among small letters, or neither line shows that
-    the sentence goes on.
+    A sentence ends at a full stop, a question mark, an empty line and before the number or bullet of a list item. It ends
+    at another line break unless the words on either side show that it goes on; in text of both cases the next line must
+    begin with a capital, and in text of one case there must be no full stops that end sentences within lines.
 
     Args:
         lowered: the report in lower case.
@@ -74,26 +73,24 @@ def sentences(lowered: str, start: int, end: int, text: str) -> Iterator[Sentenc
         text: the report as it is, of the same length.
     """
     begin = start
+    part = text[start:end]
+    mixed = not (part.isupper() or part.islower())
+    wraps = _STOP_INSIDE.search(part) is not None
     for mark in _END.finditer(lowered, start, end):
-        if mark["line"] is not None and not _line_ends(lowered, text, begin, mark):
-            continue
+        if mark["line"] is not None:
+            at_break = _UNFINISHED.search(lowered, max(begin, mark.start() - 20), mark.start())
+            if mark.end() >= end or at_break or (not mixed and _GOES_ON.match(lowered, mark.end())):
+                continue
+            if mixed:
+                ends = text[mark.end()].isupper() and not text[mark.end() : mark.end() + 2].isupper()
+            else:
+                ends = not wraps or _STARTS.match(lowered, mark.end()) is not None
+            if not ends:
+                continue
         stop = mark.end() if mark.group() == "?" else mark.start()
         yield from _cut(lowered, begin, stop)
         begin = mark.end()
     yield from _cut(lowered, begin, end)
-
-
-def _line_ends(lowered: str, text: str, begin: int, mark: re.Match[str]) -> bool:
-    """Whether a sentence ends with its line."""
-    if mark.end() >= len(lowered) or _GOES_ON.match(lowered, mark.end()):
-        return False
-    if _UNFINISHED.search(lowered, max(begin, mark.start() - 20), mark.start()):
-        return False
-    first, second = text[mark.end() : mark.end() + 2].ljust(2)
-    if first.isupper() and second.islower():
-        return True
-    before = text[mark.start() - 1]
-    return before.isupper() == first.isupper() and before.isalpha()
 
 
 def _cut(lowered: str, start: int, end: int) -> Iterator[Sentence]:
