@@ -201,7 +201,11 @@ CUES: tuple[Cue, ...] = (
     Cue(
         Reach.EITHER,
         ABSENT,
-        (rf"(?:now |completely |fully |interval |totally |entirely )*{_GONE}", r"ruled out", r"excluded(?! (?:from|on))"),
+        (
+            rf"(?:now |completely |fully |interval |totally |entirely )*{_GONE}",
+            r"ruled out",
+            r"excluded(?! (?:from|on))",
+        ),
     ),
     Cue(
         Reach.AHEAD,
@@ -226,8 +230,16 @@ MARKS: tuple[Mark, ...] = (
             r"there(?= (?:is|are|has|have|may|might|remains?|persists?|continues|again|also|now)\b|'s)|in (?:a|this|the) patient",
         ),
     ),
-    Mark("linked", (r"(?:consistent|compatible|in keeping|correlat\w+|corresponding|in line|concordant|in agreement|commensurate) with|represent\w*|reflect\w*|indicat\w+|correspond\w* to|such as|including|like",)),
-    Mark("preferred", (r"favou?r(?:s|ed|ing)?|more (?:likely|suggestive|consistent|typical|compatible)(?: with| of)?|prefer\w*",)),
+    Mark(
+        "linked",
+        (
+            r"(?:consistent|compatible|in keeping|correlat\w+|corresponding|in line|concordant|in agreement|commensurate) with|represent\w*|reflect\w*|indicat\w+|correspond\w* to|such as|including|like",
+        ),
+    ),
+    Mark(
+        "preferred",
+        (r"favou?r(?:s|ed|ing)?|more (?:likely|suggestive|consistent|typical|compatible)(?: with| of)?|prefer\w*",),
+    ),
     Mark("over", (r"over|than",)),
     Mark("preposition", (_PLACE, r"(?:of|to|involving) (?:the|this|these|that|his|her|known)")),
     Mark(

@@ -338,7 +338,8 @@ class _Reader:
     def _predicate(self, clause: Sequence[_Event], i: int) -> int:
         """Where the predicate begins that the cue `clause[i]` belongs to: "have now been …"."""
         while i and (
-            clause[i - 1].kind in ("verb", "asserting", "quantity") or (clause[i - 1].named and clause[i - 1].named.denied)
+            clause[i - 1].kind in ("verb", "asserting", "quantity")
+            or (clause[i - 1].named and clause[i - 1].named.denied)
         ):
             i -= 1
         return i

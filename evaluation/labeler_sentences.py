@@ -33,7 +33,7 @@ _GOES_ON = re.compile(
 """Begins a line that goes on from the one before."""
 _STARTS = re.compile(r"(?:no|there)\b")
 """Begins a line that is a sentence of its own."""
-_STOP_INSIDE = re.compile(r"\w\.\s+\w")
+_STOP_INSIDE = re.compile(r"[^\W\d]{2}\.\s+\w")
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,20 @@ _THORA = r"thora(?:x|xes|ces)"
 _BLOOD_OR_WATER = r"(?:hydro|h(?:a|ae)?emo|haemo)-?"
 _INTERSTITIAL = r"(?:disease|lung disease|markings?|changes|process|thickening|pattern|abnormalit\w+|fibrosis)"
 _JOINED = r"(?: and/or | or | and | nor |, | ?/ ?)"
-_HARDWARE_NOUNS = ("wire", "lead", "screw", "plate", "rod", "catheter", "clip", "suture", "stent", "port", "electrode", "nail")
+_HARDWARE_NOUNS = (
+    "wire",
+    "lead",
+    "screw",
+    "plate",
+    "rod",
+    "catheter",
+    "clip",
+    "suture",
+    "stent",
+    "port",
+    "electrode",
+    "nail",
+)
 _HARDWARE = rf"(?:(?:{'|'.join(_HARDWARE_NOUNS)})s?|hardware|cerclage)"
 _BEHIND_HARDWARE = "|".join(
     f"(?<={noun}{link}{broken})"
@@ -128,6 +141,7 @@ FINDINGS: tuple[Finding, ...] = (
             r"(?:pulmonary |interstitial |alveolar )?o?edema",
             r"(?:(?:pulmonary|central|peri-?hilar|hilar) )*(?:vascular|venous|vasculature|interstitial|vessel)"
             r"(?: \w+)? (?:congesti(?:on|ve)|engorgement)",
+            r"(?:(?:pulmonary|central|peri-?hilar|hilar) )*vascular prominence",
             r"(?:congestive |left |right ){0,2}heart failure",
             r"chf",
             r"cardiac decompensation",
@@ -150,8 +164,17 @@ FINDINGS: tuple[Finding, ...] = (
     ),
     Finding(
         ("Lung Opacity",),
-        (r"nodular (?:\w+ )?(?:opaci\w+|densit\w+)",),
+        (
+            r"(?:reticul\w+-)?nodular (?:[\w-]+ ){0,2}(?:opaci\w+|densit\w+|infiltrat\w+)",
+            r"nodular (?:[\w-]+ )?interstitial (?:markings|pattern|disease|changes|prominence|thickening)",
+        ),
         hints=("Lung Lesion",),
+    ),
+    Finding(
+        (OTHER_ABNORMALITY,),
+        (
+            r"(?:chest wall|breast|axillary|neck|soft[ -]tissue|abdominal|renal|adrenal|hepatic|thyroid|subcutaneous) (?:mass(?:es)?|nodul\w+|tumou?rs?)",
+        ),
     ),
     Finding(("Lung Opacity", "Lung Lesion"), (r"mass-?like (?:\w+ )?(?:opaci\w+|densit\w+|consolidation)",)),
     Finding(
@@ -200,7 +223,7 @@ FINDINGS: tuple[Finding, ...] = (
             r"leads(?! to)|electrodes?",
             r"(?:micro|port)?catheters?",
             r"picc(?: lines?)?",
-            r"port-?a-?caths?|(?:medi|infus-?a-?|chest )?-?ports?",
+            r"port-?a-?cath(?:eter)?s?|(?:medi|infus-?a-?|chest )?-?ports?",
             r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?",
             r"lines? (?:(?:and|or|/) tubes?|tips?)|(?:all|support|monitoring|indwelling|vascular) (?:\w+ )?lines",
             r"lines(?= (?:have|were|are) (?:all |now |been )*(?:removed|withdrawn|pulled|discontinued|unchanged|in place|stable))",
@@ -266,8 +289,9 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement("Enlarged Cardiomediastinum", _MEDIASTINUM, rf"widened|enlarged|wide|{_NOT_NORMAL}", _NORMAL),
     Statement(
         "Edema",
-        r"(?:pulmonary |central ){0,2}(?:vascularity|vasculature|vessels|vascular markings|vascular pattern)",
-        r"congested|engorged|cephali\w+|indistinct",
+        r"(?:pulmonary |central |peri-?hilar |hilar |lung |lower |upper |lobe ){0,3}(?:vascularity|vasculature|vessels"
+        r"|vascular (?:markings|pattern|structures))",
+        r"congested|engorged|cephali\w+|indistinct|increased|prominent",
         _NEVER,
     ),
 )
