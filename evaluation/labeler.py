@@ -24,7 +24,8 @@ _SILENT = (
     r"reason for (?:exam(?:ination)?|study)|comparisons?|techniques?|exam(?:ination)?|procedure|recommendations?"
 )
 _OTHER_PART = (
-    r"(?:(?:left|right|bilateral)\s+)?(?:hands?|wrists?|elbows?|shoulders?|knees?|ankles?|f(?:oo|ee)t|hips?|pelvis|tibia"
+    r"(?:(?:left|right|bilateral)\s+)?(?:hands?|wrists?|elbows?|shoulders?|knees?|ankles?|f(?:oo|ee)t|hips?|pelvis"
+    r"|tibia"
     r"|femur|humerus|forearm|(?:lumbar|cervical|lumbosacral) spine)"
 )
 _SPEAKING = r"findings?|impressions?|conclusions?|(?:final )?report|findings and impression|opinion"

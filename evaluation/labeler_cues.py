@@ -45,42 +45,59 @@ class Mark:
 
 _SEEN = (
     r"(?:(?:re-?)?(?:seen|identified|present|appreciated|visuali[sz]ed|noted|demonstrated|evident|detected|apparent"
-    r"|observed|visible|found|shown|imaged|discerned|recogni[sz]ed|perceived|perceptible|discernible|detectable|in place"
+    r"|observed|visible|found|shown|imaged|discerned|recogni[sz]ed|perceived|perceptible|discernible|detectable"
+    r"|in place"
     r"|confirmed|delineated|displayed|depicted|conspicuous|encountered))"
 )
 _SEEN_OR_SUSPECTED = rf"(?:{_SEEN}|suspected|there)"
 _IS = r"(?:is|are|was|were|has|have|had|be|been|being|appears?|remains?)"
-_SLIGHTLY = r"(?: (?:\w+ly|also|now|since|again|yet|been|be|all|both|in the interim|in the interval|felt|thought|to|any|longer|quite|otherwise)){0,4}"
+_SLIGHTLY = (
+    r"(?: (?:\w+ly|also|now|since|again|yet|been|be|all|both|in the interim|in the interval|felt|thought|to"
+    r"|any|longer|quite|otherwise)){0,4}"
+)
 _CANNOT = (
-    r"(?:can ?not|can't|can’t|could not|couldn't|may not|would not|does not|doesn't|do not|don't|did not|not|unable to|inability to|impossible to"
-    r"|difficult to|hard to|challenging to|tough to|insufficient to|inadequate to|impossible|difficult|hard|cannot be|never)"
+    r"(?:can ?not|can't|can’t|could not|couldn't|may not|would not|does not|doesn't|do not|don't|did not|not"
+    r"|unable to|inability to|impossible to"
+    r"|difficult to|hard to|challenging to|tough to|insufficient to|inadequate to|impossible|difficult|hard"
+    r"|cannot be|never)"
 )
 _EXCLUDE = r"(?:exclu(?:de[sd]?|ding|sion)|rul(?:e[sd]?|ing) out|r/o|rule-?out|eliminated?|refuted?|discount(?:ed)?)"
 _EARLIER = (
-    r"(?:previous(?:ly)?|prior|before(?:hand)?|earlier|yesterday|then|formerly|initially|originally|last (?:\w+)|on the day before|at that time|(?:\w+ ){1,3}ago"
-    r"|(?:on|in|at) (?:the |any |his |her |a |that )?(?:\w+ )?(?:prior|previous|old|older|earlier|remote|comparison|preceding|last|outside|yesterday'?s?|lateral"
-    r"|frontal|pa|ap|other|first|initial|baseline|examination from|exam from|study from|film from|exam of|study of|film of|radiographs? (?:of|from)|ct))"
+    r"(?:previous(?:ly)?|prior|before(?:hand)?|earlier|yesterday|then|formerly|initially|originally|last (?:\w+)"
+    r"|on the day before|at that time|(?:\w+ ){1,3}ago"
+    r"|(?:on|in|at) (?:the |any |his |her |a |that )?(?:\w+ )?(?:prior|previous|old|older|earlier|remote|comparison"
+    r"|preceding|last|outside|yesterday'?s?|lateral"
+    r"|frontal|pa|ap|other|first|initial|baseline|examination from|exam from|study from|film from|exam of|study of"
+    r"|film of|radiographs? (?:of|from)|ct))"
 )
 _PARTLY = (
-    r"(?:nearly|almost|near|virtually|partial(?:ly)?|partly|most(?:ly)?|largely|incomplete(?:ly)?|predominantly|substantial(?:ly)?|"
-    r"slow(?:ly)?|gradual(?:ly)?|some(?:what)?|slight(?:ly)?|mild(?:ly)?|minimal(?:ly)?|moderate(?:ly)?|significant(?:ly)?|marked(?:ly)?|continu\w+|ongoing|further|progressive(?:ly)?"
-    r"|steady|steadily|early|beginning|only|all but|not yet|subtotal(?:ly)?|much of|considerabl[ey]|limited|delayed|subtle|a little|in part|mostly|persistent)"
+    r"(?:nearly|almost|near|virtually|partial(?:ly)?|partly|most(?:ly)?|largely|incomplete(?:ly)?|predominantly"
+    r"|substantial(?:ly)?|"
+    r"slow(?:ly)?|gradual(?:ly)?|some(?:what)?|slight(?:ly)?|mild(?:ly)?|minimal(?:ly)?|moderate(?:ly)?"
+    r"|significant(?:ly)?|marked(?:ly)?|continu\w+|ongoing|further|progressive(?:ly)?"
+    r"|steady|steadily|early|beginning|only|all but|not yet|subtotal(?:ly)?|much of|considerabl[ey]|limited|delayed"
+    r"|subtle|a little|in part|mostly|persistent)"
 )
 _GONE = r"(?:re-?solved|cleared|gone|disappeared|vanished|re-?absorbed|resorbed|absent|evacuated|drained)"
 _GOING = r"(?:resolution|clearing|clearance|disappearance|resorption|re-?absorption|evacuation)"
 _TAKEN_OUT = (
     r"(?:removed|withdrawn(?! (?:back|by|slightly|about|approximately|to|into|from|approx\S*|~?\d|a |some|several))"
-    r"|pulled(?! (?:back|by|slightly|about|approximately|to|into|up|approx\S*|~?\d|a |some|several))(?: out)?|taken out|explanted|discontinued|d/?c'?e?d"
+    r"|pulled(?! (?:back|by|slightly|about|approximately|to|into|up|approx\S*|~?\d|a |some|several))(?: out)?"
+    r"|taken out|explanted|discontinued|d/?c'?e?d"
     r"|retrieved|extracted)"
 )
 _OF_SIGNS = (
-    r"(?:evidence|signs?|suggestions?|indications?|findings?|suspicion|trace|hint|features?|appearances?|areas?|foc(?:us|i)|regions?"
-    r"|recurrence|re-?accumulation|development|visuali[sz]ation|residuals?|remnants?|presence|stigmata|manifestations?|proof|concern|degree|component|element|amount|re-?demonstration|demonstration|re-?expansion)"
+    r"(?:evidence|signs?|suggestions?|indications?|findings?|suspicion|trace|hint|features?|appearances?|areas?"
+    r"|foc(?:us|i)|regions?"
+    r"|recurrence|re-?accumulation|development|visuali[sz]ation|residuals?|remnants?|presence|stigmata"
+    r"|manifestations?|proof|concern|degree|component|element|amount|re-?demonstration|demonstration|re-?expansion)"
 )
 
 _CHANGE = (
-    r"(?:change|increase|decrease|improvement|worsening|difference|progression|enlargement|growth|reduction|alteration|deterioration"
-    r"|regression|decline|migration|expansion|variation|evolution|fluctuation|redistribution|shift|rise|extension|stability)"
+    r"(?:change|increase|decrease|improvement|worsening|difference|progression|enlargement|growth|reduction"
+    r"|alteration|deterioration"
+    r"|regression|decline|migration|expansion|variation|evolution|fluctuation|redistribution|shift|rise|extension"
+    r"|stability)"
 )
 
 CUES: tuple[Cue, ...] = (
@@ -89,7 +106,8 @@ CUES: tuple[Cue, ...] = (
         Reach.NONE,
         None,
         (
-            rf"not (?:\w+ly )?(?:changed|increased|decreased|improved|worsened|only|progressed|enlarged (?:since|compared|from))",
+            r"not (?:\w+ly )?(?:changed|increased|decreased|improved|worsened|only|progressed|enlarged (?:since"
+            r"|compared|from))",
             rf"not (?:as )?(?:well|optimally|fully|completely|entirely|adequately|ideally|sufficiently)[ -]"
             rf"(?:{_SEEN}|evaluated|assessed|defined|included|characteri[sz]ed|{_GONE})",
             # what is new: it was not there before
@@ -116,11 +134,13 @@ CUES: tuple[Cue, ...] = (
         PRESENT,
         (
             rf"{_CHANGE}(?:s(?= (?:in|of) (?:the|this|these|his|her)\b))?"
-            r" (?:of|in(?! keeping)|to|within|from|since|involving|regarding|for|with respect to|with regard to|as regards|affecting|compared(?: to| with)?)",
+            r" (?:of|in(?! keeping)|to|within|from|since|involving|regarding|for|with respect to|with regard to"
+            r"|as regards|affecting|compared(?: to| with)?)",
             r"(?:interval change|significant change|change),? ",
             r"(?:decreas|increas|improv|worsen|progress|enlarg)(?:e|ing) (?:of|in)",
             rf"{_PARTLY}(?:[ -]\w+){{0,2}}?[ -](?:{_GOING}|resolving|improvement) of",
-            rf"(?:ensure|document|confirm|assess|assure|demonstrate|verify|monitor|evaluate|establish|show|see|until|for|to)(?: for)?(?: [\w-]+){{0,2}}? {_GOING} of",
+            r"(?:ensure|document|confirm|assess|assure|demonstrate|verify|monitor|evaluate|establish|show|see"
+            rf"|until|for|to)(?: for)?(?: [\w-]+){{0,2}}? {_GOING} of",
             rf"(?:no|not|without|lack of|failure of|non-?)(?: [\w-]+){{0,3}}? {_GOING} of",
         ),
     ),
@@ -136,14 +156,19 @@ CUES: tuple[Cue, ...] = (
         (
             rf"{_CANNOT}(?: \w+){{0,4}}? (?:excluded|ruled out|eliminated|refuted|discounted)(?! by)",
             rf"(?:still |also |therefore |thus )?possible to (?:\w+ )?{_EXCLUDE}(?=[^\w¤]*$)",
-            rf"{_IS}{_SLIGHTLY} (?:also )?(?:an? )?(?:\w+ )?(?:possibility|consideration|concern|question|of concern|raised)(?! (?:for|of|that|whether|about)\b)",
-            r"less (?:favou?red|plausible|convincing|probable)(?: than)?|not (?:favou?red|probable)|in (?:question|doubt)",
-            rf"(?:would|should|could|may|might|can|must)(?: also)? be (?:considered|possible|suspected|entertained|questioned|raised|present|there|seen|included|unlikely|in the differential"
+            rf"{_IS}{_SLIGHTLY} (?:also )?(?:an? )?(?:\w+ )?(?:possibility|consideration|concern|question"
+            r"|of concern|raised)(?! (?:for|of|that|whether|about)\b)",
+            r"less (?:favou?red|plausible|convincing|probable)(?: than)?|not (?:favou?red|probable)|in (?:question"
+            r"|doubt)",
+            r"(?:would|should|could|may|might|can|must)(?: also)? be (?:considered|possible|suspected|entertained"
+            r"|questioned|raised|present|there|seen|included|unlikely|in the differential"
             r"|an? (?:\w+ )?(?:consideration|possibility|concern))",
             r"in the differential",
-            r"(?:felt|thought|believed|judged|deemed|considered)(?: to be)? (?:\w+ )?(?:unlikely|less likely|doubtful|possible|improbable|not likely)",
+            r"(?:felt|thought|believed|judged|deemed|considered)(?: to be)? (?:\w+ )?(?:unlikely|less likely"
+            r"|doubtful|possible|improbable|not likely)",
             r"less likely than",
-            rf"{_EXCLUDE}(?: of (?:it|this))? (?:is |was )?(?:not possible|impossible|difficult|limited|hard|not reliable)",
+            rf"{_EXCLUDE}(?: of (?:it|this))? (?:is |was )?(?:not possible|impossible|difficult|limited|hard"
+            r"|not reliable)",
         ),
     ),
     Cue(
@@ -153,20 +178,28 @@ CUES: tuple[Cue, ...] = (
             rf"{_CANNOT}(?: \w+){{0,4}}? {_EXCLUDE}(?: of| the possibility of| for)?(?! by)",
             r"if (?:any|present|real|there at all|at all(?: present)?)\b,?",
             rf"(?:without|insufficiently)(?: \w+){{0,2}}? {_EXCLUDE}",
-            rf"(?:limits?|limited|limiting|preclud\w+|hamper\w*|prevent\w*|no)(?: \w+){{0,3}}? (?:exclusion|exclude|excluding|ruling out) of?",
-            r"unlikely(?: to (?:be|represent|reflect|indicate))?|less likely(?: to (?:be|represent|reflect))?|not likely(?: to (?:be|represent|reflect))?|improbable|doubt(?:ful)?(?: for)?|low (?:suspicion|likelihood|probability)(?: for| of)?",
-            r"suspect(?:ed|s)?|consider(?:ation|ations)?(?: (?:of|for|include))?|quer(?:y|ied)|question(?:able|ably|ed|ing)?(?: of)?|equivocal|possible|conceivable|debatable|unconfirmed",
+            r"(?:limits?|limited|limiting|preclud\w+|hamper\w*|prevent\w*|no)(?: \w+){0,3}? (?:exclusion|exclude"
+            r"|excluding|ruling out) of?",
+            r"unlikely(?: to (?:be|represent|reflect|indicate))?|less likely(?: to (?:be|represent|reflect))?"
+            r"|not likely(?: to (?:be|represent|reflect))?|improbable|doubt(?:ful)?(?: for)?|low (?:suspicion"
+            r"|likelihood|probability)(?: for| of)?",
+            r"suspect(?:ed|s)?|consider(?:ation|ations)?(?: (?:of|for|include))?|quer(?:y|ied)|question(?:able|ably"
+            r"|ed|ing)?(?: of)?|equivocal|possible|conceivable|debatable|unconfirmed",
             r"(?:is|are|remains?) (?:uncertain|indeterminate|speculative)",
-            r"(?:in|under) (?:the |an? )?(?:appropriate|correct|proper|right) clinical (?:setting|context|scenario|circumstances?)",
+            r"(?:in|under) (?:the |an? )?(?:appropriate|correct|proper|right) clinical (?:setting|context|scenario"
+            r"|circumstances?)",
         ),
     ),
     Cue(
         Reach.AHEAD,
         UNCERTAIN,
         (
-            r"exclusion of(?=[^.]{1,50}(?:possible|difficult|hard|limited))|possibly|possibilit(?:y|ies)(?: of| for)?|may|might|could|versus|vs|either|(?<!most )suggest\w*|perhaps|maybe",
-            r"(?:concern(?:ing)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of|about)|potential(?:ly)?|conceivabl[ey]",
-            r"differentials?(?: \w+){0,2}? (?:includ\w+|considerations?|is|of|would|diagnos[ie]s)|differential|indistinguishable from|(?:distinguish\w*|differentiat\w+) (?:this |it )?from|difficult to tell",
+            r"exclusion of(?=[^.]{1,50}(?:possible|difficult|hard|limited))|possibly|possibilit(?:y|ies)(?: of"
+            r"| for)?|may|might|could|versus|vs|either|(?<!most )suggest\w*|perhaps|maybe",
+            r"(?:concern(?:ing)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of|about)|potential(?:ly)?"
+            r"|conceivabl[ey]",
+            r"differentials?(?: \w+){0,2}? (?:includ\w+|considerations?|is|of|would|diagnos[ie]s)|differential"
+            r"|indistinguishable from|(?:distinguish\w*|differentiat\w+) (?:this |it )?from|difficult to tell",
         ),
     ),
     # Wishes, tasks and what was once: nothing is said of today's image.
@@ -174,9 +207,13 @@ CUES: tuple[Cue, ...] = (
         Reach.AHEAD,
         NOT_MENTIONED,
         (
-            r"rule out|r/o|(?:re-?)?evaluat(?:e|ion|ing) (?:for|of)|(?:re-?)?assess(?:ment|ing)?(?: for| of)?|(?:to )?exclud(?:e|ing)|(?:to )?(?:look for|search for)"
-            r"|to (?:evaluate|identify|detect|characteri[sz]e|confirm|document|clarify|determine|distinguish)|histor(?:y|ies)(?: of)?|h/o|hx(?: of)?|recommend\w*|advis\w+|correlat\w+(?: \w+)? for"
-            r"|(?:clinical|clinically) (?:concern(?:ed)?|suspicion|suspected|history|suspicious)(?: for| of)?|(?:if|in case|whether)(?: there (?:is|are|were))?|screening for|monitor(?:ing)? for|surveillance (?:for|of)",
+            r"rule out|r/o|(?:re-?)?evaluat(?:e|ion|ing) (?:for|of)|(?:re-?)?assess(?:ment|ing)?(?: for| of)?"
+            r"|(?:to )?exclud(?:e|ing)|(?:to )?(?:look for|search for)"
+            r"|to (?:evaluate|identify|detect|characteri[sz]e|confirm|document|clarify|determine|distinguish)"
+            r"|histor(?:y|ies)(?: of)?|h/o|hx(?: of)?|recommend\w*|advis\w+|correlat\w+(?: \w+)? for"
+            r"|(?:clinical|clinically) (?:concern(?:ed)?|suspicion|suspected|history|suspicious)(?: for| of)?|(?:if"
+            r"|in case|whether)(?: there (?:is|are|were))?|screening for|monitor(?:ing)? for|surveillance (?:for"
+            r"|of)",
             r"(?:site|location|region|area) of (?:the )?(?:prior|previous|former|old|remote) ",
         ),
     ),
@@ -186,7 +223,8 @@ CUES: tuple[Cue, ...] = (
         ABSENT,
         (
             rf"(?:not|no longer|never){_SLIGHTLY} {_SEEN_OR_SUSPECTED}",
-            rf"subsided|abated|(?:is|are) negative|within (?:the )?(?:normal )?limits(?: of normal)?|none(?: {_SEEN})?|no(?=[^\w¤]*$)|cannot be {_SEEN}|(?:fail(?:s|ed)? to be|not) {_SEEN}",
+            r"subsided|abated|(?:is|are) negative|within (?:the )?(?:normal )?limits(?: of normal)?"
+            rf"|none(?: {_SEEN})?|no(?=[^\w¤]*$)|cannot be {_SEEN}|(?:fail(?:s|ed)? to be|not) {_SEEN}",
             rf"(?:with )?(?:complete |interval |now |total )*{_GOING}(?! of)",
         ),
     ),
@@ -211,29 +249,45 @@ CUES: tuple[Cue, ...] = (
         Reach.AHEAD,
         ABSENT,
         (
-            rf"(?:no|without|w/o|lack of|absence of|devoid of)(?: (?!{_CHANGE}|in\b|of\b)[\w-]+){{0,3}}? {_OF_SIGNS}(?: (?:of|for|to suggest|to indicate))",
-            r"no longer|no|without|w/o|negative (?:for|of)|neg for|free (?:of|from)|clear of|absence of|lack of|neither|nor|denies|not|never|nothing|none of|devoid of|non-?specific for|isn't|aren't|wasn't|doesn't|don't|didn't|hasn't",
-            r"rather than|as opposed to|instead of|in place of (?:an? |the )?(?:true|real)|simulat\w+|mimic\w*|masquerad\w+|mistaken for|argues? against|arguing against|speaks? against|evidence against|not to be confused with",
-            r"fail(?:s|ed|ing)? to (?:\w+ )?(?:demonstrate|show|reveal|identify|visuali[sz]e|disclose|confirm|detect|depict|display|exhibit|delineate|suggest|find|see)",
-            rf"(?:complete |interval |total |full )*{_GOING} of|excludes|rules out|(?:removal|withdrawal|explantation|extraction|discontinuation) of",
+            rf"(?:no|without|w/o|lack of|absence of|devoid of)(?: (?!{_CHANGE}|in\b"
+            rf"|of\b)[\w-]+){{0,3}}? {_OF_SIGNS}(?: (?:of|for|to suggest|to indicate))",
+            r"no longer|no|without|w/o|negative (?:for|of)|neg for|free (?:of|from)|clear of|absence of|lack of"
+            r"|neither|nor|denies|not|never|nothing|none of|devoid of|non-?specific for|isn't|aren't|wasn't|doesn't"
+            r"|don't|didn't|hasn't",
+            r"rather than|as opposed to|instead of|in place of (?:an? |the )?(?:true|real)|simulat\w+|mimic\w*"
+            r"|masquerad\w+|mistaken for|argues? against|arguing against|speaks? against|evidence against"
+            r"|not to be confused with",
+            r"fail(?:s|ed|ing)? to (?:\w+ )?(?:demonstrate|show|reveal|identify|visuali[sz]e|disclose|confirm"
+            r"|detect|depict|display|exhibit|delineate|suggest|find|see)",
+            rf"(?:complete |interval |total |full )*{_GOING} of|excludes|rules out|(?:removal|withdrawal"
+            r"|explantation|extraction|discontinuation) of",
         ),
     ),
 )
 
-_PLACE = r"(?:in|within|at|on|along|about|near|around|over|overlying|underlying|underneath|under|beneath|behind|above|below|beyond|inside|outside|through|throughout|between|against|by|from|surrounding|adjacent to|next to|lateral to|medial to|inferior to|superior to|anterior to|posterior to|distal to|proximal to|abutting|projecting (?:over|within)|along with|alongside|together with|associated with|in association with|involving|as (?:a )?(?:result|sequela|complication) of|following|after|subsequent to|status[- ]post|s/p|post)"
+_PLACE = (
+    r"(?:in|within|at|on|along|about|near|around|over|overlying|underlying|underneath|under|beneath|behind"
+    r"|above|below|beyond|inside|outside|through|throughout|between|against|by|from|surrounding|adjacent to|next to"
+    r"|lateral to|medial to|inferior to|superior to|anterior to|posterior to|distal to|proximal to|abutting"
+    r"|projecting (?:over|within)|along with|alongside|together with|associated with|in association with|involving"
+    r"|as (?:a )?(?:result|sequela|complication) of|following|after|subsequent to|status[- ]post|s/p|post)"
+)
 
 MARKS: tuple[Mark, ...] = (
     Mark(
         "hard",
         (
-            r"but|however|although|though|yet|while|whereas|except(?:ing)?(?: for)?|aside from|apart from|other than|besides|otherwise|nevertheless|nonetheless",
-            r"there(?= (?:is|are|has|have|may|might|remains?|persists?|continues|again|also|now)\b|'s)|in (?:a|this|the) patient",
+            r"but|however|although|though|yet|while|whereas|except(?:ing)?(?: for)?|aside from|apart from"
+            r"|other than|besides|otherwise|nevertheless|nonetheless",
+            r"there(?= (?:is|are|has|have|may|might|remains?|persists?|continues|again|also|now)\b|'s)|in (?:a|this"
+            r"|the) patient",
         ),
     ),
     Mark(
         "linked",
         (
-            r"(?:consistent|compatible|in keeping|correlat\w+|corresponding|in line|concordant|in agreement|commensurate) with|represent\w*|reflect\w*|indicat\w+|correspond\w* to|such as|including|like",
+            r"(?:consistent|compatible|in keeping|correlat\w+|corresponding|in line|concordant|in agreement"
+            r"|commensurate) with|represent\w*|reflect\w*|indicat\w+|correspond\w* to|such as|including|like",
         ),
     ),
     Mark(
@@ -245,9 +299,11 @@ MARKS: tuple[Mark, ...] = (
     Mark(
         "given",
         (
-            r"(?:limited|obscured|degraded|hampered|complicated|hindered|compromised|precluded|confounded|impaired|restricted|explained|caused|silhouetted|accompanied|masked|hidden"
+            r"(?:limited|obscured|degraded|hampered|complicated|hindered|compromised|precluded|confounded|impaired"
+            r"|restricted|explained|caused|silhouetted|accompanied|masked|hidden"
             r"|surrounded|replaced|drained|treated|occupied|impeded|affected|reduced|made difficult) by",
-            r"despite|in spite of|notwithstanding|given|considering|owing to|because of|on account of|on (?:a|the) background of"
+            r"despite|in spite of|notwithstanding|given|considering|owing to|because of|on account of|on (?:a"
+            r"|the) background of"
             r"|in the (?:presence|context|setting) of|in addition to|superimposed (?:on|upon)|in light of",
         ),
     ),
@@ -262,8 +318,10 @@ MARKS: tuple[Mark, ...] = (
     Mark(
         "asserting",
         (
-            r"(?:un|not )changed|stable|stably|persist\w*|worse\w*|improv\w*|increas\w*|decreas\w*|progress(?:ed|ing|ive(?:ly)?)|enlarging|grow(?:n|ing)|grew|shrunk\w*|shrink\w*",
-            r"residual|again|re-?demonstrat\w+|continued|continues|larger|smaller|bigger|resolving|evolving|recurr\w+|similar|remain\w*|reaccumulat\w+|diminish\w+|now|as before|identical|status quo",
+            r"(?:un|not )changed|stable|stably|persist\w*|worse\w*|improv\w*|increas\w*|decreas\w*|progress(?:ed"
+            r"|ing|ive(?:ly)?)|enlarging|grow(?:n|ing)|grew|shrunk\w*|shrink\w*",
+            r"residual|again|re-?demonstrat\w+|continued|continues|larger|smaller|bigger|resolving|evolving"
+            r"|recurr\w+|similar|remain\w*|reaccumulat\w+|diminish\w+|now|as before|identical|status quo",
             r"(?:is|are) (?:again|still|now) .{0,3}",
             r"change in|increase in|decrease in|improvement in|development of",
         ),
@@ -271,16 +329,20 @@ MARKS: tuple[Mark, ...] = (
     Mark(
         "verb",
         (
-            r"is|are|was|were|has|have|had|measur\w+|extends?|terminat\w+|overl(?:ies|ie|ying)|projects?|lies|ends|developed|appears?|occup(?:y|ies)|obscures?|shows?|demonstrates?|limits?"
+            r"is|are|was|were|has|have|had|measur\w+|extends?|terminat\w+|overl(?:ies|ie|ying)|projects?|lies|ends"
+            r"|developed|appears?|occup(?:y|ies)|obscures?|shows?|demonstrates?|limits?"
             r"|causes?|involves?|tracks?|layers?|contributes?|suggests?",
         ),
     ),
     Mark(
         "quantity",
         (
-            r"mild(?:ly)?|moderate(?:ly)?|minimal(?:ly)?|small|trace|tiny|slight(?:ly)?|chronic|old|healed|low|status|patchy|streaky|linear|calcified|subsegmental|bibasilar|biapical"
-            r"|moderate-to-large|large-volume|small-to-moderate|faint|subtle|few|several|multiple|scattered|plate-?like|interval|likely|probabl[ey]|presumabl[ey]|presumed|known|underlying",
-            r"an?|the|heart|cardiac|lungs?|bilateral|left(?:-sided)?|right(?:-sided)?|both|lower|upper|bases|there|these|this|its|rll|lll|rul|lul|rml",
+            r"mild(?:ly)?|moderate(?:ly)?|minimal(?:ly)?|small|trace|tiny|slight(?:ly)?|chronic|old|healed|low"
+            r"|status|patchy|streaky|linear|calcified|subsegmental|bibasilar|biapical"
+            r"|moderate-to-large|large-volume|small-to-moderate|faint|subtle|few|several|multiple|scattered"
+            r"|plate-?like|interval|likely|probabl[ey]|presumabl[ey]|presumed|known|underlying",
+            r"an?|the|heart|cardiac|lungs?|bilateral|left(?:-sided)?|right(?:-sided)?|both|lower|upper|bases|there"
+            r"|these|this|its|rll|lll|rul|lul|rml",
         ),
     ),
 )

@@ -78,14 +78,17 @@ _MASK = "¤"
 
 _OPENS_DOUBTFULLY = re.compile(r"possibl|probabl|question|suspect|potential|equivocal|perhaps|may|conceivabl|\?")
 _ADJECTIVE = re.compile(
-    r"(?:\b(?:left|right|upper|lower|mid|middle|small|large|moderate|mild|focal|new|acute|old|anterior|posterior|lateral"
-    r"|medial|apical|basal|definite|significant|bilateral|unilateral|prior|pleural|worsening|increasing|enlarging|persistent"
+    r"(?:\b(?:left|right|upper|lower|mid|middle|small|large|moderate|mild|focal|new|acute|old|anterior|posterior"
+    r"|lateral"
+    r"|medial|apical|basal|definite|significant|bilateral|unilateral|prior|pleural|worsening|increasing|enlarging"
+    r"|persistent"
     r"|stable|patchy|discrete|hazy|linear)|\w-)$"
 )
 """Ends text after which "and" and commas join adjectives: "small and large"."""
 _PLURAL = re.compile(r"(?:are|were|have|remain|appear)\b")
 _REFERS_BACK = re.compile(
-    r"\W*(?:(?:it|this|these|those|they|that|which|one|an?|small|tiny|subtle|early|underlying|now|since|has|have|is|are|was|were"
+    r"\W*(?:(?:it|this|these|those|they|that|which|one|an?|small|tiny|subtle|early|underlying|now|since|has|have|is"
+    r"|are|was|were"
     r"|been|still|also|interval|completely|fully|probably|remains?|again|of|course)\b\W*)*"
 )
 """Stands before a cue that speaks of the statement before its own: "…, but *it* can't be excluded"."""

@@ -16,18 +16,23 @@ _LONGEST = 2000
 """Characters after which a sentence without an end is cut, so that no text takes long."""
 
 _UNFINISHED = re.compile(
-    r"(?:[,(/-]|\b(?:and|or|nor|no|not|without|with|of|in|at|on|to|for|from|by|the|an?|is|are|was|were|has|have|been|be|may|might"
+    r"(?:[,(/-]|\b(?:and|or|nor|no|not|without|with|of|in|at|on|to|for|from|by|the|an?|is|are|was|were|has|have|been"
+    r"|be|may|might"
     r"|could|can|cannot|but|than|that|which|this|these|there|any|as|into|over|within|near|along|consistent|compatible"
     r"|due|secondary|status|post|bilateral|both|upper|lower|middle|mid|small|large|moderate|mild|severe|minimal"
     r"|trace|tiny|new|old|acute|chronic|focal|definite|significant|possible|probable|pleural|pulmonary|cardiac"
-    r"|mediastinal|hilar|rib|central|venous|endotracheal|nasogastric|enteric|interstitial|vascular|pericardial|basilar"
-    r"|bibasilar|apical|basal|evidence|interval|linear|patchy|sided|support|soft|airspace|air|costophrenic|lobar|nodular"
+    r"|mediastinal|hilar|rib|central|venous|endotracheal|nasogastric|enteric|interstitial|vascular|pericardial"
+    r"|basilar"
+    r"|bibasilar|apical|basal|evidence|interval|linear|patchy|sided|support|soft|airspace|air|costophrenic|lobar"
+    r"|nodular"
     r"|ground)|(?<!the )\b(?:left|right))\s*$"
 )
 """Ends a line that goes on in the next one."""
 _GOES_ON = re.compile(
-    r"(?:and|or|nor|but|with|without|of|in|at|on|to|for|from|by|is|are|was|were|has|have|been|may|might|could|can|cannot|which|that"
-    r"|seen|identified|noted|present|consistent|compatible|suggest\w*|represent\w*|concerning|due|secondary|within|versus|vs|as"
+    r"(?:and|or|nor|but|with|without|of|in|at|on|to|for|from|by|is|are|was|were|has|have|been|may|might|could|can"
+    r"|cannot|which|that"
+    r"|seen|identified|noted|present|consistent|compatible|suggest\w*|represent\w*|concerning|due|secondary|within"
+    r"|versus|vs|as"
     r"|than|not|also|again|remains?|appears?|along|over|overlying|adjacent|likely)\b"
 )
 """Begins a line that goes on from the one before."""

@@ -91,9 +91,11 @@ FINDINGS: tuple[Finding, ...] = (
     Finding(
         (OTHER_ABNORMALITY,),
         (
-            r"(?:soft[ -]tissue|subcutaneous|chest wall|body wall|peripheral|extremity|leg|ankle|facial|laryngeal|cerebral|skin|dependent|marrow|scalp|arm|breast)"
+            r"(?:soft[ -]tissue|subcutaneous|chest wall|body wall|peripheral|extremity|leg|ankle|facial|laryngeal"
+            r"|cerebral|skin|dependent|marrow|scalp|arm|breast)"
             r"(?: and \w+)? o?edema",
-            r"o?edema (?:of|in|within|involving) (?:the )?(?:[\w-]+ ){0,2}(?:soft tissues?|chest wall|neck|skin|extremit\w+|legs?|arms?)",
+            r"o?edema (?:of|in|within|involving) (?:the )?(?:[\w-]+ ){0,2}(?:soft tissues?|chest wall|neck|skin"
+            r"|extremit\w+|legs?|arms?)",
             r"anasarca",
             rf"fractur(?:es?|ed)(?:{_BEHIND_HARDWARE})",
             rf"fractur(?:es?(?= of)|ed|e)(?= (?:(?!with|and|or|near|adjacent)[\w-]+ ){{0,5}}?{_HARDWARE}\b)",
@@ -173,7 +175,8 @@ FINDINGS: tuple[Finding, ...] = (
     Finding(
         (OTHER_ABNORMALITY,),
         (
-            r"(?:chest wall|breast|axillary|neck|soft[ -]tissue|abdominal|renal|adrenal|hepatic|thyroid|subcutaneous) (?:mass(?:es)?|nodul\w+|tumou?rs?)",
+            r"(?:chest wall|breast|axillary|neck|soft[ -]tissue|abdominal|renal|adrenal|hepatic|thyroid"
+            r"|subcutaneous) (?:mass(?:es)?|nodul\w+|tumou?rs?)",
         ),
     ),
     Finding(("Lung Opacity", "Lung Lesion"), (r"mass-?like (?:\w+ )?(?:opaci\w+|densit\w+|consolidation)",)),
@@ -226,13 +229,17 @@ FINDINGS: tuple[Finding, ...] = (
             r"port-?a-?cath(?:eter)?s?|(?:medi|infus-?a-?|chest )?-?ports?",
             r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?",
             r"lines? (?:(?:and|or|/) tubes?|tips?)|(?:all|support|monitoring|indwelling|vascular) (?:\w+ )?lines",
-            r"lines(?= (?:have|were|are) (?:all |now |been )*(?:removed|withdrawn|pulled|discontinued|unchanged|in place|stable))",
+            r"lines(?= (?:have|were|are) (?:all |now |been )*(?:removed|withdrawn|pulled|discontinued|unchanged"
+            r"|in place|stable))",
             rf"tips?\b[^;]{{0,50}}?\b{_WHERE_TIPS_LIE}",
             r"in (?:the )?(?:[\w-]+ )?(?:svc|superior vena cava|cavo-?atrial junction)",
-            r"(?:(?:endo|naso|oro|trache|et|ng|og|chest|feed|enteric|gastr|support|drain)[\w-]{0,20} )?tub(?:es?|ing)",
+            r"(?:(?:endo|naso|oro|trache|et|ng|og|chest|feed|enteric|gastr|support|drain)[\w-]{0,20} )?tub(?:es?"
+            r"|ing)",
             r"tracheostomy|tracheotomy|trach|ett|ngt|ogt|dht|g-?tube|j-?tube|peg",
-            r"cvc|cvl|cvp|tlc|hd lines?|ppm|picc|bivad|rvad|impella|ecmo(?: cannulae?)?|cannulae?|cannulas|pigtails?|sheaths?|introducers?|cordis",
-            r"hickman|broviac|quinton|perm-?a?-?cath\w*|pleur-?x|tesio|groshong|mitra-?clip|watchman|linq|crt-?[dp]?|biv|avr|mvr|tavr|tavi",
+            r"cvc|cvl|cvp|tlc|hd lines?|ppm|picc|bivad|rvad|impella|ecmo(?: cannulae?)?|cannulae?|cannulas"
+            r"|pigtails?|sheaths?|introducers?|cordis",
+            r"hickman|broviac|quinton|perm-?a?-?cath\w*|pleur-?x|tesio|groshong|mitra-?clip|watchman|linq"
+            r"|crt-?[dp]?|biv|avr|mvr|tavr|tavi",
             r"dobb?-?hoff",
             r"shunt(?: (?:tubing|catheter))?",
             r"swan-?ganz",
@@ -248,7 +255,8 @@ FINDINGS: tuple[Finding, ...] = (
         (
             r"granulom\w+|calcif\w+|lymph ?nodes?|(?:lymph)?adenopathy|sarcoid\w*",
             r"degenerat\w+|spondyl\w+|osteophyt\w+|spurs?|spurring|end-?plate changes|arthr(?:itis|itic|osis|opathy)",
-            r"(?:(?:dextro|levo|roto|kypho)-?)?scoliosis|(?:hyper)?kypho\w+|lordosis|curvature|wedg\w+|compress\w+|deform\w+|dislocat\w+|sublux\w+",
+            r"(?:(?:dextro|levo|roto|kypho)-?)?scoliosis|(?:hyper)?kypho\w+|lordosis|curvature|wedg\w+|compress\w+"
+            r"|deform\w+|dislocat\w+|sublux\w+",
             r"osteopeni\w+|osteoporo\w+|osteodystrophy|deminerali\w+|sclero\w+|hyperostosis|dish|pectus",
             r"tortuous|tortuosity|ecta(?:tic|sia)|uncoil\w+|unfold\w+|athero\w+|arterioscl\w+|aneurysm\w*",
             r"hyper-?(?:inflat|expan|lucen|aerat)\w*|emphysem\w+|copd|chronic obstructive|air trapping|flatten\w+",
@@ -275,13 +283,17 @@ _MEDIASTINUM = (
     r"(?:[ /](?:silhouettes?|contours?|structures|borders?|width|shadow))*"
 )
 _NOT_NORMAL = r"not (?:quite |entirely )?normal|no longer normal|abnormal(?! contours?)(?:ly (?:large|big|wide))?"
-_NORMAL = r"(?<!not )(?<!longer )(?<!quite )(?<!near )normal(?!ly)|unremarkable|within (?:the )?(?:normal )?limits|(?:upper|top)(?: \w+)? limits"
+_NORMAL = (
+    r"(?<!not )(?<!longer )(?<!quite )(?<!near )normal(?!ly)|unremarkable|within (?:the )?(?:normal )?limits"
+    r"|(?:upper|top)(?: \w+)? limits"
+)
 
 STATEMENTS: tuple[Statement, ...] = (
     Statement(
         "Cardiomegaly",
         _HEART,
-        r"(?:(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to|or) (?:\w+ )?)?(?:enlarged|enlargement|borderline|large)"
+        r"(?:(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to|or) (?:\w+ )?)?(?:enlarged|enlargement|borderline"
+        r"|large)"
         rf"|increased(?= heart| cardiac| size of)|increased(?! (?!in size)\w)|{_NOT_NORMAL})"
         r"(?! (?!and\b)(?:\w+ )?(?:lymph|nodes?|effusions?|hil\w+|aort\w+|hernia|pulmonary|central|pericardial))",
         _NORMAL,
@@ -289,7 +301,8 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement("Enlarged Cardiomediastinum", _MEDIASTINUM, rf"widened|enlarged|wide|{_NOT_NORMAL}", _NORMAL),
     Statement(
         "Edema",
-        r"(?:pulmonary |central |peri-?hilar |hilar |lung |lower |upper |lobe ){0,3}(?:vascularity|vasculature|vessels"
+        r"(?:pulmonary |central |peri-?hilar |hilar |lung |lower |upper |lobe ){0,3}(?:vascularity|vasculature"
+        r"|vessels"
         r"|vascular (?:markings|pattern|structures))",
         r"congested|engorged|cephali\w+|indistinct|increased|prominent",
         _NEVER,

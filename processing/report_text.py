@@ -111,8 +111,10 @@ def _section_of(heading: str) -> str:
 
 
 _PLACEHOLDER = re.compile(
-    r"\W*(?:nan|null|none|nil|n/?a|n\.a\.?|not (?:available|applicable|given|provided|dictated)|no (?:findings?|impression|report)(?: (?:given|available|provided|dictated))?|empty|unavailable|missing|blank"
-    r"|(?:(?:please )?see|as|refer to|per)(?: the)? (?:above|below|findings?|impression|report|conclusion|full report|body of (?:the )?report|findings? (?:above|section)|impression (?:below|section)))?\W*",
+    r"\W*(?:nan|null|none|nil|n/?a|n\.a\.?|not (?:available|applicable|given|provided|dictated)|no (?:findings?"
+    r"|impression|report)(?: section)? (?:given|available|provided|dictated|found)|empty|unavailable|missing|blank"
+    r"|(?:(?:please )?see|as|refer to|per)(?: the)? (?:above|below|findings?|impression|report|conclusion"
+    r"|full report|body of (?:the )?report|findings? (?:above|section)|impression (?:below|section)))?\W*",
     re.IGNORECASE,
 )
 
