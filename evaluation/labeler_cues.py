@@ -316,14 +316,17 @@ MARKS: tuple[Mark, ...] = (
         (rf"(?:is|are|was|were|has been|have been|can be|could be|to be)(?: (?:\w+ly|otherwise|also))? {_SEEN}",),
     ),
     Mark(
+        "trend",
+        (
+            r"worse\w*|improv\w*|increas\w*|decreas\w*|progress(?:ed|ing|ive(?:ly)?)|enlarging|grow(?:n|ing)|grew"
+            r"|shrunk\w*|shrink\w*|resolving|evolving|recurr\w+|larger|smaller|bigger|diminish\w+|reaccumulat\w+",
+        ),
+    ),
+    Mark(
         "asserting",
         (
-            r"(?:un|not )changed|stable|stably|persist\w*|worse\w*|improv\w*|increas\w*|decreas\w*|progress(?:ed"
-            r"|ing|ive(?:ly)?)|enlarging|grow(?:n|ing)|grew|shrunk\w*|shrink\w*",
-            r"residual|again|re-?demonstrat\w+|continued|continues|larger|smaller|bigger|resolving|evolving"
-            r"|recurr\w+|similar|remain\w*|reaccumulat\w+|diminish\w+|now|as before|identical|status quo",
-            r"(?:is|are) (?:again|still|now) .{0,3}",
-            r"change in|increase in|decrease in|improvement in|development of",
+            r"(?:un|not )changed|stable|stably|persist\w*|residual|again|re-?demonstrat\w+|continued|continues|similar"
+            r"|remain\w*|now|as before|identical|change in|development of",
         ),
     ),
     Mark(
@@ -346,8 +349,10 @@ MARKS: tuple[Mark, ...] = (
         ),
     ),
 )
-"""What the kinds mean: `hard` ends every statement; after a
-`preposition` or a `cause` stands what is there; `linked` is none; `seen` is a
-predicate that a negated list may have ("no effusion or mass is seen"), `verb` one that it does not; `asserting` words
-speak of something that is there; a `quantity` opens a statement after a comma, "and" or "with", unless "or" closes
-the list."""
+"""What the kinds mean: `hard` ends every statement; `or`, `and` and `with` join as a comma does. What stands behind a
+`preposition` or a `cause` is taken for granted, and so is what is `given`, whatever was said before it; `linked` words
+are no prepositions. What follows `over` is less likely when something is `preferred`. `seen` is a predicate that a
+negated list may have ("no effusion or mass is seen"), `verb` one that it does not have. `asserting` words speak of
+something that is there; so does a `trend` behind what it speaks of. In front of it, a `trend` opens a statement as a
+`quantity` does: after a comma, "and" or "with", unless "or" closes the list.
+"""

@@ -4,13 +4,14 @@ One algorithm reads every sentence, in the manner of NegEx and ConText (Chapman 
 et al., J Biomed Inform 2009): cues have a direction and a scope, and scopes end where a new statement begins. Its
 words are data, in `labeler_cues.py`.
 
-1. The sentence is cut into *clauses* at semicolons, dashes, "but" and the like; a bracket is a clause within its clause.
-2. A clause is cut into *items* at commas, "and", "or" and "with". An item opens a new statement when it has a predicate of
-   its own ("…, the right one is unchanged"), a word that asserts ("worsening") or a word that opens a phrase ("small",
-   "left"), the last not within a list that ends with "or".
-3. A cue in front of mentions holds to the end of its statement. Once it has found a mention, it does not reach behind
-   a preposition: what stands there is what the statement takes for given ("no pneumothorax *after* placement of …").
-4. A cue behind mentions holds back to the statement's beginning or the last verb, and not for what stands behind a preposition.
+1. The sentence is cut into *clauses* at semicolons, dashes, "but" and the like; a bracket is a clause within one.
+2. A clause is cut into *items* at commas, "and", "or" and "with". An item opens a new statement when it has a predicate
+   of its own ("…, the right one is unchanged"), a word that asserts ("persistent") or a word that opens a phrase
+   ("small", "left"), the last not within a list that ends with "or".
+3. A cue in front of what is named holds to the end of its statement. Once it has found something, it does not reach
+   behind a preposition: what stands there is taken for granted ("no pneumothorax *after* placement of …").
+4. A cue behind what is named holds back to the statement's beginning or the last verb, and not for what stands behind
+   a preposition ("atelectasis *next to* the effusion has resolved").
 """
 
 import re
@@ -53,10 +54,10 @@ class _Event:
     cue: Cue | None = None
     named: Named | None = None
     inner: "list[_Event]" = field(default_factory=list)
-    given: bool = False  # of what is named: stands behind a preposition
 
 
 _CONNECTORS = ("comma", "or", "and", "with")
+_PREDICATES = ("verb", "seen", "trend", "asserting")
 _PUNCTUATION = (
     ("or", r"[,;/] ?(?:and/or|or|nor)\b"),
     ("and", r", ?(?:as well as|and also|and|plus)\b|&"),
@@ -168,7 +169,7 @@ class _Reader:
         for begin, clause in self._clauses(events):
             self._read_ahead(clause, initial, previous)
             self._read_back(clause, previous, begin)
-            previous = clause if any(event.kind == "named" for event in clause) else previous
+            previous = clause if any(event.named for event in clause) else previous
             initial = PRESENT
 
     def _clauses(self, events: Sequence[_Event]) -> Iterator[tuple[int, list[_Event]]]:
@@ -197,10 +198,11 @@ class _Reader:
                     state.given |= state.found and state.value == ABSENT
                 elif event.kind != "and":
                     state.given = False
-            elif event.kind == "named":
-                self._assign(event, state, begin)
-            elif event.kind == "cue":
-                self._apply(clause, i, state, previous)
+            elif event.named:
+                self._assign(event.named, state, begin)
+            elif event.cue:
+                if self._looks_ahead(clause, i, previous):
+                    self._apply(event.cue, state, event.end)
             elif event.kind == "bracket":
                 opens = self._opens([event, *event.inner], 0)
                 self.read(event.inner, PRESENT if opens or state.given else state.value)
@@ -216,26 +218,19 @@ class _Reader:
             elif event.kind == "over" and state.preferring:
                 state.value, state.given = UNCERTAIN, False
 
-    def _assign(self, event: _Event, state: _State, begin: int) -> None:
-        named = event.named
-        assert named is not None
-        event.given = state.given
+    def _assign(self, named: Named, state: _State, begin: int) -> None:
         named.value = PRESENT if state.given else state.value
         if named.denied:
             named.value = NOT_MENTIONED if state.value is NOT_MENTIONED else ABSENT
-        named.clause = (begin, event.end)
+        named.clause = (begin, named.end)
         state.found = True
 
-    def _apply(self, clause: Sequence[_Event], i: int, state: _State, previous: Sequence[_Event]) -> None:
-        """Lets a cue change what is said of what follows it."""
-        cue = clause[i].cue
-        assert cue is not None
-        if not self._looks_ahead(clause, i, previous):
-            return
+    def _apply(self, cue: Cue, state: _State, end: int) -> None:
+        """Lets a cue that ends at `end` change what is said of what follows it."""
+        state.given = False
         if cue.value == UNCERTAIN and (state.value == ABSENT or (state.value is NOT_MENTIONED and not state.found)):
-            state.given = False  # "no findings to suggest", "evaluate for possible"
-            return
-        state.value, state.given, state.found, state.since = cue.value, False, False, clause[i].end
+            return  # "no findings to suggest", "evaluate for possible"
+        state.value, state.found, state.since = cue.value, False, end
 
     def _looks_ahead(self, clause: Sequence[_Event], i: int, previous: Sequence[_Event]) -> bool:
         """Whether the cue `clause[i]` speaks of what follows it."""
@@ -244,13 +239,13 @@ class _Reader:
             return reach is Reach.AHEAD
         if reach is Reach.EITHER:
             for event in clause[i + 1 :]:
-                if event.kind == "named":
+                if event.named:
                     return True
-                if event.kind not in ("quantity", "asserting", "linked", "verb") and not (
+                if event.kind not in ("quantity", "trend", "asserting", "linked", "verb") and not (
                     event.cue and event.cue.reach in (Reach.AHEAD, Reach.EITHER)
                 ):
                     break
-        return not previous and not any(event.kind == "named" for event in clause[:i])
+        return not previous and not any(event.named for event in clause[:i])
 
     def _interrupts(self, event: _Event, state: _State) -> bool:
         """Whether what stands behind a preposition is there in spite of a cue in front of it."""
@@ -266,32 +261,28 @@ class _Reader:
             return False
         if _ADJECTIVE.search(self.sentence, max(0, clause[i].start - 12), clause[i].start):
             return False
-        names = quantity = False
+        names = asserts = begins = False
         for event in clause[i + 1 :]:
-            if event.kind in _CONNECTORS:
+            if event.kind in _CONNECTORS or (event.cue and names):
+                asserts |= event.cue is not None and event.cue.reach is Reach.BACK
                 break
-            if event.kind == "named":
-                assert event.named is not None
-                quantity |= not names and event.named.anchor != event.named.start
+            if event.named:
+                begins |= not names and event.named.anchor != event.named.start
                 names = True
-            elif event.kind == "asserting" or (event.kind == "verb" and names):
-                if names or any(e.kind == "named" for e in clause[i + 1 : i + 4]):
-                    return True
-            elif event.kind == "quantity":
-                quantity |= not names
-            elif event.kind == "cue":
-                doubtful = _OPENS_DOUBTFULLY.match(self.sentence, event.start) is not None
-                quantity |= doubtful and not names
-                if names:
-                    return event.cue is not None and event.cue.reach is Reach.BACK
-        return names and quantity and not self._closed_by_or(clause, i)
+            elif event.kind == "asserting" or (event.kind in ("verb", "trend") and names):
+                asserts = True
+            elif event.kind in ("quantity", "trend"):
+                begins |= not names
+            elif event.cue:
+                begins |= _OPENS_DOUBTFULLY.match(self.sentence, event.start) is not None
+        return names and (asserts or (begins and not self._closed_by_or(clause, i)))
 
     def _closed_by_or(self, clause: Sequence[_Event], i: int) -> bool:
         """Whether the list that goes on behind `clause[i]` ends with "or", as a negated list does."""
         for event in clause[i + 1 :]:
             if event.kind == "or":
                 return True
-            if event.kind in ("verb", "seen", "asserting", "cue"):
+            if event.cue or event.kind in _PREDICATES:
                 break
         return False
 
@@ -299,7 +290,7 @@ class _Reader:
 
     def _read_back(self, clause: Sequence[_Event], previous: Sequence[_Event], begin: int) -> None:
         for i, event in enumerate(clause):
-            if event.kind == "bracket" and not any(inner.kind == "named" for inner in event.inner):
+            if event.kind == "bracket" and not any(inner.named for inner in event.inner):
                 for inner in event.inner:
                     if inner.cue and inner.cue.reach is not Reach.AHEAD:
                         self._change(self._targets(clause, i), inner.cue, True)
@@ -310,7 +301,7 @@ class _Reader:
                 self._change(self._alike(clause[: self._predicate(clause, i)] or previous), cue, False)
                 continue
             targets = self._targets(clause, i)
-            if targets or any(e.kind == "named" for e in clause[:i]):
+            if targets or any(e.named for e in clause[:i]):
                 self._change(targets, cue, False)
             elif _REFERS_BACK.fullmatch(self.sentence, begin, event.start):
                 self._change(self._targets(previous, len(previous)), cue, True)
@@ -318,30 +309,29 @@ class _Reader:
     def _targets(self, clause: Sequence[_Event], i: int) -> list[Named]:
         """What a cue at `clause[i]` speaks of that stands before it."""
         targets: list[Named] = []
-        heads: list[_Event] = []
+        heads: list[Named] = []
         end = self._predicate(clause, i)
         joined = any(_PLURAL.match(self.sentence, event.start) for event in clause[end:i])
         for event in reversed(clause[:end]):
-            if event.kind == "named":
-                assert event.named is not None
-                heads.append(event)
+            if event.named:
+                heads.append(event.named)
             elif event.kind in ("preposition", "given") and heads:
                 heads = [] if self._has_head(clause, event) else heads
-            elif event.kind in ("verb", "seen", "asserting") or (event.cue and event.cue.reach is Reach.BACK):
+            elif event.kind in _PREDICATES or (event.cue and event.cue.reach is Reach.BACK):
                 break
             elif event.kind in ("and", "or", "with"):
                 joined = True
             elif event.kind == "comma" and (heads or targets) and not joined:
                 break
             if event.kind in _CONNECTORS:
-                targets += [head.named for head in heads if head.named]
+                targets += heads
                 heads = []
-        return targets + [head.named for head in heads if head.named]
+        return targets + heads
 
     def _predicate(self, clause: Sequence[_Event], i: int) -> int:
         """Where the predicate begins that the cue `clause[i]` belongs to: "have now been …"."""
         while i and (
-            clause[i - 1].kind in ("verb", "asserting", "quantity")
+            clause[i - 1].kind in ("verb", "trend", "asserting", "quantity")
             or (clause[i - 1].named and clause[i - 1].named.denied)
         ):
             i -= 1
@@ -355,7 +345,7 @@ class _Reader:
                 return found
             if event.kind in _CONNECTORS:
                 found = False
-            found |= event.kind == "named"
+            found |= event.named is not None
         return found
 
     def _alike(self, clause: Sequence[_Event]) -> list[Named]:
