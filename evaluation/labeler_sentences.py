@@ -69,8 +69,8 @@ def sentences(lowered: str, start: int, end: int, text: str) -> Iterator[Sentenc
     """The sentences of `lowered[start:end]`.
 
     A sentence ends at a full stop, a question mark, an empty line and before the number or bullet of a list item. It
-    ends at another line break unless the words on either side show that it goes on; in text of both cases the next line must
-    begin with a capital, and in text of one case there must be no full stops that end sentences within lines.
+    ends at another line break unless the words on either side show that it goes on; in text of both cases the next
+    line must begin with a capital, and in text of one case there must be no full stop within a line.
 
     Args:
         lowered: the report in lower case.
