@@ -129,7 +129,8 @@ def _sections(row: dict[str, str], file: Path) -> dict[str, str]:
     if all(columns[0] in row for columns in _SECTION_COLUMNS.values()):
         texts = {name: (row.get(column, "") for column in columns) for name, columns in _SECTION_COLUMNS.items()}
         return {
-            name: next((" ".join(t.split()) for t in found if not is_missing(t)), "") for name, found in texts.items()
+            name: next((" ".join(t.split()) for t in found if name == "comparison" or not is_missing(t)), "")
+            for name, found in texts.items()
         }
     if "report" in row:
         sections = split_sections(row["report"])

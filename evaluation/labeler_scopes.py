@@ -62,7 +62,10 @@ _PUNCTUATION = (
     ("or", r"[,;/] ?(?:and/or|or|nor)\b"),
     ("and", r", ?(?:as well as|and also|and|plus)\b|&"),
     ("with", r", ?with\b(?! (?:respect|regard)\b)"),
-    ("comma", r"(?<!if any)(?<!if present)(?<!if real),(?!\d| if (?:any|present|real)\b)"),
+    (
+        "comma",
+        r"(?<!if any)(?<!if present)(?<!if real),(?!\d| if (?:any|present|real)\b|(?<=setting,) (?:this|these|it)\b)",
+    ),
     ("open", r"[(\[]"),
     ("close", r"[)\]]"),
     ("colon", r":(?! ?(?:none|no|not|absent|negative|nil)\b)"),

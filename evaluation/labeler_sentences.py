@@ -20,7 +20,7 @@ _UNFINISHED = re.compile(
     r"|be|may|might"
     r"|could|can|cannot|but|than|that|which|this|these|there|any|as|into|over|within|near|along|consistent|compatible"
     r"|due|secondary|status|post|bilateral|both|upper|lower|middle|mid|small|large|moderate|mild|severe|minimal"
-    r"|trace|tiny|new|old|acute|chronic|focal|definite|significant|possible|probable|pleural|pulmonary|cardiac"
+    r"|trace|tiny|new|old|acute|chronic|focal|definite|significant|pleural|pulmonary|cardiac"
     r"|mediastinal|hilar|rib|central|venous|endotracheal|nasogastric|enteric|interstitial|vascular|pericardial"
     r"|basilar"
     r"|bibasilar|apical|basal|evidence|interval|linear|patchy|sided|support|soft|airspace|air|costophrenic|lobar"
@@ -33,7 +33,7 @@ _GOES_ON = re.compile(
     r"|cannot|which|that"
     r"|seen|identified|noted|present|consistent|compatible|suggest\w*|represent\w*|concerning|due|secondary|within"
     r"|versus|vs|as"
-    r"|than|not|also|again|remains?|appears?|along|over|overlying|adjacent|likely)\b"
+    r"|than|not|also|again|remains?|appears?|along|over|overlying|adjacent)\b"
 )
 """Begins a line that goes on from the one before."""
 _STARTS = re.compile(r"(?:no|there)\b")

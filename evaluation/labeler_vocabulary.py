@@ -269,7 +269,7 @@ FINDINGS: tuple[Finding, ...] = (
             r"(?:fusion|fixation) (?:hardware|plates?|rods?)|fusion|rods?|screws?|implants?",
             r"cysts?|cystic|bulla\w*|bullous|blebs?|luc(?:ent|ency|encies)|densit(?:y|ies)|lesions?",
             r"gallstones?|cholelithiasis|pneumoperitoneum|foreign bod(?:y|ies)|bullets?|shrapnel|metallic|contrast",
-            r"rotated|suboptimal|obscur\w+|haz(?:e|iness)",
+            r"rotated|suboptimal|obscur\w+(?! by)|haz(?:e|iness)",
         ),
     ),
 )
@@ -293,7 +293,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "Cardiomegaly",
         _HEART,
         r"(?:(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to|or) (?:\w+ )?)?(?:enlarged|enlargement|borderline"
-        r"|large)"
+        r"|large(?= (?:heart|cardiac|for|in|and|but)\b|\W*$|[.,;)]))"
         rf"|increased(?= heart| cardiac| size of)|increased(?! (?!in size)\w)|{_NOT_NORMAL})"
         r"(?! (?!and\b)(?:\w+ )?(?:lymph|nodes?|effusions?|hil\w+|aort\w+|hernia|pulmonary|central|pericardial))",
         _NORMAL,

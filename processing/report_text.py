@@ -51,8 +51,9 @@ _CLOSE, _VERY_CLOSE = 0.85, 0.9
 _TITLES = r"end of (?:impression|report)|final (?:addendum|report)|preliminary report"
 # The views as a heading, with the findings behind it: "CHEST, TWO VIEWS:", "PA AND LATERAL CHEST RADIOGRAPHS:".
 _VIEWS = re.compile(
-    r"(?=.*\b(?:chest|views?|radiographs?)\b)(?:(?:chest|views?|radiographs?|x-?rays?|films?|frontal|lateral|pa|ap|lat|portable"
-    r"|upright|supine|semi-?upright|semi-?erect|erect|single|one|two|three|[123]|of|the|and|&|with|view\(s\))[ ,.()/-]*)+"
+    r"(?=.*\b(?:chest|views?|radiographs?)\b)"
+    r"(?:(?:chest|views?|radiographs?|x-?rays?|films?|frontal|lateral|pa|ap|lat|portable|upright|supine|semi-?upright"
+    r"|semi-?erect|erect|single|one|two|three|[123]|of|the|and|&|with|view\(s\))[ ,.()/-]*)+"
 )
 _FEWEST_WORDS = 3
 """Words behind such a heading with which they count as findings; fewer are a date or a number."""
