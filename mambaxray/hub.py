@@ -95,7 +95,7 @@ def push_folder(
         )
     # An upload that fails on its way is a RuntimeError.
     except (HTTPError, OSError, RuntimeError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        status: Any = getattr(getattr(error, "response", None), "status_code", None)
         advice = _ADVICE.get(status, "; nothing was changed there, try again")
         raise PushError(f"{folder} was not pushed to {repo_id}: {first_line(error)}{advice}") from error
     return commit.commit_url

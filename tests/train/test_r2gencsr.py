@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden_cases import IN_REPOSITORY, load_case
+from golden_cases import load_case
 
 from mambaxray import convert_checkpoint, load_recipe
 from mambaxray.train.finetune import freeze, make_generator
@@ -19,7 +19,7 @@ LANGUAGE_MODEL = (
 def encoder(tmp_path_factory):
     """A classification checkpoint of VMamba, converted as docs/vmamba.md says."""
     folder = tmp_path_factory.mktemp("vmamba")
-    weights = load_case(IN_REPOSITORY, "vmamba.csr_v3noz").tensors("weights")
+    weights = load_case("vmamba.csr_v3noz").tensors("weights")
     torch.save({"model": weights | {"classifier.head.weight": torch.ones(2, 32)}}, folder / "official.pth")
     convert_checkpoint(folder / "official.pth", "vmamba", folder / "model")
     return folder / "model"

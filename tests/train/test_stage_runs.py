@@ -1,6 +1,7 @@
 """Stages 1 and 2 as runs of recipes: from folders and studies, on the command line, and into the next stage."""
 
 import pytest
+import torch
 from transformers import AutoModel, AutoProcessor, ViTMAEForPreTraining
 from typer.testing import CliRunner
 
@@ -62,11 +63,16 @@ def test_stages_2_and_3_go_on_with_what_the_one_before_left(stage_1, tmp_path):
     third = run_recipe(load_recipe("finetune_phantoms", [*SHORT, *STUDIES, *chosen]), tmp_path / "3")
     model = MambaXrayForConditionalGeneration.from_pretrained(third.model_dir)
     assert model.config.vision_config.image_size == 48
+    begun = {}
     again = run_recipe(
         load_recipe("contrast_phantoms", [*SHORT, *STUDIES, f"model={{checkpoint: {second.model_dir}}}"]),
         tmp_path / "again",
+        on_start=lambda model: begun.update({name: tensor.clone() for name, tensor in model.state_dict().items()}),
     )
-    assert again.metrics["eval_loss"] < second.history[0]["loss"] * 1.5
+    left, trained = (AutoModel.from_pretrained(run.model_dir).state_dict() for run in (second, again))
+    assert begun.keys() == left.keys()
+    assert [name for name, tensor in left.items() if not torch.equal(begun[name], tensor)] == []
+    assert [name for name, tensor in left.items() if not torch.equal(trained[name], tensor)] != []
 
 
 @pytest.mark.parametrize("streaming", [False, True])
