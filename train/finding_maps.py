@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor
 
+from ..configuration.vision_tokens import visual_width
 from ..data.schema import OBSERVATIONS
 from ..modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
 
@@ -28,7 +29,7 @@ class FindingMapModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.presence_weight = presence_weight
-        self.classifier = nn.Linear(encoder.config.hidden_size, len(OBSERVATIONS))
+        self.classifier = nn.Linear(visual_width(encoder.config), len(OBSERVATIONS))
 
     def forward(self, pixel_values: Tensor, finding_maps: Tensor) -> dict[str, Tensor]:
         """Loss and logits `(batch, patches, 14)`.
