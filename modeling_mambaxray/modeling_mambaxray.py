@@ -9,6 +9,8 @@ configuration `num_image_tokens` and `loss_names`. `docs/adding_a_system.md` sho
 import copy
 import inspect
 import os
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -56,8 +58,9 @@ except ImportError:
 
 
 DEFAULT_MAX_NEW_TOKENS = 256
-"""Longest report of a new model whose language model's generation settings name no length; transformers' own default
+"""Longest report where neither the call nor the model's generation settings name a length; transformers' own default
 would cut it after 20 tokens."""
+_ASSISTANT = "image of the assistant"
 
 
 @dataclass
@@ -164,6 +167,11 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         llm_hidden = self.language_model.get_input_embeddings().embedding_dim
         self.projector = nn.Linear(visual_width(config.vision_config), llm_hidden)
         self.layer_norm = nn.LayerNorm(llm_hidden, eps=config.projector_layer_norm_eps)
+        # Positions are looked up, so that none follows the last one.
+        self._has_position_table = any(
+            isinstance(module, nn.Embedding) and _POSITION_TABLE.search(name)
+            for name, module in self.language_model.named_modules()
+        )
         decoder_arguments = inspect.signature(self.language_model.forward).parameters
         self._decoder_takes_positions = "position_ids" in decoder_arguments
         self._decoder_arguments = frozenset(decoder_arguments) | TransformersKwargs.__optional_keys__ | {"return_dict"}
@@ -299,6 +307,19 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         """
         return {}
 
+    def _decoder_positions(self) -> int:
+        """Longest sequence that the decoder was made for."""
+        limit = getattr(self.config.text_config, "max_position_embeddings", None)
+        return limit if isinstance(limit, int) else sys.maxsize
+
+    def _check_prompt_length(self, length: int) -> None:
+        if length > (limit := self._decoder_positions()):
+            raise ValueError(
+                f"a sequence of {length} tokens is longer than the {limit} positions of the "
+                f"{self.config.text_config.model_type} decoder: shorten the prompt or the reports "
+                f"(the image takes {self.config.num_image_tokens} tokens)"
+            )
+
     def _check_placeholders(self, is_image: Tensor, image_embeds: Tensor) -> None:
         counts = is_image.sum(dim=1).tolist()
         if len(counts) != len(image_embeds):
@@ -353,6 +374,8 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
             features = self.get_image_features(**images, **study_inputs)
         image_embeds = None if features is None else torch.stack(list(features.pooler_output))
         if inputs_embeds is None:
+            if self._has_position_table:
+                self._check_prompt_length(input_ids.shape[1])
             inputs_embeds = self.merge_image_features(input_ids, image_embeds)
         if position_ids is None and cache is None and attention_mask is not None:
             left_padding = (attention_mask != 0).int().argmax(dim=-1, keepdim=True)
@@ -683,25 +706,105 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             if kwargs.get("mm_encoder_outputs"):
                 raise ValueError(f"give mm_encoder_outputs or {', '.join(images)}, not both")
             kwargs["mm_encoder_outputs"] = {"image": self.get_image_features(**images)}
+        if (assistant := kwargs.get("assistant_model")) is not None and assistant is not self:
+            features = self._assistant_features(assistant, images)
+            if features is not None:
+                kwargs["mm_encoder_outputs"][_ASSISTANT] = features
         features = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         outputs = super().generate(inputs, **kwargs)
         if isinstance(outputs, ModelOutput) and features is not None and features.evidence is not None:
             outputs["evidence"] = features.evidence
         return outputs
 
+    def _assistant_features(self, assistant: PreTrainedModel, images: dict[str, Tensor]) -> ImageFeatures | None:
+        """What an assistant, which proposes the next tokens, sees in the same images; None where there are none.
+
+        Raises:
+            ValueError: it does not understand this model's prompt.
+        """
+        if not isinstance(assistant, MambaXrayForConditionalGeneration):
+            raise ValueError(
+                f"{type(assistant).__name__} can't be the assistant of {type(self).__name__}: it does not see the "
+                "image whose placeholders are in the prompt. Give a smaller report generator of this package"
+            )
+        for name in ("image_token_id", "num_image_tokens"):
+            own, its = getattr(self.config, name), getattr(assistant.config, name)
+            if own != its:
+                raise ValueError(f"the assistant's {name} is {its}, the model's {own}: they must be the same")
+        if not images:
+            return None
+        return assistant.get_image_features(
+            **{
+                name: value.to(assistant.device)
+                for name, value in images.items()
+                if name in (*_IMAGE_ARGUMENTS, *assistant.study_inputs) and name != "visual_tokens"
+            }
+        )
+
+    def _get_candidate_generator(
+        self,
+        generation_config: GenerationConfig,
+        input_ids: Tensor,
+        inputs_tensor: Tensor,
+        logits_processor: LogitsProcessorList,
+        model_kwargs: dict[str, Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        features = (model_kwargs.get("mm_encoder_outputs") or {}).get(_ASSISTANT)
+        if features is not None:
+            model_kwargs = model_kwargs | {"mm_encoder_outputs": {"image": features}}
+        return super()._get_candidate_generator(
+            generation_config, input_ids, inputs_tensor, logits_processor, model_kwargs, *args, **kwargs
+        )
+
+    def _prepare_generated_length(
+        self,
+        generation_config: GenerationConfig,
+        has_default_max_length: bool,
+        has_default_min_length: bool,
+        model_input_name: str,
+        input_ids_length: int,
+        inputs_tensor: Tensor,
+    ) -> GenerationConfig:
+        prompt = inputs_tensor.shape[1] if model_input_name == "inputs_embeds" else input_ids_length
+        room = self._decoder_positions() - prompt
+        self._check_prompt_length(prompt)
+        if has_default_max_length and generation_config.max_new_tokens is None:
+            generation_config.max_new_tokens = min(DEFAULT_MAX_NEW_TOKENS, max(room, 1))
+        prepared = super()._prepare_generated_length(
+            generation_config,
+            has_default_max_length,
+            has_default_min_length,
+            model_input_name,
+            input_ids_length,
+            inputs_tensor,
+        )
+        new = prepared.max_length - input_ids_length
+        if new > room and self._has_position_table:
+            raise ValueError(
+                f"a prompt of {prompt} tokens and {new} new ones do not fit the {prompt + room} positions of the "
+                f"{self.config.text_config.model_type} decoder: give max_new_tokens up to {room}"
+            )
+        return prepared
+
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
         *args: Any,
+        inputs_embeds: Tensor | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
         inputs = super().prepare_inputs_for_generation(
-            input_ids, *args, is_first_iteration=is_first_iteration, **kwargs
+            input_ids, *args, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
-        # Once the image is in the cache, the decoder only sees new tokens.
-        if not is_first_iteration and kwargs.get("use_cache", True):
-            inputs.pop("mm_encoder_outputs", None)
+        # Once the image is in the cache, transformers hands it on no more. Neither does it to an assistant, whose every
+        # step counts as a later one, also that with which it begins.
+        features, tokens, cache = kwargs.get("mm_encoder_outputs"), inputs.get("input_ids"), kwargs.get("cache")
+        is_prompt = features and not is_first_iteration and tokens is not None and tokens.shape[1] > 1
+        if is_prompt and cache is not None and cache.get_seq_length() == 0:
+            inputs["mm_encoder_outputs"] = features
         return inputs
 
     def _get_logits_processor(
@@ -719,6 +822,7 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
         return processors
 
 
+_POSITION_TABLE = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings)$")
 _IMAGE_ARGUMENTS = ("pixel_values", "view_mask", "pixel_attention_mask", "visual_tokens")
 
 

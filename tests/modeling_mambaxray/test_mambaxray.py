@@ -411,8 +411,8 @@ def test_impossible_configurations_are_refused():
     with pytest.raises(TypeError, match="got list"):
         MambaXrayConfig(vision_config=[1])
     with pytest.raises(ValueError, match="num_visual_tokens"):
-        MambaXrayConfig(vision_config={"model_type": "convnext"})
-    assert MambaXrayConfig(vision_config={"model_type": "convnext"}, num_visual_tokens=49).num_image_tokens == 49
+        MambaXrayConfig(vision_config={"model_type": "levit"})
+    assert MambaXrayConfig(vision_config={"model_type": "levit"}, num_visual_tokens=49).num_image_tokens == 49
 
 
 def test_configurations_survive_a_round_trip(tmp_path):
