@@ -1,4 +1,4 @@
-"""What scores are called in words, for pages and cards; files and tooltips keep the identifiers."""
+"""What label metrics are called in words, for pages and cards; files and tooltips keep the identifiers."""
 
 import re
 
@@ -6,7 +6,6 @@ _AVERAGE = re.compile(
     r"(?P<measure>precision|recall|F1)_(?P<average>micro|macro|example)_(?P<size>14|5)_uncertain-(?P<uncertain>\w+)"
 )
 _OBSERVATION = re.compile(r"(?P<measure>precision|recall|F1|support)_(?P<name>.+)_uncertain-(?P<uncertain>\w+)")
-_CAPTIONS = {f"Bleu_{size}": f"BLEU-{size}" for size in (1, 2, 3, 4)} | {"ROUGE_L": "ROUGE-L"}
 _AVERAGES = {"micro": "micro", "macro": "macro", "example": "mean over studies"}
 _UNCERTAIN = {
     "negative": "uncertain as negative",
@@ -17,7 +16,7 @@ _UNCERTAIN = {
 
 def metric_in_words(name: str) -> str:
     """The words for a score's identifier: `F1_micro_14_uncertain-negative` is "Finding F1, micro, 14 observations,
-    uncertain as negative". An identifier that is not known here stands for itself."""
+    uncertain as negative". Others, such as Bleu_4, are names that everybody knows and stand for themselves."""
     if match := _AVERAGE.fullmatch(name):
         average, size, uncertain = _AVERAGES[match["average"]], match["size"], match["uncertain"]
         if uncertain in _UNCERTAIN:
@@ -25,7 +24,13 @@ def metric_in_words(name: str) -> str:
     elif (match := _OBSERVATION.fullmatch(name)) and match["uncertain"] in _UNCERTAIN:
         measure = "studies with it" if match["measure"] == "support" else match["measure"]
         return f"{match['name']}, {measure}, {_UNCERTAIN[match['uncertain']]}"
-    return _CAPTIONS.get(name, name)
+    return name
 
 
-__all__ = ["metric_in_words"]
+def observation_of(name: str) -> str | None:
+    """The observation that a score is of; None for averages and others."""
+    match = None if _AVERAGE.fullmatch(name) else _OBSERVATION.fullmatch(name)
+    return None if match is None else match["name"]
+
+
+__all__ = ["metric_in_words", "observation_of"]

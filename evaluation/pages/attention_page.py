@@ -10,6 +10,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ..attention import AttentionMaps, Explanation
+from ..labeler import CheXpertStyleLabeler
 from .charts import Curve, Line, line_chart
 from .rendering import data_uri, write_page
 
@@ -38,6 +39,7 @@ def write_attention_page(
     gated = [source for source in explanation.sources if source.gates is not None]
     sections = {"report": "Report", **({"evidence": "Evidence"} if explanation.evidence else {})}
     size = explanation.views[0].size
+    findings = _findings_of_words(explanation.words)
     sections |= {"gates": "Gates"} if gated else {}
     sections |= {f"maps-{index}": source.name for index, source in enumerate(explanation.sources)}
     return write_page(
@@ -68,14 +70,43 @@ def write_attention_page(
                 "id": f"maps-{index}",
                 "name": source.name,
                 "is_gated": source.gates is not None,
-                "words": [
-                    {"text": word, "source": _png(_coloured(heat, size)), "percent": f"{100 * heat.sum():.0f}"}
-                    for word, heat in zip(explanation.words, source.maps, strict=True)
-                ],
+                "groups": _groups(explanation.words, source, size, findings),
             }
             for index, source in enumerate(explanation.sources)
         ],
     )
+
+
+def _findings_of_words(words: Sequence[str]) -> dict[str, list[int]]:
+    """By observation (or several that share a word), the numbers of the words by which the report mentions it."""
+    spans, position = [], 0
+    for word in words:
+        spans.append((position, position + len(word)))
+        position += len(word) + 1
+    names: dict[int, list[str]] = {}
+    for mention in CheXpertStyleLabeler().mentions(" ".join(words)):
+        for number, (start, end) in enumerate(spans):
+            if start < mention.end and end > mention.start and mention.observation not in names.get(number, ()):
+                names.setdefault(number, []).append(mention.observation)
+    found: dict[str, list[int]] = {}
+    for number, observations in sorted(names.items()):
+        found.setdefault(", ".join(observations), []).append(number)
+    return found
+
+
+def _groups(
+    words: Sequence[str], source: AttentionMaps, size: tuple[int, int], findings: dict[str, list[int]]
+) -> list[dict[str, Any]]:
+    """The maps of a source by the finding that their words name, and all other words last, without a name."""
+
+    def looked(number: int) -> dict[str, str]:
+        heat = source.maps[number]
+        return {"text": words[number], "source": _png(_coloured(heat, size)), "percent": f"{100 * heat.sum():.0f}"}
+
+    named = {number for numbers in findings.values() for number in numbers}
+    others = [number for number in range(len(words)) if number not in named]
+    groups = [*findings.items(), *([("", others)] if others else [])]
+    return [{"name": name, "words": [looked(number) for number in numbers]} for name, numbers in groups]
 
 
 def _gates(words: Sequence[str], sources: Sequence[AttentionMaps]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...data.schema import OBSERVATIONS
 from ..labeler import CheXpertStyleLabeler
+from ..metric_names import metric_in_words, observation_of
 from ..study_report import StudyReport
 from .charts import histogram
 from .rendering import write_page
@@ -119,7 +120,7 @@ def write_evaluation_page(
         signature=result["signature"],
         unavailable=result.get("unavailable", {}),
         # What a system writes that does not look at the image.
-        constant_reports=honesty.get("constant_reports", {}),
+        constant_reports={metric_in_words(n): text for n, text in honesty.get("constant_reports", {}).items()},
         observations=observation_scores(scores) if is_labelled else (),
         lengths=histogram("Length of the reports", "words", lengths),
         checks=_checks(honesty),
@@ -171,18 +172,25 @@ def _summary(result: Mapping[str, Any], count: int) -> str:
 
 
 def _table(result: Mapping[str, Any], names: Sequence[str]) -> ScoreTable:
-    baselines = result["honesty"].get("baselines", {})
+    scores, baselines = result["scores"], result["honesty"].get("baselines", {})
     intervals = result.get("intervals") or {}
-    rows = [
-        ScoreRow(
-            name,
-            (result["scores"][name], *(values.get(name) for values in baselines.values())),
-            _MAIN.get(name, ""),
-            intervals.get(name),
-        )
-        for name in names
-    ]
+    rows = []
+    for name in names:
+        values: tuple[float | None, ...] = (scores[name], *(others.get(name) for others in baselines.values()))
+        interval = intervals.get(name)
+        if _has_no_cases(scores, name):
+            values, interval = (None,) * len(values), None
+        words = metric_in_words(name)
+        rows.append(ScoreRow(words, values, _MAIN.get(name, ""), interval, "" if words == name else name))
     return ScoreTable(("model", *baselines), rows)
+
+
+def _has_no_cases(scores: Mapping[str, float], name: str) -> bool:
+    """Whether no reference reports the observation that a score is of, so that it measures nothing."""
+    observation, uncertain = observation_of(name), name.rpartition("_")[2]
+    if observation is None or name.startswith("support_"):
+        return False
+    return scores.get(f"support_{observation}_{uncertain}") == 0
 
 
 def _checks(honesty: Mapping[str, Any]) -> ScoreTable:

@@ -11,13 +11,15 @@ from ..clinical import Uncertain
 class ScoreRow:
     """One metric with a value per system (None: not available) and a few words on what it measures.
 
-    `interval` is the confidence interval of the first system's value.
+    `interval` is the confidence interval of the first system's value, `identifier` the metric's name in files, which is
+    shown as a tooltip.
     """
 
     metric: str
     values: Sequence[float | None]
     explanation: str = ""
     interval: tuple[float, float] | None = None
+    identifier: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,24 +44,22 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class ObservationScore:
-    """How well one observation is reported; `support` counts the references that report it."""
+    """How well one observation is reported; `support` counts the references that report it, and without any there is
+    nothing to measure (None)."""
 
     name: str
     support: int
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
 
 
 def observation_scores(scores: Mapping[str, float], *, uncertain: Uncertain = "negative") -> list[ObservationScore]:
     """The 14 rows of the page's table out of what `clinical.label_scores` returns for the same `uncertain`."""
-    return [
-        ObservationScore(
-            name,
-            support=int(scores[f"support_{name}_uncertain-{uncertain}"]),
-            precision=scores[f"precision_{name}_uncertain-{uncertain}"],
-            recall=scores[f"recall_{name}_uncertain-{uncertain}"],
-            f1=scores[f"F1_{name}_uncertain-{uncertain}"],
-        )
-        for name in OBSERVATIONS
-    ]
+    rows = []
+    for name in OBSERVATIONS:
+        support = int(scores[f"support_{name}_uncertain-{uncertain}"])
+        measures = ("precision", "recall", "F1")
+        values = [scores[f"{measure}_{name}_uncertain-{uncertain}"] if support else None for measure in measures]
+        rows.append(ObservationScore(name, support, *values))
+    return rows

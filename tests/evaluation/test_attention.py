@@ -1,6 +1,7 @@
 """Where a model looks: maps and gates are those of the model itself, and the page shows them."""
 
 from base64 import b64decode
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -129,6 +130,25 @@ def test_the_page_shows_every_word_once_per_kind_of_attention(processor, picture
     assert "http:" not in source
     assert "https:" not in source
     assert page.reports[0] == " ".join(explanation.words)
+
+
+def test_maps_are_grouped_by_finding_and_other_words_are_folded_away(processor, picture, tmp_path):
+    explanation = explain_report(make(processor), processor, [picture], max_new_tokens=8, do_sample=False)
+    words = ["The", "heart", "shows", "mild", "edema", ".", "No", "pleural", "effusion", "."]
+    sources = [
+        replace(source, maps=np.resize(source.maps, (len(words), *source.maps.shape[1:])), gates=None)
+        for source in explanation.sources[:1]
+    ]
+    explanation = replace(explanation, words=words, sources=sources)
+    source = write_attention_page(tmp_path / "p.html", explanation, title="t", summary="s").read_text(encoding="utf-8")
+    shown, folded = source.split("<details")
+    assert shown.index("<h3>Edema</h3>") < shown.index("looked for edema") < shown.index("<h3>Pleural Effusion</h3>")
+    assert shown.index("<h3>Pleural Effusion</h3>") < shown.index("looked for effusion")
+    assert "looked for The" in folded
+    assert "looked for The" not in shown
+    assert "looked for edema" not in folded
+    assert not folded.startswith(" open")
+    assert len(Page(source).all("figure", **{"class": "looked"})) == len(words)
 
 
 def test_films_and_maps_keep_the_aspect_ratio_of_the_film_and_several_views_are_told(processor, picture, tmp_path):

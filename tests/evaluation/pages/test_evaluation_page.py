@@ -7,10 +7,12 @@ import pytest
 from html_page import Page
 from PIL import Image
 
+from mambaxray.data.schema import OBSERVATIONS
 from mambaxray.evaluation.clinical import label_scores
 from mambaxray.evaluation.labeler import CheXpertStyleLabeler
 from mambaxray.evaluation.pages.charts import histogram
 from mambaxray.evaluation.pages.evaluation_page import write_evaluation_page
+from mambaxray.evaluation.pages.scores import observation_scores
 from mambaxray.evaluation.study_report import StudyReport
 
 
@@ -73,10 +75,32 @@ def test_the_best_constant_report_can_be_read(page):
     assert "No acute disease." in page().reports
 
 
-def test_every_score_is_on_the_page(page):
+def test_every_score_is_on_the_page_in_words_with_its_identifier_as_a_tooltip(page):
     shown = page()
-    assert set(result_of(studies())["scores"]) <= set(shown.text)
+    identifiers = {attributes.get("title") for attributes in shown.all("th")}
+    assert set(result_of(studies())["scores"]) <= identifiers | set(shown.text)
+    assert "F1_micro_14_uncertain-negative" in identifiers
+    assert "Finding F1, micro, 14 observations, uncertain as negative" in shown.text
+    assert "Edema, recall, uncertain as negative" in shown.text
+    assert not [text for text in shown.text if "uncertain-" in text]
     assert shown.all("details")
+
+
+def test_an_observation_that_no_reference_reports_has_a_dash_and_no_zero(page):
+    given = studies()
+    result = result_of(given)
+    absent = [name for name in OBSERVATIONS if result["scores"][f"support_{name}_uncertain-negative"] == 0]
+    assert absent
+    assert len(absent) < len(OBSERVATIONS)
+    rows = {row.name: row for row in observation_scores(result["scores"])}
+    for name in OBSERVATIONS:
+        values = (rows[name].precision, rows[name].recall, rows[name].f1)
+        assert (values == (None, None, None)) == (name in absent)
+    text = [part.strip() for part in page(given, result=result).text if part.strip()]
+    for name in absent:
+        start = text.index(name)
+        assert text[start + 1 : start + 5] == ["0", "\N{EN DASH}", "\N{EN DASH}", "\N{EN DASH}"]
+        assert text[text.index(f"{name}, F1, uncertain as negative") + 1] == "\N{EN DASH}"
 
 
 def test_all_observations_have_their_bar_and_lengths_their_chart(page):
