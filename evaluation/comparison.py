@@ -32,7 +32,7 @@ def compare_reports(
     metrics: Iterable[str] | None = None,
     tokenize: Tokenize = "none",
     protocol: Protocol = "full-reference",
-    patients: Sequence[Hashable] | Mapping[Hashable, Hashable] | None = None,
+    patients: Sequence[Hashable] | Mapping[Any, Hashable] | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     max_tokens: int | None = None,
     section: str = "report",

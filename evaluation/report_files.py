@@ -83,9 +83,9 @@ def _annotation(content: str, split: str | None) -> Iterator[tuple[str, Any]]:
     annotation = json.loads(content)
     if not isinstance(annotation, Mapping):
         raise ValueError("is no annotation.json: it holds no splits")
-    splits = {_SPLIT_ALIASES.get(name, name): studies for name, studies in annotation.items()}
+    splits: dict[str | None, Any] = {_SPLIT_ALIASES.get(name, name): studies for name, studies in annotation.items()}
     if split not in splits:
-        raise ValueError(f"has no split {split!r}; there are {', '.join(splits)}")
+        raise ValueError(f"has no split {split!r}; there are {', '.join(map(str, splits))}")
     if not isinstance(splits[split], list):
         raise ValueError(f"its split {split!r} is no list of studies")
     for number, values in enumerate(splits[split], start=1):

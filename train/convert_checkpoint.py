@@ -173,7 +173,7 @@ def convert_checkpoint(
         image_size = vision_config.image_size
     else:
         _tell_what_is_lost(official, checkpoint)
-        model = _report_generator(family, weights, checkpoint, text_model, vision_encoder)
+        model = _report_generator(family, weights, checkpoint, str(text_model), vision_encoder)
         image_size = model.config.vision_config.image_size
     image_processor = MambaXrayImageProcessor(size={"height": image_size, "width": image_size})
     if is_generator:

@@ -533,8 +533,9 @@ def _explained(
     if error["type"] == "value_error":
         return RecipeError(str(error["ctx"]["error"]))
     # Behind the names of sections, the place holds the member of a union or of a list.
-    names, value = ([where] if where else []), values
+    names: list[str] = [where] if where else []
     kind: Any = section
+    value: Any = values
     for name in error["loc"]:
         if not _is_section(kind) or name not in kind.model_fields or name not in value:
             break
