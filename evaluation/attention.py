@@ -135,7 +135,7 @@ def words_of_tokens(tokenizer: Any, ids: Sequence[int]) -> tuple[list[str], list
 
 @contextmanager
 def _eager(language_model: PreTrainedModel) -> Iterator[None]:
-    """The decoder with the attention that tells its weights."""
+    """The decoder with the attention implementation that returns its weights."""
     usual = language_model.config._attn_implementation
     language_model.set_attn_implementation("eager")
     try:

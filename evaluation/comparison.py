@@ -21,7 +21,7 @@ DEFAULT_SCORES = (
     "CIDEr",
     *(f"F1_{kind}_{size}_uncertain-negative" for size in (14, 5) for kind in ("micro", "macro", "example")),
 )
-"""What is compared unless told otherwise: each further score makes the correction for many tests stricter."""
+"""Compared by default: each further score makes the correction for multiple tests stricter."""
 
 
 def compare_reports(

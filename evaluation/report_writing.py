@@ -37,7 +37,7 @@ class _Outcome:
 
 
 class LostProcessError(RuntimeError):
-    """One of several processes has ended early; what was handed out before is complete."""
+    """One of several processes has ended early; what was returned before is complete."""
 
 
 def write_reports(
@@ -115,7 +115,7 @@ def process_state() -> PartialState:
     Raises:
         ValueError: several were started, but accelerate does not know them.
     """
-    # Without an accelerator, accelerate (1.15) joins the processes only when it is told to use the CPU.
+    # Without an accelerator, accelerate (1.15) joins the processes only when the CPU is requested.
     state = PartialState(cpu=not torch.accelerator.is_available())
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != started:

@@ -1,6 +1,6 @@
 """From a checkpoint file that the authors released to a folder that `from_pretrained` loads.
 
-Sizes are read off the weights; what weights do not tell (the heads of an attention, a tokenizer, the frozen language
+Sizes are read off the weights; what the weights do not determine (the heads of an attention, a tokenizer, the frozen language
 model) comes from the model that the stage was trained with.
 """
 
@@ -172,7 +172,7 @@ def convert_checkpoint(
         _load(model, weights, checkpoint)
         image_size = vision_config.image_size
     else:
-        _tell_what_is_lost(official, checkpoint)
+        _warn_of_what_is_lost(official, checkpoint)
         model = _report_generator(family, weights, checkpoint, str(text_model), vision_encoder)
         image_size = model.config.vision_config.image_size
     image_processor = MambaXrayImageProcessor(size={"height": image_size, "width": image_size})
@@ -226,7 +226,7 @@ def _report_generator(
     return model
 
 
-def _tell_what_is_lost(official: Mapping[str, Tensor], checkpoint: str | Path) -> None:
+def _warn_of_what_is_lost(official: Mapping[str, Tensor], checkpoint: str | Path) -> None:
     if any(".mixer.lora_X." in name for name in official):
         _logger.warning(
             "%s holds adapters that the released code adds to the output of the last block's mixer, in every block; "
@@ -307,7 +307,7 @@ def _vision_config(weights: Mapping[str, Tensor], prefix: str, checkpoint: str |
 
 
 def _vmamba_config(weights: Mapping[str, Tensor], checkpoint: str | Path) -> VMambaConfig:
-    """Image size and drop path, which weights do not tell, are the defaults; the public checkpoints are of 224 px."""
+    """Image size and drop path, which the weights do not determine, are the defaults; the public checkpoints are of 224 px."""
     first = "stages.0.layers.0."
     projection = _shape(weights, "embeddings.0.weight", checkpoint)
     is_linear = "embeddings.3.weight" not in weights
@@ -343,7 +343,7 @@ def _bert_config(weights: Mapping[str, Tensor], checkpoint: str | Path) -> PreTr
     vocabulary, hidden = _shape(weights, f"{embeddings}word_embeddings.weight", checkpoint)
     if hidden % 64:
         raise ValueError(
-            f"the text encoder of {checkpoint} has {hidden} channels, so its heads can't be told: give the folder or "
+            f"the text encoder of {checkpoint} has {hidden} channels, so its number of heads is not known: give the folder or "
             "Hub id of the model that it was made of as text_model"
         )
     return BertConfig(

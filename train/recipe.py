@@ -150,7 +150,7 @@ class PretrainRecipe(Recipe):
     Attributes:
         data: what is learned from.
         model: what is trained.
-        picture_every: draw what is predicted every N steps; never when null.
+        picture_every: draw the predictions every N steps; never when null.
         picture_images: how many images are drawn.
     """
 

@@ -54,7 +54,7 @@ def check_run_folder(folder: Path, recipe: Recipe) -> bool:
     finished = (folder / RESULT_FILE).is_file()
     if decisive and (finished or checkpoint is not None):
         raise RecipeError(
-            f"{folder} holds a run of another recipe: {_tell(differences, decisive)}. Choose another output folder, or "
+            f"{folder} holds a run of another recipe: {_describe(differences, decisive)}. Choose another output folder, or "
             "begin again in this one with --restart, which deletes that run"
         )
     longer = {name for name in ("training.max_steps", "training.num_train_epochs") if name in differences}
@@ -63,7 +63,7 @@ def check_run_folder(folder: Path, recipe: Recipe) -> bool:
     if checkpoint is None:
         raise RecipeError(
             f"{folder} holds a finished run without a checkpoint, so it can't be extended "
-            f"({_tell(differences, longer)}); begin again with --restart, which deletes that run"
+            f"({_describe(differences, longer)}); begin again with --restart, which deletes that run"
         )
     return False
 
@@ -123,7 +123,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value or None if isinstance(value, Mapping) else value
 
 
-def _tell(differences: Mapping[str, tuple[Any, Any]], names: Any) -> str:
+def _describe(differences: Mapping[str, tuple[Any, Any]], names: Any) -> str:
     shown = [f"{name} is {differences[name][0]!r} there, {differences[name][1]!r} here" for name in sorted(names)]
     return "; ".join(shown[:3]) + (f"; and {len(shown) - 3} more" if len(shown) > 3 else "")
 
