@@ -43,7 +43,7 @@ format: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install "torch==2.13.0"
-	$(BIN)/pip install -e ".[dev,native,eval]"
+	$(BIN)/pip install -e ".[dev,native,eval,rl]"
 	touch $@
 
 clean:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from measure import describe_machine, timed_in_turns, times_faster
+from measure import OperatorCount, describe_machine, timed_in_turns, times_faster
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -117,6 +117,7 @@ def main() -> None:
         f"base encoder, {options.layers} of its 12 blocks, batch {options.batch_size}, {options.image_size} px; "
         f"matrix products {product_rate / 1e9:.0f} GFLOP/s, copying {copy_rate / 1e9:.1f} GB/s\n"
     )
+    print_movements(model, backends, pixels)
     print(
         "| pass | encoder | ms, least | median | times faster than", " | ".join(options.rivals), "| times the floor |"
     )
@@ -129,6 +130,26 @@ def main() -> None:
         for text, reached, met in goals:
             print(f"| {text} | {reached} | {'yes' if met else 'NO'} |")
         sys.exit(not all(met for *_, met in goals))
+
+
+def print_movements(model: VisionMambaModel, backends: list[str], pixels: Tensor) -> None:
+    """A table of what the encoder calls, copies and moves, embeddings included, over its number of blocks."""
+    blocks = model.config.num_hidden_layers
+    tokens = len(pixels) * model.config.num_tokens * model.config.hidden_size * pixels.dtype.itemsize
+    print("| pass | encoder | operators per block | copies as large as the tokens | MB read and written per block |")
+    print("|---|---|---|---|---|")
+    for backend in backends:
+        for name in (FORWARD, TRAINING):
+            with OperatorCount() as count, use_scan_backend(backend), torch.set_grad_enabled(name == TRAINING):
+                output = model(pixels).last_hidden_state
+                if name == TRAINING:
+                    output.float().mean().backward()
+            model.zero_grad()
+            copies = count.copies(tokens)
+            shown = ", ".join(f"{copied} {calls}" for copied, calls in copies.items()) or "none"
+            calls, moved = sum(count.calls.values()) / blocks, sum(count.bytes.values()) / blocks / 1e6
+            print(f"| {name} | ours, {backend} | {calls:.0f} | {shown} | {moved:.0f} |")
+    print()
 
 
 def scan_backend_runs(name: str, device: str) -> bool:

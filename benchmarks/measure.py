@@ -8,11 +8,15 @@ import platform
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 def timed(work: Callable[[], object], device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
@@ -73,6 +77,49 @@ def peak_memory(work: Callable[[], object], device: str = "cpu") -> float | None
     work()
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+class OperatorCount(TorchDispatchMode):
+    """Counts what is called in a `with` block: operators that compute something, and bytes that they read and write.
+
+    Views and questions about tensors count nothing; an operator of this package counts as one, with its inputs and
+    outputs. It works on any device, also with `FakeTensorMode`.
+
+    Attributes:
+        calls: by the operator's name.
+        bytes: by the operator's name, inputs and outputs together.
+        largest: by the operator's name, bytes of the largest output of any call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self.largest: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Counts one call."""
+        outputs = function(*args, **(kwargs or {}))
+        namespace, name = str(function).split(".")[:2]
+        if function.is_view or namespace == "prim" or name.startswith(("empty", "new_empty", "_unsafe_view")):
+            return outputs
+        written = [x.nbytes for x in tree_leaves(outputs) if isinstance(x, torch.Tensor)]
+        read = [x.nbytes for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        self.calls[name] += 1
+        self.bytes[name] += sum(written) + sum(read)
+        self.largest[name] = max(self.largest[name], *written, 0)
+        return outputs
+
+    def copies(self, least_bytes: int = 0) -> Counter[str]:
+        """Calls of operators that only move what others computed, whose largest output has at least so many bytes."""
+        return Counter({n: c for n, c in self.calls.items() if n in COPIES and self.largest[n] >= least_bytes})
+
+
+COPIES = {
+    "cat", "clone", "copy_", "stack", "_to_copy", "contiguous", "index", "index_select", "gather", "index_put",
+    "_index_put_impl_", "index_add", "scatter_add", "take_in_orders", "constant_pad_nd", "slice_backward", "repeat",
+}  # fmt: skip
+"""Operators that move and arrange, and compute nothing."""
 
 
 def processor_name() -> str:

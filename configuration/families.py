@@ -8,8 +8,8 @@ A row names modules and does not import them. `register_family` adds one from ou
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -31,6 +31,9 @@ class Family:
         key_map: function from a released checkpoint's key to ours, None for a key that is unknown.
         left_out: regular expression of keys of such a checkpoint that are of no use here.
         papers: what its card cites: keys of `mambaxray/templates/papers.bib`, or whole BibTeX entries.
+        tiny: fields of a configuration whose model takes some kilobytes, for images of 32 pixels, beyond what
+            `make_tiny_models` gives each family: a vision Mamba as `vision_config` and a Llama as `text_config` where
+            the configuration has them, and the tokenizer's ids.
     """
 
     config: str
@@ -43,6 +46,7 @@ class Family:
     key_map: str | None = None
     left_out: str | None = None
     papers: tuple[str, ...] = ()
+    tiny: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def config_class(self) -> Any:
@@ -63,11 +67,15 @@ _GENERATOR: dict[str, Any] = {
     "stage": "finetune",
 }
 
+_TINY_VISION_MAMBA = {"hidden_size": 16, "num_hidden_layers": 1, "image_size": 32, "state_size": 4}
+_TINY_BERT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
 _FAMILIES: dict[str, Family] = {
     "vision_mamba": Family(
         config=".configuration.configuration_vision_mamba:VisionMambaConfig",
         model=".modeling_mambaxray.modeling_vision_mamba:VisionMambaModel",
         papers=("cxpmrg_bench",),
+        tiny=_TINY_VISION_MAMBA,
     ),
     "mambaxray_pretraining": Family(
         config=".configuration.configuration_mambaxray_pretraining:MambaXrayPreTrainingConfig",
@@ -78,6 +86,8 @@ _FAMILIES: dict[str, Family] = {
         key_map=".train.convert:pretraining_key",
         left_out=r"^mask$",  # follows from the sizes
         papers=("cxpmrg_bench",),
+        # Two clusters a side.
+        tiny=_TINY_VISION_MAMBA | {"patch_size": 8, "cluster_size": 2, "decoder_hidden_size": 16},
     ),
     "mambaxray_dual_encoder": Family(
         config=".configuration.configuration_mambaxray_dual_encoder:MambaXrayDualEncoderConfig",
@@ -88,6 +98,7 @@ _FAMILIES: dict[str, Family] = {
         key_map=".train.convert:contrastive_key",
         left_out=r"^text_encoder\.(pooler\.|embeddings\.position_ids$)",  # never used
         papers=("cxpmrg_bench",),
+        tiny={"text_config": {"model_type": "bert", **_TINY_BERT}, "projection_dim": 16},
     ),
     "mambaxray": Family(
         config=".configuration.configuration_mambaxray:MambaXrayConfig",
@@ -113,6 +124,7 @@ _FAMILIES: dict[str, Family] = {
         checkpoint="vmamba",
         key_map=".train.convert:vmamba_key",
         left_out=r"^(classifier\.)?head\.",  # of the classification checkpoints
+        tiny={"image_size": 32, "embed_dim": 8, "depths": [1, 1]},
     ),
 }
 _on_registration: list[Callable[[Family], None]] = []

@@ -12,7 +12,7 @@ from .cli_convert import convert
 from .cli_evaluate import evaluate
 from .cli_explain import explain
 from .cli_generate import generate
-from .cli_hub import card, push, tiny
+from .cli_hub import card, export, push, tiny
 from .cli_options import MODEL_HELP, SeedOption
 from .cli_prepare import prepare
 from .cli_train import contrast, finetune, pretrain, recipes
@@ -128,7 +128,7 @@ for _command in (
     *(demo, generate, prepare),
     *(recipes, pretrain, contrast, finetune),
     *(evaluate, compare, explain),
-    *(info, convert, card, push, tiny),
+    *(info, convert, card, push, export, tiny),
 ):
     app.command()(_command)
 app.add_typer(bench_app, name="bench")

@@ -16,7 +16,7 @@ def tiny(
     """Write a tiny model of every system for tests.
 
     The models have random weights and generate nonsense, but load and run like real ones. Each is saved to a folder of
-    its own with its processor and takes less than 300 kB.
+    its own with its processor and takes less than 200 kB beside the code.
 
     Example:
 
@@ -129,3 +129,33 @@ def card(
     except (OSError, ValueError) as error:
         raise failure(error) from error
     error_console().print(f"The card is {file}")
+
+
+def export(
+    folder: _Folder,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="A new folder. Default: FOLDER-export beside the model."),
+    ] = None,
+    vllm: Annotated[
+        bool, typer.Option("--vllm/--no-vllm", help="Refuse a model that vLLM's transformers backend can't serve.")
+    ] = True,
+) -> None:
+    """Put a report generator with all its weights into one folder, for servers.
+
+    The language model, where the model only refers to it, comes along, and adapters are merged. What may serve the
+    folder, and how, is in docs/serving.md.
+
+    Example:
+
+    - mambaxray export runs/1/model --output served
+    """
+    quiet_transformers()
+    from .export import export_model
+
+    output = output or folder.resolve().with_name(f"{folder.resolve().name}-export")
+    try:
+        export_model(folder, output, for_vllm=vllm)
+    except (OSError, ValueError) as error:
+        raise failure(error) from error
+    error_console().print(f"The model is in {output}")

@@ -4,64 +4,61 @@ They load and run like real ones and write nonsense.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    CONFIG_MAPPING,
-    PROCESSOR_MAPPING,
-    AutoModel,
-    BertConfig,
-    LlamaConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-    SwinConfig,
-)
+from transformers import AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
 
-from .configuration.configuration_mambaxray import MambaXrayConfig
-from .configuration.configuration_vision_mamba import VisionMambaConfig
-from .configuration.configuration_vmamba import VMambaConfig
+from .configuration.families import Family, families, load
 from .data.phantoms import make_study
 from .data.whole_file import require_free_folder
 from .modeling_mambaxray.hub.repository_code import has_code
-from .processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .processing.processing_mambaxray import MambaXrayProcessor
 from .train.tokenizer import train_report_tokenizer
 
 IMAGE_SIZE = 32
 _VOCABULARY = 320
-_SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-_VISION_SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "image_size": IMAGE_SIZE, "state_size": 4}
-# Of stage 1: two clusters a side.
-_PRETRAINING_SIZES = _VISION_SIZES | {"patch_size": 8, "cluster_size": 2, "decoder_hidden_size": 16}
-_VMAMBA_SIZES: dict[str, Any] = {"image_size": IMAGE_SIZE, "embed_dim": 8, "depths": [1, 1]}
-_SWIN_SIZES = {"patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
-_NAME_OF_SWIN, _NAME_OF_VMAMBA = "r2gengpt", "r2gencsr"
+_LLAMA = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+_VISION_MAMBA = {"hidden_size": 16, "num_hidden_layers": 1, "image_size": IMAGE_SIZE, "state_size": 4}
+_SWIN = {"patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
+_VMAMBA = {"image_size": IMAGE_SIZE, "embed_dim": 8, "depths": [1, 1]}
+_PARTS = {
+    "vision_config": {"model_type": "vision_mamba", **_VISION_MAMBA},
+    "text_config": {"model_type": "llama", **_LLAMA},
+}
+# Systems that are the plain report generator with another vision encoder.
+_VARIANTS = {
+    "r2gengpt": {"vision_config": {"model_type": "swin", "image_size": IMAGE_SIZE, **_SWIN}},
+    "r2gencsr": {"vision_config": {"model_type": "vmamba", **_VMAMBA}},
+}
 
 
-def make_tiny_models(folder: str | Path, seed: int = 0) -> list[Path]:
+def make_tiny_models(folder: str | Path, seed: int = 0, names: Iterable[str] | None = None) -> list[Path]:
     """Writes a tiny model of every system, with its processor, into a folder of its own.
 
     Args:
         folder: where the models' folders go, named like the systems' `model_type`; `r2gengpt` is the report generator
             with a Swin encoder, `r2gencsr` that with a VMamba.
         seed: random seed of the weights.
+        names: which of the systems, those of `register_family` among them; by default all of this package.
+
+    Returns:
+        The models' folders. Each holds less than 200 kB beside the code.
 
     Raises:
         FileExistsError: a folder of such a name holds something already.
-
-    Returns:
-        The models' folders. Each holds less than 300 kB, most of it code.
+        ValueError: there is no system of a name.
     """
     tokenizer = train_report_tokenizer([make_study(number)["report"] for number in range(20)], _VOCABULARY)
     made = []
-    for name, config in _configs(tokenizer):
+    for name, family, fields in _chosen_systems(names):
+        config = tiny_config(family, tokenizer, fields)
         path = Path(folder) / name
         require_free_folder(path)
         # The processor of a report generator adds its placeholder to the tokenizer.
-        _save_processor(config, copy.deepcopy(tokenizer), path)
+        _save_processor(family, config, copy.deepcopy(tokenizer), path)
         torch.manual_seed(seed)
         model = AutoModel.from_config(config).eval()
         with torch.no_grad():
@@ -74,39 +71,52 @@ def make_tiny_models(folder: str | Path, seed: int = 0) -> list[Path]:
     return made
 
 
-def _configs(tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, PreTrainedConfig]]:
-    """A configuration of each family that this package registers."""
-    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    tokens["vocab_size"] = len(tokenizer)
-    swin = SwinConfig(image_size=IMAGE_SIZE, **_SWIN_SIZES)
-    for name, config_class in CONFIG_MAPPING._extra_content.items():
-        if not has_code(config_class):
-            continue
-        if issubclass(config_class, MambaXrayConfig):
-            decoder = LlamaConfig(**_SIZES, **tokens)
-            # The placeholder comes behind the vocabulary.
-            yield name, config_class(VisionMambaConfig(**_VISION_SIZES), decoder, image_token_id=len(tokenizer))
-            if config_class is MambaXrayConfig:
-                yield _NAME_OF_SWIN, config_class(swin, decoder, image_token_id=len(tokenizer))
-                vmamba = VMambaConfig(**_VMAMBA_SIZES)
-                yield _NAME_OF_VMAMBA, config_class(vmamba, decoder, image_token_id=len(tokenizer))
-        elif issubclass(config_class, VisionMambaConfig):
-            yield name, config_class(**_VISION_SIZES if config_class is VisionMambaConfig else _PRETRAINING_SIZES)
-        elif config_class is VMambaConfig:
-            yield name, config_class(**_VMAMBA_SIZES)
-        else:
-            yield name, config_class(VisionMambaConfig(**_VISION_SIZES), BertConfig(**_SIZES, **tokens), 16)
+def tiny_config(
+    family: Family, tokenizer: PreTrainedTokenizerBase, fields: dict[str, Any] | None = None
+) -> PreTrainedConfig:
+    """The configuration of a tiny model of any family, for images of `IMAGE_SIZE`.
+
+    Args:
+        family: its row, whose `tiny` says what a vision Mamba and a Llama do not.
+        tokenizer: gives the vocabulary; the placeholder of a report generator comes behind it.
+        fields: further fields of the configuration.
+    """
+    config_class = family.config_class
+    given = {name: part for name, part in _PARTS.items() if name in config_class.sub_configs}
+    given |= copy.deepcopy(dict(family.tiny)) | (fields or {})
+    if "text_config" in given:
+        tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        given["text_config"] = given["text_config"] | tokens | {"vocab_size": len(tokenizer)}
+    if _makes_prompts(family):
+        given["image_token_id"] = len(tokenizer)
+    return config_class(**given)
 
 
-def _save_processor(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    image_processor = MambaXrayImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
-    processor_class = PROCESSOR_MAPPING.get(type(config), None)
-    if processor_class is None:
+def _chosen_systems(names: Iterable[str] | None) -> Iterator[tuple[str, Family, dict[str, Any]]]:
+    """Name, family and the configuration's own fields of each system."""
+    known = families()
+    systems = {name: (family, {}) for name, family in known.items()}
+    systems |= {name: (known["mambaxray"], fields) for name, fields in _VARIANTS.items()}
+    ours = [name for name, (family, _) in systems.items() if has_code(family.config_class)]
+    for name in ours if names is None else names:
+        if name not in systems:
+            raise ValueError(f"there is no system {name!r}; the systems are {', '.join(sorted(systems))}")
+        yield name, *systems[name]
+
+
+def _makes_prompts(family: Family) -> bool:
+    return family.processor_class is not None and issubclass(family.processor_class, MambaXrayProcessor)
+
+
+def _save_processor(family: Family, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    image_processor = load(family.image_processor)(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    if family.processor_class is None:
         image_processor.save_pretrained(path)
-    elif issubclass(processor_class, MambaXrayProcessor):
-        processor_class(image_processor, tokenizer, num_image_tokens=config.num_image_tokens).save_pretrained(path)
+    elif _makes_prompts(family):
+        num_image_tokens = config.num_image_tokens
+        family.processor_class(image_processor, tokenizer, num_image_tokens=num_image_tokens).save_pretrained(path)
     else:
-        processor_class(image_processor, tokenizer).save_pretrained(path)
+        family.processor_class(image_processor, tokenizer).save_pretrained(path)
 
 
-__all__ = ["IMAGE_SIZE", "make_tiny_models"]
+__all__ = ["IMAGE_SIZE", "make_tiny_models", "tiny_config"]

@@ -14,10 +14,15 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
 from .hub.given_parts import build_around, given_part
 from .hub.repository_code import ModelCodeMixin
-from .hub.vision_encoder import load_vision_encoder
 from .layers.contrastive import contrastive_loss
 from .layers.report_encoder import last_valid_token, without_pooler
 from .layers.views import FrozenVisionEncoderMixin, encode_views
+
+try:
+    from .hub.vision_encoder import load_vision_encoder
+except ImportError:
+    # In a repository's file, which does without the code of the earlier stages.
+    load_vision_encoder = AutoModel.from_pretrained
 
 
 @dataclass

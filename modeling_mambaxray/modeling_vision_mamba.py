@@ -22,7 +22,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
 from .hub.repository_code import ModelCodeMixin
-from .ops.directional_convolution import directional_convolution
+from .ops.directional_convolution import directional_convolution, merge_directions
 from .ops.selective_scan import selective_scan
 
 
@@ -125,7 +125,7 @@ class VisionMambaEmbeddings(nn.Module):
 class VisionMambaDirection(nn.Module):
     """What each scan direction has of its own: convolution, input-dependent projections, decay and skip.
 
-    The mixer runs the convolutions of all directions at once.
+    The mixer runs those of all directions at once.
     """
 
     def __init__(self, config: VisionMambaConfig):
@@ -136,15 +136,7 @@ class VisionMambaDirection(nn.Module):
         self.dt_proj = nn.Linear(rank, width)
         self.A_log = nn.Parameter(torch.zeros(width, state))
         self.D = nn.Parameter(torch.ones(width))
-        self.splits = (rank, state, state)
-
-    def forward(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From the scan's input `u (B, L, D)` to its `delta (B, L, D)`, `B` and `C` (both `(B, L, N)`); Mamba,
-        algorithm 2."""
-        low_rank_step, B, C = self.x_proj(u).split(self.splits, dim=-1)
-        # dt_proj stays in float32 when the model is loaded in half precision: the step sizes are small differences.
-        delta = self.dt_proj(low_rank_step.to(self.dt_proj.weight.dtype))
-        return delta, B, C
+        self.splits = (rank, state, state)  # of what x_proj gives: low-rank step, B, C
 
 
 class VisionMambaMixer(nn.Module):
@@ -159,19 +151,47 @@ class VisionMambaMixer(nn.Module):
         self.out_proj.ends_residual_branch = True
 
     def forward(self, hidden_states: Tensor, orders: Tensor, inverse_orders: Tensor) -> Tensor:
-        """`(B, L, D)` to `(B, L, D)`; `orders` and their inverses are `(K, L)`."""
+        """`(B, L, D)` to `(B, L, D)`; `orders` and their inverses are `(K, L)`. Mamba, algorithm 2."""
+        directions = self.directions
         x, gate = self.in_proj(hidden_states).chunk(2, dim=-1)
-        weight = torch.stack([direction.conv1d.weight.squeeze(1) for direction in self.directions])
-        bias = torch.stack([direction.conv1d.bias for direction in self.directions])
-        u = directional_convolution(x, orders, weight, bias)
-        inputs = [direction(tokens) for direction, tokens in zip(self.directions, u, strict=True)]
-        delta, B, C = (torch.stack(tensors) for tensors in zip(*inputs, strict=True))
-        A = -torch.exp(torch.stack([direction.A_log for direction in self.directions]).float())
-        D = torch.stack([direction.D for direction in self.directions])
-        scanned = selective_scan(u, delta, A, B, C, D)
-        merged = sum(y.index_select(1, inverse) for y, inverse in zip(scanned, inverse_orders, strict=True))
-        # The gate commutes with undoing the orders, so it is applied once, to the mean.
-        return self.out_proj(merged * (F.silu(gate) / len(self.directions)))
+        weight = torch.stack([direction.conv1d.weight.squeeze(1) for direction in directions])
+        bias = torch.stack([direction.conv1d.bias for direction in directions])
+        u = directional_convolution(x, orders, weight, bias, inverse_orders)
+        projected, _ = project_directions([direction.x_proj for direction in directions], u)
+        low_rank_step, B, C = projected.split(directions[0].splits, dim=-1)
+        # dt_proj stays in float32 when the model is loaded in half precision: the step sizes are small differences.
+        low_rank_step = low_rank_step.to(directions[0].dt_proj.weight.dtype)
+        delta, delta_bias = project_directions([direction.dt_proj for direction in directions], low_rank_step)
+        A = -torch.exp(torch.stack([direction.A_log for direction in directions]).float())
+        D = torch.stack([direction.D for direction in directions])
+        scanned = selective_scan(u, delta, A, B, C, D, delta_bias)
+        return self.out_proj(merge_directions(scanned, gate, orders, inverse_orders))
+
+
+def project_directions(projections: list[nn.Module], x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Each direction's tokens through its own linear layer.
+
+    Where these are PyTorch's own, it is one product for all of them. Layers that something has changed, such as an
+    adapter, a quantisation or a hook, are called one after the other.
+
+    Args:
+        projections: one per direction.
+        x: `(K, B, L, inputs)`.
+
+    Returns:
+        `(K, B, L, outputs)`, and the bias `(K, outputs)` that is still to be added, if any.
+    """
+    if not all(_is_plain(projection) for projection in projections):
+        return torch.stack([projection(tokens) for projection, tokens in zip(projections, x, strict=True)]), None
+    weight = torch.stack([projection.weight for projection in projections])
+    bias = None if projections[0].bias is None else torch.stack([projection.bias for projection in projections])
+    return torch.bmm(x.flatten(1, 2), weight.mT).unflatten(1, x.shape[1:3]), bias
+
+
+def _is_plain(projection: nn.Module) -> bool:
+    """Whether calling a linear layer does nothing but multiply by its weight and add its bias."""
+    changed = "forward" in vars(projection) or projection._forward_hooks or projection._forward_pre_hooks
+    return type(projection) is nn.Linear and not changed
 
 
 class VisionMambaMLP(nn.Module):

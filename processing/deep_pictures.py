@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from .pixel_rules import ImageReadError, bit_depth, stretch, to_8bit
+from .pixel_rules import ImageReadError, bit_depth, pillow_decodes, stretch, to_8bit
 
 # Pillow takes the upper byte of a sample in the order that the raw mode names: in the other order, the lower one.
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -39,16 +39,16 @@ def load_deep_colour(content: bytes, name: str) -> Image.Image:
     Raises:
         ImageReadError: Pillow can't hand out the lower bits.
     """
-    with Image.open(BytesIO(content)) as picture:
+    with pillow_decodes(name), Image.open(BytesIO(content)) as picture:
         raw_mode, mode = _raw_mode(picture.tile[0]), picture.mode
     if raw_mode == "LA;16B":
         # The four bytes of a pixel, as if they were four channels of 8 bits.
-        halves = _decode(content, "RGBA", "RGBA")
+        halves = _decode(content, "RGBA", "RGBA", name)
         values = halves[..., 0::2] * np.uint16(256) + halves[..., 1::2]
         return Image.merge("LA", [Image.fromarray(to_8bit(values[..., 0], name)), _alpha(values[..., 1])])
     is_on_black = raw_mode.startswith("RGBa")  # colours are multiplied by alpha already
     raw_mode = raw_mode.replace("RGBa", "RGBA")
-    upper, lower = (_decode(content, mode, each) for each in (raw_mode, _swapped(raw_mode, name)))
+    upper, lower = (_decode(content, mode, each, name) for each in (raw_mode, _swapped(raw_mode, name)))
     values = upper * np.uint16(256) + lower
     if mode == "CMYK":
         return Image.fromarray(to_8bit(values, name), "CMYK")
@@ -76,8 +76,8 @@ def _alpha(values: np.ndarray) -> Image.Image:
     return Image.fromarray(stretch(values, 0.0, 2.0 ** bit_depth(int(values.max())) - 1))
 
 
-def _decode(content: bytes, mode: str, raw_mode: str) -> np.ndarray:
-    with Image.open(BytesIO(content)) as picture:
+def _decode(content: bytes, mode: str, raw_mode: str, name: str) -> np.ndarray:
+    with pillow_decodes(name), Image.open(BytesIO(content)) as picture:
         picture._mode = mode
         picture.tile = [tile._replace(args=_with_raw_mode(tile.args, raw_mode)) for tile in picture.tile]
         picture.load()

@@ -36,6 +36,8 @@ _JPEG2000_SYNTAXES = ("1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.20")
 _RLE_SYNTAX = "1.2.840.10008.1.2.5"
 # Some encoders add a few bytes to a segment; a wrong size is off by a row or a column at least.
 _RLE_PADDING = 8
+# Enough pixels to tell a smooth picture from one with jumps.
+_SAMPLE = 2**17
 _FLOAT_FIELDS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 
 
@@ -164,6 +166,8 @@ def read_cells(header: DicomHeader, pydicom: ModuleType, syntax: Any) -> tuple[n
         return cells, described
     cells = cells if cells.dtype.kind == "u" else cells.view(f"{cells.dtype.byteorder}u{cells.dtype.itemsize}")
     _check_unused_bits(header, described, cells)
+    if described.is_signed:
+        _check_sign(header, described, cells)
     return cells, described
 
 
@@ -321,6 +325,14 @@ def _check_unused_bits(header: DicomHeader, described: PixelFormat, cells: np.nd
         raise ImageReadError(
             header.name, f"BitsStored {described.stored} is wrong: the pixel values have more bits than that"
         )
+
+
+def _check_sign(header: DicomHeader, described: PixelFormat, cells: np.ndarray) -> None:
+    """Values without a sign that are read as if they had one jump from the highest to the lowest."""
+    some_rows = cells[:: max(1, cells.size // _SAMPLE)]
+    values = described.values_of(some_rows)
+    if _roughness(values) > _roughness(values % 2**described.stored):
+        raise ImageReadError(header.name, "PixelRepresentation is wrong (the pixel values have no sign)")
 
 
 def _has_more_bits(cells: np.ndarray, described: PixelFormat) -> bool:

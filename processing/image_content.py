@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
-from huggingface_hub import constants
+from transformers.utils.hub import is_offline_mode
 
 from .image_limits import check_bytes, max_bytes
 from .pixel_rules import ImageReadError, one_line
@@ -87,7 +87,7 @@ def read_address(address: str) -> tuple[bytes, str]:
     parts = urlsplit(address)
     # Neither a password nor a signature goes into a message.
     name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE_WORDS:
+    if is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE_WORDS:
         raise ImageReadError(name, "can't be fetched while HF_HUB_OFFLINE is set; give a file")
     try:
         return _download(address, name), name

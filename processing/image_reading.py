@@ -14,7 +14,7 @@ from .deep_pictures import is_deep_colour, is_deep_grey, is_white_zero, load_dee
 from .dicom import is_dicom, read_dicom
 from .image_content import is_address, read_address, read_file, read_stream
 from .image_limits import check_bytes, check_size
-from .pixel_rules import DECODE_ERRORS, ImageReadError, one_line, refuse_blank, to_8bit
+from .pixel_rules import DECODE_ERRORS, ImageReadError, pillow_decodes, refuse_blank, to_8bit
 
 __all__ = ["NAME_ATTRIBUTE", "ImageReadError", "load_xray"]
 
@@ -107,7 +107,7 @@ def _load_bytes(content: bytes, name: str, options: _Options) -> Image.Image:
         picture = Image.open(BytesIO(content))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageReadError(name, f"too large, taken for a decompression bomb ({error})") from error
-    except DECODE_ERRORS as error:
+    except (*DECODE_ERRORS, AttributeError, RuntimeError, TypeError) as error:  # nothing but Pillow works here
         if name.lower().endswith(_DICOM_SUFFIXES):
             return _load_dicom(content, name, options)
         raise ImageReadError(name, "not an image in a known format (or its first bytes are damaged)") from error
@@ -146,23 +146,21 @@ def _finish(picture: Image.Image, name: str, options: _Options, content: bytes |
 
 def _decode(picture: Image.Image, name: str, least_side: int | None, content: bytes | None) -> tuple[Image.Image, bool]:
     """The upright picture, loaded, and whether its values are those of a negative."""
-    try:
+    with pillow_decodes(name):
         if least_side is not None:
             picture.draft(None, (least_side, least_side))  # does nothing but for JPEGs that are larger
         frames = getattr(picture, "n_frames", 1)
-        # MPO is what some cameras and phones make: a JPEG that carries its own preview.
-        if frames > 1 and picture.format != "MPO":
-            raise ImageReadError(name, f"{picture.format} with {frames} pictures; give each as a view of its own")
-        if is_deep_colour(picture):
-            return load_deep_colour(_content_of(picture) if content is None else content, name), False
-        is_negative = is_deep_grey(picture) and is_white_zero(picture)
+    # MPO is what some cameras and phones make: a JPEG that carries its own preview.
+    if frames > 1 and picture.format != "MPO":
+        raise ImageReadError(name, f"{picture.format} with {frames} pictures; give each as a view of its own")
+    if is_deep_colour(picture):
+        return load_deep_colour(_content_of(picture) if content is None else content, name), False
+    is_negative = is_deep_grey(picture) and is_white_zero(picture)
+    with pillow_decodes(name):
         picture.load()
-        refuse_lost_bits(picture, name)
-        return ImageOps.exif_transpose(picture), is_negative
-    except ImageReadError:
-        raise
-    except DECODE_ERRORS as error:
-        raise ImageReadError(name, f"truncated or damaged image ({one_line(error)})") from error
+        upright = ImageOps.exif_transpose(picture)
+    refuse_lost_bits(picture, name)
+    return upright, is_negative
 
 
 def _content_of(picture: Image.Image) -> bytes:

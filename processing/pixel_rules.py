@@ -2,6 +2,8 @@
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
@@ -51,6 +53,19 @@ class ImageReadError(ValueError):
 def one_line(error: Exception) -> str:
     """What a decoder says went wrong, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def pillow_decodes(name: str) -> Iterator[None]:
+    """For lines in which nothing but Pillow works: whatever it raises is the file's fault.
+
+    Raises:
+        ImageReadError: in place of Pillow's errors.
+    """
+    try:
+        yield
+    except (*DECODE_ERRORS, AttributeError, RuntimeError, TypeError) as error:
+        raise ImageReadError(name, f"truncated or damaged image ({one_line(error)})") from error
 
 
 class Levels:

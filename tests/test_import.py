@@ -22,11 +22,6 @@ def run_python(code: str) -> str:
     return result.stdout.strip()
 
 
-def test_import_takes_less_than_three_tenths_of_a_second() -> None:
-    code = "from time import perf_counter as now; start = now(); import mambaxray; print(now() - start)"
-    assert min(float(run_python(code)) for _ in range(5)) < 0.3
-
-
 _NO_NETWORK = """
 import socket
 def refuse(*arguments, **options):
@@ -35,11 +30,26 @@ socket.socket.connect = socket.getaddrinfo = refuse
 """
 
 
-def test_import_loads_no_heavy_library_and_asks_for_no_network() -> None:
+def test_import_loads_no_library_at_all_and_asks_for_no_network() -> None:
+    """What takes time is what is loaded, which does not depend on how busy the machine is."""
     code = f"""{_NO_NETWORK}
 import sys
+before = set(sys.modules)
 import mambaxray
-print(*sorted({{"torch", "transformers", "datasets", "numpy", "PIL"}} & set(sys.modules)))
+loaded = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(*sorted(loaded - sys.stdlib_module_names))
+print(len(set(sys.modules) - before))
+"""
+    libraries, count = run_python(code).splitlines()
+    assert libraries == "mambaxray"
+    assert int(count) < 60
+
+
+def test_a_configuration_and_a_model_load_no_library_of_data_or_tuning() -> None:
+    code = """
+import sys
+from mambaxray import VisionMambaConfig, VisionMambaModel, MambaXrayForConditionalGeneration
+print(*sorted({"datasets", "pandas", "pydicom", "peft", "trl", "typer", "rich"} & set(sys.modules)))
 """
     assert run_python(code) == ""
 

@@ -1,25 +1,18 @@
 """Every snippet of the README and of the quickstart runs as printed, in a folder laid out as they say."""
 
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from printed_snippets import run, snippets
+from repository import ROOT
 
 from mambaxray.data.phantoms import make_study
 from mambaxray.demo import DemoSettings, _make_model
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-QUICKSTART = README.parent / "docs" / "quickstart.md"
-LINKED_FROM = [README, QUICKSTART, README.parent / "CONTRIBUTING.md"]
-
-
-def snippets(page: Path) -> dict[str, str]:
-    return dict(re.findall(r"<!-- test: (\w+) -->\n```\w+\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
-
-
+README = ROOT / "README.md"
+QUICKSTART = ROOT / "docs" / "quickstart.md"
+LINKED_FROM = [README, QUICKSTART, ROOT / "CONTRIBUTING.md"]
 SNIPPETS = snippets(README) | snippets(QUICKSTART)
 
 
@@ -35,11 +28,6 @@ def folder(tmp_path_factory):
     for number, name in enumerate(["xray.png", "frontal.png", "lateral.png", "images/1.png", "images/2.png"]):
         make_study(number)["images"][0].save(folder / name)
     return folder
-
-
-def run(command, folder):
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("name", ["auto", "pipeline", "trainer", "pretrain", "contrast", "recipe"])

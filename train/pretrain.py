@@ -18,7 +18,7 @@ from ..data.studies import first_studies
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .collator import ImageCollator
 from .patch_prediction_callback import PatchPredictionCallback
-from .recipe import PretrainerSection, PretrainRecipe, RecipeError
+from .recipe import ImageDataSection, PretrainerSection, PretrainRecipe, RecipeError
 from .stage_parts import load_splits, named_part
 
 
@@ -62,14 +62,21 @@ def _load_data(recipe: PretrainRecipe) -> tuple[Any, Any]:
     if data.streaming:
         if recipe.training.get("max_steps", -1) < 1:
             raise RecipeError("a stream has no length: give training.max_steps")
+        _refuse_options(data)
         if data.max_train is not None:
             rows = rows.take(data.max_train)
         # Within a window that memory holds easily, since a stream can't be shuffled whole.
         return rows.shuffle(seed=recipe.seed, buffer_size=1000), None
+    _refuse_options(data)
     if not data.validation_share:
         return first_studies(rows, data.max_train), None
     split = rows.train_test_split(data.validation_share, seed=recipe.seed)
     return first_studies(split["train"], data.max_train), first_studies(split["test"], data.max_validation)
+
+
+def _refuse_options(data: ImageDataSection) -> None:
+    if data.options:
+        raise RecipeError("data.options are for data.source; with data.folders give data.options={}")
 
 
 def _make_model(section: PretrainerSection) -> PreTrainedModel:

@@ -115,10 +115,6 @@ class ImageDataSection(DataSection):
             raise RecipeError("data.source and data.folders exclude each other")
         if self.streaming and self.source is not None:
             raise RecipeError("data.streaming is for data.folders")
-        if self.folders and self.options:
-            raise RecipeError("data.options are for data.source; with data.folders give data.options={}")
-        if self.max_validation is not None and self.folders and not self.validation_share:
-            raise RecipeError("data.max_validation with data.folders needs a data.validation_share")
         if not 0 <= self.validation_share < 1:
             raise RecipeError(f"data.validation_share must be at least 0 and below 1, got {self.validation_share}")
         if self.streaming and self.validation_share:

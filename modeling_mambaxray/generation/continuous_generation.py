@@ -12,7 +12,6 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -27,8 +26,11 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import ModelOutput
 
 from ..layers.image_features import Evidence
+from .attention_kernels import attention_for_changing_shapes
+from .plain_generation import generate_in_batches
 from .report_search import BeamSearch, GreedySearch
-from .slot_cache import SlotCache
+from .slot_cache import SlotCache, index_on
+from .step_graphs import StepGraphs
 from .study_batch import stack_studies
 
 logger = logging.getLogger(__name__)
@@ -84,7 +86,7 @@ def generate_continuously(
 
     Yields:
         Each study's position in `studies` and its new tokens `(tokens,)`, end-of-sequence included, in the order in
-        which reports are finished.
+        which reports are finished. Of several sequences per study it is the first one, which is the best.
 
     Raises:
         ValueError: the batch size is not positive.
@@ -102,7 +104,9 @@ def generate_continuously(
                 yield from batch.step()
     except _NotServable as reason:
         logger.info("plain generate in batches of %d: %s", batch_size, reason)
-        yield from _generate_in_batches(model, waiting.give_back(), batch_size, generate_kwargs, on_evidence)
+        options = {"batch_size": batch_size, "on_evidence": on_evidence, **generate_kwargs}
+        for position, tokens in generate_in_batches(model, waiting.give_back(), **options):
+            yield position, tokens if tokens.ndim == 1 else tokens[0]
 
 
 def is_sharded(model: PreTrainedModel) -> bool:
@@ -198,6 +202,10 @@ class _Batch:
         self._cache: SlotCache | None = None
         self._search: GreedySearch | None = None
         self._eos: Tensor | None = None
+        self._graphs = StepGraphs(self._decode)
+        self._captured_generation = 0
+        # On a GPU a step computes rows in multiples of this, so that its shapes repeat; rows cost it little.
+        self._row_multiple = max(1, rows // 4) if model.device.type == "cuda" else 1
 
     @property
     def count(self) -> int:
@@ -230,7 +238,8 @@ class _Batch:
         # `generate` prepares everything, the embeddings of images included, and calls `begin` in place of its loop.
         inputs = stack_studies([study for _, study in studies], study_inputs=self._model.study_inputs)
         inputs = {name: value.to(self._model.device) for name, value in inputs.items()}
-        return self._model.generate(**inputs, **self._generate_kwargs, custom_generate=begin)
+        with attention_for_changing_shapes():
+            return self._model.generate(**inputs, **self._generate_kwargs, custom_generate=begin)
 
     def _begin(
         self,
@@ -268,20 +277,31 @@ class _Batch:
     @torch.no_grad()
     def step(self) -> list[tuple[int, Tensor]]:
         """Adds a token to every report in work; returns those that are finished."""
-        tokens, positions = self._search.last_tokens(self.count)
-        visible = self._cache.begin_step(self.count)
+        rows = min(self._rows, -(-self.count // self._row_multiple) * self._row_multiple)
+        if self._cache.generation != self._captured_generation:
+            self._graphs.forget()
+            self._captured_generation = self._cache.generation
+        self._cache.begin_step(self.count, rows)
+        tokens, positions = self._search.last_tokens(rows)
+        with attention_for_changing_shapes():
+            logits = self._graphs((rows, self._cache.length), tokens, positions)
+        return self._choose(slice(0, self.count), logits[: self.count])
+
+    def _decode(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Logits behind the newest tokens, all `(studies, beams)` and more."""
+        visible = self._cache.mask
         # Added to the attention's scores, which every implementation understands.
         mask = torch.zeros(visible.shape, dtype=self._model.language_model.dtype, device=visible.device)
         mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
-        outputs = self._model(
-            input_ids=tokens,
+        # Embedded here: given ids, the model would look whether they are images, and wait for the device.
+        return self._model(
+            inputs_embeds=self._model.get_input_embeddings()(tokens),
             attention_mask=mask,
             position_ids=positions,
             cache=self._cache,
             use_cache=True,
             return_dict=True,
-        )
-        return self._choose(slice(0, self.count), outputs.logits)
+        ).logits
 
     def _choose(self, rows: slice, logits: Tensor) -> list[tuple[int, Tensor]]:
         """The next tokens of these rows, from logits `(studies, beams, vocabulary)`; returns what is finished."""
@@ -291,26 +311,32 @@ class _Batch:
             self._cache.follow(rows, parents)
         highest = self._cache.reserve(rows)
         # The only wait for the device in a step.
-        done, highest = torch.stack([done.long(), highest]).tolist()
+        done, highest, lengths = torch.stack([done.long(), highest, self._search.report_lengths(rows)]).tolist()
         self._cache.set_extents(rows.start, highest)
         for report in self._reports[rows]:
             report.length += 1
-        finished = []
-        # From the last row on, so that what moves into a gap has been looked at.
-        for row in reversed(range(rows.start, rows.stop)):
-            if done[row - rows.start]:
-                report = self._reports[row]
-                finished.append((report.position, self._search.result(row, report.length)))
-                self._remove(row)
-        return finished[::-1]
+        ended = [rows.start + index for index, is_done in enumerate(done) if is_done]
+        if not ended:
+            return []
+        tokens = self._search.reports(ended)
+        finished = [
+            (self._reports[row].position, report[: lengths[row - rows.start]])
+            for row, report in zip(ended, tokens, strict=True)
+        ]
+        self._remove(ended)
+        return finished
 
-    def _remove(self, row: int) -> None:
-        last = self.count - 1
-        if row != last:
-            self._cache.move(last, row)
-            self._search.move(last, row)
-            self._reports[row] = self._reports[last]
-        self._reports.pop()
+    def _remove(self, ended: Sequence[int]) -> None:
+        """Gives up rows, and lets the last ones move into the gaps."""
+        left = self.count - len(ended)
+        gaps = [row for row in ended if row < left]
+        movers = [row for row in range(left, self.count) if row not in set(ended)]
+        if gaps:
+            self._cache.move(movers, gaps)
+            self._search.move(movers, gaps)
+            for source, target in zip(movers, gaps, strict=True):
+                self._reports[target] = self._reports[source]
+        del self._reports[left:]
 
     def _process(self, rows: slice, scores: Tensor) -> Tensor:
         """Puts scores through the logits processors, each group's own."""
@@ -319,14 +345,22 @@ class _Batch:
             members.setdefault(report.group, []).append(index)
         if not any(group.needs_ids for group in members):
             return _processed(next(iter(members)), None, scores)
+        if len(members) == 1:
+            (group,) = members
+            return _processed(group, self._ids(rows, self._reports[rows]), scores)
         processed = torch.empty_like(scores)
         for group, indices in members.items():
             reports = [self._reports[rows][index] for index in indices]
-            prompts = torch.stack([report.prompt for report in reports]).unsqueeze(1).expand(-1, scores.shape[1], -1)
-            written = self._search.tokens[rows][indices, :, : reports[0].length]
-            ids = torch.cat([prompts, written], dim=-1)
-            processed[indices] = _processed(group, ids, scores[indices])
+            chosen = index_on(scores.device, indices)
+            ids = self._ids(chosen + rows.start, reports)
+            processed[chosen] = _processed(group, ids, scores[chosen])
         return processed
+
+    def _ids(self, rows: slice | Tensor, reports: Sequence[_Report]) -> Tensor:
+        """Prompts and what was written so far of equally long reports, `(studies, beams, tokens)`."""
+        written = self._search.tokens[rows][:, :, : reports[0].length]
+        prompts = torch.stack([report.prompt for report in reports]).unsqueeze(1)
+        return torch.cat([prompts.expand(-1, written.shape[1], -1), written], dim=-1)
 
 
 def _processed(group: _Group, ids: Tensor | None, scores: Tensor) -> Tensor:
@@ -382,26 +416,6 @@ def _refusal(
         if not (fits or type(layer) is DynamicLayer):
             return f"{type(layer).__name__} keeps less than all tokens"
     return None
-
-
-def _generate_in_batches(
-    model: PreTrainedModel,
-    studies: Iterator[tuple[int, dict[str, Tensor]]],
-    batch_size: int,
-    generate_kwargs: Mapping[str, Any],
-    on_evidence: Callable[[int, list[Evidence]], None] | None,
-) -> Iterator[tuple[int, Tensor]]:
-    while batch := list(islice(studies, batch_size)):
-        positions = [position for position, _ in batch]
-        inputs = stack_studies([study for _, study in batch], model.generation_config.pad_token_id, model.study_inputs)
-        inputs = {name: value.to(model.device) for name, value in inputs.items()}
-        outputs = model.generate(**inputs, **{**generate_kwargs, "return_dict_in_generate": True})
-        if on_evidence is not None:
-            for position, evidence in zip(positions, outputs.get("evidence") or (), strict=False):
-                on_evidence(position, evidence)
-        # Of several sequences per study the first one is the best.
-        sequences = outputs.sequences[:: len(outputs.sequences) // len(batch), inputs["input_ids"].shape[1] :]
-        yield from zip(positions, sequences, strict=True)
 
 
 __all__ = ["generate_continuously", "is_sharded"]

@@ -4,12 +4,15 @@ The same decisions as in `generate` of transformers (5.24), study by study: the 
 Rows are as in `SlotCache`; all tensors have the rows in front, so that a row can move.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig
+
+from .slot_cache import index_on
 
 # What transformers gives hypotheses that don't count.
 _NEVER = -1.0e9
@@ -69,16 +72,22 @@ class GreedySearch:
 
     def last_tokens(self, count: int) -> tuple[Tensor, Tensor]:
         """The newest token of each beam of the first rows and its position, both `(studies, beams)`."""
-        lengths = self.lengths[:count, None].expand(-1, self.tokens.shape[1])
-        tokens = self.tokens[:count].gather(2, lengths.unsqueeze(-1) - 1).squeeze(-1)
-        return tokens, self.prompt_lengths[:count, None] + lengths - 1
+        # Of rows that were never in use, too.
+        last = (self.lengths[:count, None] - 1).clamp(min=0).expand(-1, self.tokens.shape[1])
+        tokens = self.tokens[:count].gather(2, last.unsqueeze(-1)).squeeze(-1)
+        return tokens, self.prompt_lengths[:count, None] + last
 
-    def result(self, row: int, length: int) -> Tensor:
-        """The report of a finished row, which took `length` steps."""
-        return self.tokens[row, 0, :length].clone()
+    def report_lengths(self, rows: slice) -> Tensor:
+        """Tokens of each row's report as it stands, `(studies,)`."""
+        return self.lengths[rows]
 
-    def move(self, source: int, target: int) -> None:
-        """Copies one row over another."""
+    def reports(self, rows: Sequence[int]) -> Tensor:
+        """The reports of finished rows, `(reports, width)`, as long as `report_lengths` says."""
+        return self.tokens[index_on(self.tokens.device, rows), 0]
+
+    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copies rows over others, all at once."""
+        source, target = (index_on(self.tokens.device, numbers) for numbers in (sources, targets))
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
@@ -187,8 +196,11 @@ class BeamSearch(GreedySearch):
         self.best_lengths[rows] = torch.cat([self.best_lengths[rows], of_candidates], dim=1).gather(1, order)
         self.best[rows] = _pick(torch.cat([self.best[rows], candidates], dim=1), order)
 
-    def result(self, row: int, length: int) -> Tensor:
-        return self.best[row, 0, : int(self.best_lengths[row, 0])].clone()
+    def report_lengths(self, rows: slice) -> Tensor:
+        return self.best_lengths[rows, 0]
+
+    def reports(self, rows: Sequence[int]) -> Tensor:
+        return self.best[index_on(self.best.device, rows), 0]
 
 
 def _pick(sequences: Tensor, order: Tensor) -> Tensor:

@@ -17,8 +17,15 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-# Slots are added in steps of this many, so that the cache is seldom copied while it grows.
-_GROWTH = 64
+# Slots are added, and seen by a step, in multiples of this: the cache is seldom copied while it grows, and the shapes
+# of steps repeat.
+SLOT_MULTIPLE = 64
+
+
+def index_on(device: torch.device, numbers: Sequence[int]) -> Tensor:
+    """Indices as a tensor on a device, without waiting for it."""
+    index = torch.tensor(numbers, dtype=torch.long)
+    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)
 
 
 class SlotCache(Cache):
@@ -33,6 +40,8 @@ class SlotCache(Cache):
     Attributes:
         visible: `(rows, beams, slots)` bool, the slots that each beam sees.
         slots: `(rows, beams)`, where the next token of each beam goes.
+        generation: how often the cache has grown, and its tensors have moved in memory.
+        length: slots that the present step sees, a multiple of `SLOT_MULTIPLE`.
     """
 
     def __init__(self, num_layers: int, rows: int, num_beams: int, device: torch.device):
@@ -41,9 +50,10 @@ class SlotCache(Cache):
         self.slots = torch.zeros(rows, num_beams, dtype=torch.long, device=device)
         # Known without asking the device: all slots of a row that are in use lie below its extent.
         self._extents = [0] * rows
-        # Row and slot of each token of the step, the former `(studies, 1)`, the latter `(studies, beams)`.
-        self._places = torch.zeros(0, 1, dtype=torch.long, device=device), self.slots[:0]
-        self._length = 0
+        self.generation = 0
+        self.length = 0
+        self._numbers = torch.arange(rows, device=device).unsqueeze(1)
+        self._step_rows = 0
 
     def put_prompts(self, start: int, prompts: Cache) -> None:
         """Fills the rows from `start` on with the keys and values `(studies, heads, tokens, head_dim)` of prompts.
@@ -86,31 +96,45 @@ class SlotCache(Cache):
         for row, slot in enumerate(highest, start):
             self._extents[row] = max(self._extents[row], slot + 1)
 
-    def begin_step(self, count: int) -> Tensor:
+    def begin_step(self, count: int, rows: int | None = None) -> None:
         """Prepares a forward pass over the first `count` rows.
 
-        Returns:
-            The mask that it needs, `(studies, 1, beams, slots)`, True where a beam sees a slot.
+        Args:
+            count: rows in use.
+            rows: rows that the pass computes, at least `count`; what it makes of the others does not matter.
         """
-        self._length = max(self._extents[:count])
-        self._places = torch.arange(count, device=self.slots.device).unsqueeze(1), self.slots[:count]
-        return self.visible[:count, :, : self._length].unsqueeze(1)
+        self.length = -(-max(self._extents[:count]) // SLOT_MULTIPLE) * SLOT_MULTIPLE
+        self._step_rows = count if rows is None else rows
 
-    def move(self, source: int, target: int) -> None:
-        """Copies one row over another."""
+    @property
+    def mask(self) -> Tensor:
+        """The mask of the step's forward pass, `(rows, 1, beams, slots)`, True where a beam sees a slot."""
+        return self.visible[: self._step_rows, :, : self.length].unsqueeze(1)
+
+    @property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Row and slot of each token of the step, `(rows, 1)` and `(rows, beams)`."""
+        return self._numbers[: self._step_rows], self.slots[: self._step_rows]
+
+    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copies rows over others, all at once."""
+        device = self.visible.device
+        source, target = index_on(device, sources), index_on(device, targets)
         self.visible[target] = self.visible[source]
         self.slots[target] = self.slots[source]
-        self._extents[target] = self._extents[source]
-        length = self._extents[source]
+        for old, new in zip(sources, targets, strict=True):
+            self._extents[new] = self._extents[old]
         for layer in self.layers:
-            layer.keys[target, :, :length] = layer.keys[source, :, :length]
-            layer.values[target, :, :length] = layer.values[source, :, :length]
+            old, new = (index.to(layer.keys.device) for index in (source, target))
+            layer.keys[new] = layer.keys[old]
+            layer.values[new] = layer.values[old]
 
     def _grow(self, slots: int) -> None:
         missing = slots - self.visible.shape[-1]
         if missing <= 0:
             return
-        extra = -(-missing // _GROWTH) * _GROWTH
+        extra = -(-missing // SLOT_MULTIPLE) * SLOT_MULTIPLE
+        self.generation += 1
         self.visible = functional.pad(self.visible, (0, extra))
         for layer in self.layers:
             if layer.is_initialized:
@@ -143,20 +167,20 @@ class _SlotLayer(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Stores the new token of each beam; returns all that the row holds, `(studies, heads, slots, head_dim)`."""
-        studies, length = key_states.shape[0], self._cache._length
-        rows, slots = (index.to(key_states.device) for index in self._cache._places)
+        studies, length = key_states.shape[0], self._cache.length
+        rows, slots = (index.to(key_states.device) for index in self._cache.places)
         for stored, states in ((self.keys, key_states), (self.values, value_states)):
             stored[rows, :, slots] = states.transpose(1, 2)
         return self.keys[:studies, :, :length], self.values[:studies, :, :length]
 
     def get_seq_length(self) -> int:
-        return self._cache._length if self.is_initialized else 0
+        return self._cache.length if self.is_initialized else 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._cache._length, 0
+        return self._cache.length, 0
 
     def get_max_length(self) -> int:
         return -1
 
 
-__all__ = ["SlotCache"]
+__all__ = ["SLOT_MULTIPLE", "SlotCache", "index_on"]

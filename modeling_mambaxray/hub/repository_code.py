@@ -18,7 +18,6 @@ from torch import Tensor
 from transformers import IMAGE_PROCESSOR_MAPPING
 
 from .auto_classes import registered_models
-from .separate_parts import LOCAL_PARTS_FILE
 
 try:
     from .bundle import class_code
@@ -32,6 +31,9 @@ except ImportError:
 PATIENT_TEXT_FOLDER = "_patient_text"
 """Sub-folder of a model for what may hold text of patients' reports. It is not pushed: the Trainer's own push leaves
 out what begins with an underscore, too."""
+LOCAL_PARTS_FILE = Path(".cache", "huggingface", "local_parts.json")
+"""In a model's folder: from which folders of this machine its left-out parts came. The Hub's client uploads nothing
+that is in a folder `.cache/huggingface`, whoever calls it: `hf upload`, or the Trainer for a model or a checkpoint."""
 
 
 def code_reference(cls: type) -> str:
@@ -166,4 +168,12 @@ def _file_stem(cls: type) -> str:
     return cls.__module__.rpartition(".")[2]
 
 
-__all__ = ["PATIENT_TEXT_FOLDER", "ModelCodeMixin", "ProcessorCodeMixin", "code_reference", "has_code", "write_code"]
+__all__ = [
+    "LOCAL_PARTS_FILE",
+    "PATIENT_TEXT_FOLDER",
+    "ModelCodeMixin",
+    "ProcessorCodeMixin",
+    "code_reference",
+    "has_code",
+    "write_code",
+]

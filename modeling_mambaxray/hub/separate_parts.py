@@ -26,12 +26,9 @@ from transformers.utils.hub import resolve_revision
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ...configuration.saved_parts import LANGUAGE_MODEL, is_local
+from .repository_code import LOCAL_PARTS_FILE
 from .saved_dtypes import SavedDtypesMixin, loading_in
 from .tensor_digests import fingerprint, tensor_digests
-
-LOCAL_PARTS_FILE = Path(".cache", "huggingface", "local_parts.json")
-"""In a model's folder: from which folders of this machine its left-out parts came. The Hub's client uploads nothing
-that is in a folder `.cache/huggingface`, whoever calls it: `hf upload`, or the Trainer for a model or a checkpoint."""
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")

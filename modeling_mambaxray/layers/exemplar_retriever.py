@@ -47,7 +47,8 @@ class ExemplarRetriever:
         memory: with `vectors["visual"]` (mean visual tokens) and `vectors["disease"]` (disease logits).
         weight: the paper's lambda, of the visual similarity; ours, since the paper states none.
         index: "exact"; "ivf" and "hnsw" are approximate and need faiss.
-        use_faiss: whether to search with faiss; when it is installed, when not given. Exact results are the same.
+        use_faiss: whether an exact search is faiss', too, which finds the same. The product of PyTorch is faster where
+            faiss comes with a slow BLAS, as in its wheels (docs/layers.md has the times).
 
     Raises:
         ImportError: faiss is needed and not installed.
@@ -56,9 +57,7 @@ class ExemplarRetriever:
     Source: the dual-stage paper, equation 8 (DMSR).
     """
 
-    def __init__(
-        self, memory: StudyMemory, weight: float = 0.5, *, index: str = "exact", use_faiss: bool | None = None
-    ):
+    def __init__(self, memory: StudyMemory, weight: float = 0.5, *, index: str = "exact", use_faiss: bool = False):
         if index not in INDEX_KINDS:
             raise ValueError(f"index must be one of {INDEX_KINDS}, got {index!r}")
         missing = {"visual", "disease"} - memory.vectors.keys()
@@ -70,10 +69,7 @@ class ExemplarRetriever:
         self._keys = torch.cat([_unit(memory.vectors["visual"]), _unit(memory.vectors["disease"])], dim=1)
         self._visual_width = memory.vectors["visual"].shape[1]
         self._rows_of_study, self._rows_of_patient = _positions(memory.study_ids), _positions(memory.patient_ids)
-        faiss = _faiss() if use_faiss is not False else None
-        if faiss is None and (use_faiss or index != "exact"):
-            raise ImportError("this index needs faiss: pip install faiss-cpu")
-        self._index = None if faiss is None else _build_index(faiss, self._keys, index)
+        self._index = _build_index(self._keys, index) if use_faiss or index != "exact" else None
 
     @property
     def weight(self) -> float:
@@ -177,21 +173,17 @@ def _positions(names: Sequence[str]) -> Mapping[str, list[int]]:
     return dict(positions)
 
 
-def _faiss() -> Any:
+def _build_index(keys: Tensor, kind: str) -> Any:
     try:
         import faiss
-    except ImportError:
-        return None
-    return faiss
-
-
-def _build_index(faiss: Any, keys: Tensor, kind: str) -> Any:
+    except ImportError as error:
+        raise ImportError("this index needs faiss: pip install faiss-cpu") from error
     rows, width = keys.shape
     if kind == "ivf":
-        # About the square root of the rows, as faiss' guidelines have it, of which a tenth are looked into.
+        # About the square root of the rows, as faiss' guidelines have it, of which a twentieth are looked into.
         lists = max(1, round(rows**0.5))
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
-        index.nprobe = max(1, lists // 10)
+        index.nprobe = max(1, lists // 20)
         index.train(keys.numpy())
     elif kind == "hnsw":
         index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Far below what rounding leaves of a sum of weights.
+_NEGLIGIBLE = 1e-30
+
 
 class HopfieldAssociation(nn.Module):
     r"""Each state recalls a mixture of the memories that are like it.
@@ -110,16 +113,12 @@ class HopfieldAssociation(nn.Module):
         keys = self._standardized(memories)
         values = keys if value_memories is None else self._standardized(value_memories)
         states = states if self.state_norm is None else self.state_norm(states)
-        patterns = self.q_proj(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, L, d)
+        patterns = self.q_proj(states).unflatten(-1, (self.num_heads, -1))  # (B, L, H, d)
         patterns = self._updated(patterns, keys)
-        queries = self._folded(patterns)
-        if output_weights:
-            weights = self._weights(queries, keys)
-            recalled = weights @ (values if values.ndim == 2 else values[:, None])
-        else:
-            weights, recalled = None, self._mixture(queries, keys, values)
-        projected = _head_by_head(recalled, self.v_proj, self.value_norm, self.num_heads)
-        return self.out_proj(projected.transpose(1, 2).flatten(2)), weights
+        weights = self._weights(patterns, keys)
+        recalled = self._head_by_head(weights @ values, self.v_proj, self.value_norm)
+        output = self.out_proj(recalled.flatten(2))
+        return output, weights.unflatten(1, (-1, self.num_heads)).transpose(1, 2) if output_weights else None
 
     def _check_memories(self, states: Tensor, *banks: Tensor | None) -> None:
         for bank in banks:
@@ -141,49 +140,45 @@ class HopfieldAssociation(nn.Module):
             return memories
         return F.layer_norm(memories, memories.shape[-1:], eps=self.layer_norm_eps)
 
-    def _folded(self, patterns: Tensor) -> Tensor:
-        """Patterns `(B, H, L, d)` in the memories' space, `(B, H, L, W)`: their products with the standardized memories
-        are those with the keys, but for what is the same for all memories and falls out of the softmax."""
-        weight = self.k_proj.weight if self.key_norm is None else self.k_proj.weight * self.key_norm.weight
-        return patterns @ weight.unflatten(0, (self.num_heads, -1))
-
     def _updated(self, patterns: Tensor, keys: Tensor) -> Tensor:
-        """The patterns `(B, H, L, d)` after their updates; heads that have converged stay."""
+        """The patterns `(B, L, H, d)` after their updates; heads that have converged stay."""
         steps = self.max_steps if self.update_steps < 0 else self.update_steps
         running = torch.ones(self.num_heads, dtype=torch.bool, device=patterns.device)
         previous = None
         for _ in range(steps):
-            mixture = self._mixture(self._folded(patterns), keys, keys)
-            updated = _head_by_head(mixture, self.k_proj, self.key_norm, self.num_heads)
+            updated = self._head_by_head(self._weights(patterns, keys) @ keys, self.k_proj, self.key_norm)
             if previous is not None:
-                moved = torch.linalg.vector_norm((updated - previous).detach(), dim=(2, 3)).amax(dim=0)
+                moved = torch.linalg.vector_norm((updated - previous).detach(), dim=(1, 3)).amax(dim=0)
                 running = running & (moved > self.tolerance)
                 if not running.any():
                     break
-            patterns = torch.where(running[:, None, None], updated, patterns)
+            patterns = torch.where(running[:, None], updated, patterns)
             previous = updated
         return patterns
 
-    def _mixture(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Queries `(B, H, L, W)` to mixtures of the standardized memories, `(B, H, L, W)`."""
-        # All heads and, with one bank for all, all samples attend to the same memories.
-        together = queries.reshape(1, 1, -1, queries.shape[-1]) if keys.ndim == 2 else queries.flatten(1, 2)[:, None]
-        keys, values = (x[None, None] if x.ndim == 2 else x[:, None] for x in (keys, values))
-        return F.scaled_dot_product_attention(together, keys, values, scale=self.beta).view(queries.shape)
+    def _weights(self, patterns: Tensor, keys: Tensor) -> Tensor:
+        """How much of each memory patterns `(B, L, H, d)` recall, `(B, L * H, M)`.
 
-    def _weights(self, queries: Tensor, keys: Tensor) -> Tensor:
-        products = queries @ (keys if keys.ndim == 2 else keys[:, None]).mT
-        precise = torch.promote_types(products.dtype, torch.float32)
-        return (self.beta * products).softmax(dim=-1, dtype=precise).to(queries.dtype)
+        Taken into the memories' space, a pattern's products with the standardized memories are those with the keys, but
+        for what is the same for all memories and falls out of the softmax.
+        """
+        weight = self.k_proj.weight.unflatten(0, (self.num_heads, -1))
+        queries = self.beta * torch.einsum("blhd,hdw->blhw", patterns, weight)
+        if self.key_norm is not None:
+            queries = queries * self.key_norm.weight
+        products = queries.flatten(1, 2) @ keys.mT
+        weights = products.softmax(dim=-1, dtype=torch.promote_types(products.dtype, torch.float32))
+        # A processor computes many times slower with denormal numbers, and most weights of a sharp recall would be.
+        return F.threshold(weights, _NEGLIGIBLE, 0.0, inplace=not weights.requires_grad).to(products.dtype)
 
-
-def _head_by_head(mixture: Tensor, projection: nn.Linear, norm: nn.LayerNorm | None, heads: int) -> Tensor:
-    """Mixtures of standardized memories `(B, H, L, W)` through a layer norm's weights and each head's own rows of a
-    projection, `(B, H, L, size)`; right for mixtures whose weights sum to 1."""
-    if norm is not None:
-        mixture = mixture * norm.weight + norm.bias
-    weight = projection.weight.unflatten(0, (heads, -1))
-    return mixture @ weight.mT + projection.bias.unflatten(0, (heads, 1, -1))
+    def _head_by_head(self, mixture: Tensor, projection: nn.Linear, norm: nn.LayerNorm | None) -> Tensor:
+        """Mixtures of standardized memories `(B, L * H, W)` through a layer norm's weights and each head's own rows of
+        a projection, `(B, L, H, size)`; right for mixtures whose weights sum to 1."""
+        if norm is not None:
+            mixture = mixture * norm.weight + norm.bias
+        weight = projection.weight.unflatten(0, (self.num_heads, -1))
+        projected = torch.einsum("blhw,hdw->blhd", mixture.unflatten(1, (-1, self.num_heads)), weight)
+        return projected + projection.bias.unflatten(0, (self.num_heads, -1))
 
 
 __all__ = ["HopfieldAssociation"]

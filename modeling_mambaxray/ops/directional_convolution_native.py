@@ -24,7 +24,9 @@ def _tasks(x: Tensor) -> int:
 
 
 @torch.library.custom_op("mambaxray::directional_convolution", mutates_args=(), device_types="cpu")
-def directional_convolution_native(x: Tensor, orders: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def directional_convolution_native(
+    x: Tensor, orders: Tensor, inverse_orders: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
     """`directional_convolution` in compiled loops. Shapes and meaning as there; float32 and on the CPU."""
     x, orders = x.contiguous(), orders.contiguous()
     u = x.new_empty(len(orders), *x.shape)
@@ -34,7 +36,7 @@ def directional_convolution_native(x: Tensor, orders: Tensor, weight: Tensor, bi
 
 
 @directional_convolution_native.register_fake
-def _(x: Tensor, orders: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _(x: Tensor, orders: Tensor, inverse_orders: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty(len(orders), *x.shape)
 
 
@@ -59,12 +61,13 @@ def _(grad_u: Tensor, x: Tensor, orders: Tensor, weight: Tensor, bias: Tensor) -
 
 
 def _keep_for_backward(ctx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+    x, orders, _, weight, bias = inputs
+    ctx.save_for_backward(x, orders, weight, bias)
 
 
 def _backward(ctx, grad_u: Tensor) -> tuple[Tensor | None, ...]:
     grad_x, grad_weight, grad_bias = _backward_op(grad_u, *ctx.saved_tensors)
-    return grad_x, None, grad_weight, grad_bias
+    return grad_x, None, None, grad_weight, grad_bias
 
 
 directional_convolution_native.register_autograd(_backward, setup_context=_keep_for_backward)

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from .scan_backends import ScanBackend
+from .scan_backends import LONG, ScanBackend
 from .scan_operator import state_dtype
 from .selective_scan_reference import selective_scan_reference
 from .selective_scan_torch import selective_scan_torch
@@ -50,7 +50,6 @@ def scan_problems() -> dict[str, str]:
     return {name: backend.problem() for name, backend in BACKENDS.items()}
 
 
-@torch.compiler.assume_constant_result
 def _wanted_backend() -> str | None:
     """The backend that the caller or the environment asks for."""
     name = _override.get()
@@ -66,19 +65,33 @@ def _check_backend(name: str, source: str) -> None:
         raise ValueError(f"{source}={name!r} can't be used: {problem}")
 
 
-def scan_backend(device_type: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+def scan_backend(device_type: str = "cpu", dtype: torch.dtype = torch.float32, length: int = 0) -> str:
     """Name of the backend that scans tensors of such a device and type.
 
     It is the one of `use_scan_backend`, else of `MAMBAXRAY_SCAN`, else the preferred one that can be used here. What
     the wanted backend does not take is scanned by `torch`: all but `torch` and `reference` are for one kind of device
     and keep the state in float32.
 
+    Args:
+        device_type: `cpu`, `cuda`, …
+        dtype: type of the state.
+        length: time steps; some backends are preferred for long sequences only.
+
     Raises:
         ValueError: the variable names no backend, or one that can't be used here.
     """
+    # A branch, of which a compiler that does not know the length takes note.
+    if length >= LONG:
+        return _choose_backend(device_type, dtype, True)
+    return _choose_backend(device_type, dtype, False)
+
+
+@torch.compiler.assume_constant_result
+def _choose_backend(device_type: str, dtype: torch.dtype, is_long: bool) -> str:
+    """A constant for the compiler, which can't look into the trials of the backends."""
     wanted = _wanted_backend()
     for name, backend in BACKENDS.items():
-        chosen = name == wanted if wanted else backend.automatic
+        chosen = name == wanted if wanted else backend.automatic and (is_long or not backend.for_long_only)
         if chosen and backend.takes(device_type, dtype) and not backend.problem():
             return name
     return "torch"
@@ -118,7 +131,7 @@ def selective_scan(
     """
     _check_shapes(u, delta, A, B, C, D, delta_bias)
     dtype = state_dtype(u)
-    backend = BACKENDS[scan_backend(u.device.type, dtype)]
+    backend = BACKENDS[scan_backend(u.device.type, dtype, u.shape[2])]
     A, D, delta_bias = (x if x is None else x.to(dtype) for x in (A, D, delta_bias))
     sequences = (u, delta, B, C)
     if not backend.reads_half:

@@ -9,15 +9,18 @@ import importlib.util
 import torch
 from torch import Tensor
 
+# Without the variable, versions from 2.3 on leave out the kernel of Mamba-1. It is compiled against the torch that is
+# there.
+HOW_TO_INSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install mamba-ssm --no-build-isolation --no-cache-dir"
 
-@torch.compiler.assume_constant_result
+
 @functools.cache
 def mamba_ssm_problem() -> str:
     """Why the package's kernel can't be used here; empty when it can."""
     # Since version 2.3 the package can be there without the kernel, which is a module of its own.
     for name in ("mamba_ssm", "selective_scan_cuda"):
         if importlib.util.find_spec(name) is None:
-            return f"{name} is not installed (mamba-ssm, built with MAMBA_KEEP_CUDA_BUILD=TRUE, brings it)"
+            return f"{name} is not installed; build it by `{HOW_TO_INSTALL}`"
     if not torch.cuda.is_available():
         return "there is no GPU"
     try:

@@ -58,7 +58,6 @@ def _warn(error: Exception) -> str:
     return reason
 
 
-@torch.compiler.assume_constant_result
 def native_problem() -> str:
     """Why the compiled scan can't be used here; empty when it can. Compiles it when that was not done before."""
     return _load_kernels()[1]

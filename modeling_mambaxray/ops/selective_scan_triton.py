@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import subprocess
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,11 +21,18 @@ from .selective_scan_reference import selective_scan_reference
 
 logger = logging.getLogger(__name__)
 
-# Time steps whose states a thread works on at a time; the states between chunks are kept for the backward pass.
+# Time steps between the states that are kept for the backward pass.
 _CHUNK = 16
-# Most channels of a program, one per thread of two warps.
-_BLOCK = 64
-_WARPS = 2
+# Time steps whose states the backward pass has in registers at once.
+_PART = 2
+# Most states in a lane's registers; channels with more are shared by several lanes.
+_STATES = 16
+_LANES = 32
+# Programs that keep a large GPU busy. With fewer, long sequences are cut into segments; since these are scanned twice,
+# at least `_FEWEST_SEGMENTS` have to come out of it.
+_ENOUGH_PROGRAMS = 3072
+_SHORTEST_SEGMENT = 128
+_FEWEST_SEGMENTS = 4
 
 
 def is_interpreting() -> bool:
@@ -32,7 +40,6 @@ def is_interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@torch.compiler.assume_constant_result
 @functools.cache
 def triton_problem() -> str:
     """Why the kernel can't be used here; empty when it can.
@@ -59,17 +66,40 @@ def triton_problem() -> str:
 
 
 def _difference_from_reference() -> float:
-    """Greatest difference in a small scan's output and gradients."""
+    """Greatest difference in output and gradients of a small scan and of what stands before and behind it."""
+    from .directional_convolution import directional_convolution_torch, merge_directions_torch
+    from .directions_triton import directional_convolution_triton, merge_directions_triton
+
     generator = torch.Generator().manual_seed(0)
-    shapes = [(1, 2, 33, 48), (1, 2, 33, 48), (1, 48, 4), (1, 2, 33, 4), (1, 2, 33, 4), (1, 48), (1, 48)]
-    tensors = [torch.randn(shape, generator=generator).cuda() for shape in shapes]
-    tensors[2] = -tensors[2].exp()
-    results = []
-    for scan in (selective_scan_triton, selective_scan_reference):
-        inputs = [x.clone().requires_grad_() for x in tensors]
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).cuda()
+
+    orders = torch.stack([torch.arange(33), torch.randperm(33, generator=generator)]).cuda()
+    inverse_orders = orders.argsort(dim=-1)
+    x, gate, weight, bias = normal(2, 33, 48), normal(2, 33, 48), normal(2, 48, 4), normal(2, 48)
+    scan_inputs = [normal(2, 2, 33, 48), -normal(2, 48, 4).exp(), normal(2, 2, 33, 4), normal(2, 2, 33, 4)]
+    scan_inputs += [normal(2, 48), normal(2, 48)]
+
+    def run(convolve, scan, merge) -> list[Tensor]:
+        inputs = [t.clone().requires_grad_() for t in (x, gate, weight, bias, *scan_inputs)]
         with torch.enable_grad():
-            y = scan(*inputs)
-            results.append([y.detach(), *torch.autograd.grad(y.sum(), inputs)])
+            u = convolve(inputs[0], orders, inverse_orders, *inputs[2:4])
+            out = merge(scan(u, *inputs[4:]), inputs[1])
+            return [out.detach(), *torch.autograd.grad(out.sum(), inputs)]
+
+    results = (
+        run(
+            directional_convolution_triton,
+            selective_scan_triton,
+            lambda y, gate: merge_directions_triton(y, gate, orders, inverse_orders),
+        ),
+        run(
+            directional_convolution_torch,
+            selective_scan_reference,
+            lambda y, gate: merge_directions_torch(y, gate, orders, inverse_orders),
+        ),
+    )
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*results, strict=True))
 
 
@@ -77,13 +107,55 @@ def _count_chunks(directions: int, batch: int, length: int, channels: int, state
     return -(-length // _CHUNK)
 
 
-def _block(channels: int) -> int:
-    """Channels of a program, a power of two."""
-    return min(_BLOCK, 1 << max(0, channels - 1).bit_length())
+@dataclass(frozen=True)
+class _Plan:
+    """How a scan is shared out: states per lane, lanes per channel, blocks of channels, pairs of direction and sample,
+    and segments of time, each `segment` steps long (the last one may be shorter)."""
+
+    states: int
+    groups: int
+    blocks: int
+    pairs: int
+    segments: int
+    segment: int
+
+    @classmethod
+    def of(cls, directions: int, batch: int, length: int, channels: int, state: int) -> "_Plan":
+        # It depends on the sizes only, so that results don't depend on the GPU.
+        states = _power_of_two(min(state, _STATES))
+        groups = _power_of_two(-(-state // states))
+        if groups > _LANES:
+            raise ValueError(
+                f"the triton scan takes at most {_LANES * _STATES} states, got {state}; choose MAMBAXRAY_SCAN=torch"
+            )
+        blocks, pairs = -(-channels * groups // _LANES), directions * batch
+        segments = min(_ENOUGH_PROGRAMS // max(1, blocks * pairs), length // _SHORTEST_SEGMENT)
+        if segments < _FEWEST_SEGMENTS:
+            segments = 1
+        segment = max(1, -(-length // (segments * _CHUNK))) * _CHUNK
+        return cls(states, groups, blocks, pairs, max(1, -(-length // segment)), segment)
+
+    def sizes(self, state: int) -> dict[str, int]:
+        """The constants that every kernel is compiled for."""
+        return {"N": state, "STATES": self.states, "GROUPS": self.groups}
+
+    def grid(self, segments: int | None = None) -> tuple[int, int, int]:
+        return self.blocks, self.pairs, self.segments if segments is None else segments
 
 
-def _contiguous(*tensors: Tensor) -> list[Tensor]:
-    return [x.contiguous() for x in tensors]
+def _power_of_two(number: int) -> int:
+    """The least power of two that is not below a number."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """The tensor itself where its last axis lies together in memory, else a copy of which that is true."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _strides(*tensors: Tensor) -> list[int]:
+    """Strides of sequences along direction, sample and time."""
+    return [stride for x in tensors for stride in x.stride()[:3]]
 
 
 def _forward(
@@ -101,21 +173,46 @@ def _forward(
 
     directions, batch, length, channels = u.shape
     state = A.shape[-1]
-    tensors = _contiguous(u, delta, A, B, C, D, delta_bias)
-    y = torch.empty_like(tensors[0])
+    u, delta, B, C = (_rows(x) for x in (u, delta, B, C))
+    A, D, bias = (x.contiguous() for x in (A, D, delta_bias))
+    y = torch.empty_like(u, memory_format=torch.contiguous_format)
     chunks = _count_chunks(directions, batch, length, channels, state) if keep_states else 0
     starts = u.new_empty(chunks, directions, batch, state, channels, dtype=torch.float32)
-    # Without a backward pass one place for each state is enough.
-    carry = starts if chunks else starts.new_empty(1, directions, batch, state, channels)
-    carry[:1].zero_()
-    stride = carry[0].numel() if chunks else 0
-    block = _block(channels)
-    if y.numel():
-        with torch.cuda.device_of(u):
-            kernels.forward[directions * batch, -(-channels // block)](
-                *tensors, y, carry, batch, length, channels, stride, N=state, T=_CHUNK, BLOCK=block, num_warps=_WARPS
-            )
+    if not y.numel():
+        return y, starts
+    plan = _Plan.of(directions, batch, length, channels, state)
+    sizes = plan.sizes(state)
+    first, first_stride = starts, 0
+    with torch.cuda.device_of(u):
+        if plan.segments > 1:
+            if keep_states:  # the states before the segments are among those before the chunks
+                first_stride = plan.segment // _CHUNK * starts[0].numel()
+            else:
+                first = starts.new_empty(plan.segments, directions, batch, state, channels)
+                first_stride = first[0].numel()
+            elapsed = starts.new_empty(plan.segments, directions, batch, channels)
+            kernels.summarize[plan.grid(plan.segments - 1)](
+                u, delta, A, B, bias, first, elapsed,
+                batch, length, channels, plan.segment, *_strides(u, delta, B), first_stride,
+                **sizes, num_warps=1,
+            )  # fmt: skip
+            _carry(plan, first, first_stride, elapsed, A, backward=False)
+        kernels.forward[plan.grid()](
+            u, delta, A, B, C, D, bias, y, starts, first,
+            batch, length, channels, plan.segment, *_strides(u, delta, B, C), first_stride,
+            **sizes, CHUNK=_CHUNK, KEEP=keep_states, SEGMENTED=plan.segments > 1, num_warps=1,
+        )  # fmt: skip
     return y, starts
+
+
+def _carry(plan: _Plan, states: Tensor, stride: int, elapsed: Tensor, A: Tensor, *, backward: bool) -> None:
+    """Makes, in place, the states at the borders of segments out of what each segment adds."""
+    from . import selective_scan_triton_kernels as kernels
+
+    _, batch, state, channels = states.shape[1:]
+    kernels.carry[-(-state * channels // _LANES), plan.pairs](
+        states, elapsed, A, batch, channels, plan.segments, stride, N=state, BACKWARD=backward, num_warps=1
+    )
 
 
 def _backward(
@@ -134,25 +231,36 @@ def _backward(
 
     directions, batch, length, channels = u.shape
     state = A.shape[-1]
-    grad_y, starts, *tensors = _contiguous(grad_y, starts, u, delta, A, B, C, D, delta_bias)
-    block = _block(channels)
-    blocks = -(-channels // block)
-    grad_u, grad_delta = torch.empty_like(tensors[0]), torch.empty_like(tensors[1])
-    # Summed below: A and D over the samples, B and C over the blocks of channels.
-    grad_A = starts.new_zeros(directions, batch, state, channels)
-    grad_D = starts.new_zeros(directions, batch, channels)
-    grad_B, grad_C = (starts.new_zeros(blocks, directions, batch, length, state) for _ in range(2))
-    carry = torch.zeros_like(grad_A)
-    gradients = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, carry)
-    if grad_u.numel():
-        with torch.cuda.device_of(u):
-            kernels.backward[directions * batch, blocks](
-                grad_y, starts, *tensors, *gradients,
-                batch, length, channels, starts[0].numel(), grad_B[0].numel(),
-                N=state, T=_CHUNK, BLOCK=block, num_warps=_WARPS,
+    grad_y, u, delta, B, C = (_rows(x) for x in (grad_y, u, delta, B, C))
+    starts, A, D, bias = (x.contiguous() for x in (starts, A, D, delta_bias))
+    grad_u, grad_delta = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta))
+    if not grad_u.numel():
+        return grad_u, grad_delta, *(torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (A, B, C, D))
+    plan = _Plan.of(directions, batch, length, channels, state)
+    sizes = plan.sizes(state)
+    # Summed below: A and D over segments and samples, B and C over the blocks of channels.
+    grad_A = starts.new_empty(plan.segments, directions, batch, state, channels)
+    grad_D = starts.new_empty(plan.segments, directions, batch, channels)
+    grad_B, grad_C = (starts.new_empty(plan.blocks, directions, batch, length, state) for _ in range(2))
+    scratch = starts.new_empty(plan.segments, plan.pairs, plan.blocks, _CHUNK // _PART, plan.states, _LANES)
+    behind = starts
+    with torch.cuda.device_of(u):
+        if plan.segments > 1:
+            behind, elapsed = torch.empty_like(grad_A), torch.empty_like(grad_D)
+            kernels.summarize_backward[plan.grid(plan.segments - 1)](
+                grad_y, delta, A, C, bias, behind, elapsed,
+                batch, length, channels, plan.segment, *_strides(grad_y, delta, C), behind[0].numel(),
+                **sizes, num_warps=1,
             )  # fmt: skip
-    grad_A = grad_A.sum(1).transpose(1, 2).contiguous()
-    return grad_u, grad_delta, grad_A, grad_B.sum(0).to(B.dtype), grad_C.sum(0).to(C.dtype), grad_D.sum(1)
+            _carry(plan, behind, behind[0].numel(), elapsed, A, backward=True)
+        kernels.backward[plan.grid()](
+            grad_y, starts, u, delta, A, B, C, D, bias,
+            grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, scratch, behind,
+            batch, length, channels, plan.segment, *_strides(grad_y, u, delta, B, C),
+            **sizes, CHUNK=_CHUNK, PART=_PART, SEGMENTED=plan.segments > 1, num_warps=1,
+        )  # fmt: skip
+    grad_A = grad_A.sum((0, 2)).transpose(1, 2).contiguous()
+    return grad_u, grad_delta, grad_A, grad_B.sum(0).to(B.dtype), grad_C.sum(0).to(C.dtype), grad_D.sum((0, 2))
 
 
 selective_scan_triton = scan_operator("selective_scan_triton", _forward, _backward, _count_chunks)

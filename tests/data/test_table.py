@@ -15,7 +15,10 @@ COUNT = 20
 
 
 def picture(number):
-    return Image.fromarray(np.full((16, 16), number, dtype=np.uint8))
+    """A gradient, with the number in the first pixel."""
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    pixels[0, 0] = number
+    return Image.fromarray(pixels)
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ from mambaxray.evaluation.report_files import GENERATED, ReportFile
 from mambaxray.evaluation.study_report import StudyReport
 from mambaxray.generate import check_output, collect_studies, resolve_device
 from mambaxray.info import ModelLoadError, describe_environment, describe_model, read_generator_config
+from mambaxray.train.recipe import make_recipe
 
 COMMAND = [sys.executable, "-m", "mambaxray.cli"]
 ENVIRONMENT = {**os.environ, "COLUMNS": "80", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -62,6 +63,47 @@ def test_help_comes_quickly_without_torch_and_names_the_commands() -> None:
     ).stderr
     assert " typer" in modules
     assert not any(line.split("|")[-1].strip() in ("torch", "transformers") for line in modules.splitlines())
+
+
+def test_help_lists_the_commands_in_the_order_of_use() -> None:
+    shown = [line.split()[1] for line in run("--help").stdout.splitlines() if line.startswith("│ ") and line[2] != " "]
+    commands = [word for word in shown if not word.startswith("-")]
+    assert commands[:4] == ["demo", "generate", "prepare", "recipes"]
+    assert commands.index("pretrain") < commands.index("contrast") < commands.index("finetune")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        (["recipes"], ("torch", "transformers")),
+        (["generate", "scans", "-m", "any", "-o", "done.jsonl", "--resume"], ("torch", "transformers")),
+        (["finetune", "-r", "recipe.yaml", "-o", "run"], ("torch", "transformers")),
+        (["info"], ("transformers",)),
+    ],
+    ids=["recipes", "nothing to resume", "a finished run", "info"],
+)
+def test_small_things_load_no_large_library(arguments: list[str], absent: tuple[str, ...], tmp_path: Path) -> None:
+    # A folder in which the work is done.
+    (tmp_path / "scans").mkdir()
+    for name in ("a.png", "notes"):
+        (tmp_path / "scans" / name).touch()
+    ReportFile(tmp_path / "done.jsonl", GENERATED).write(
+        [StudyReport("scans/a.png", ("scans/a.png",), report="Clear.")]
+    )
+    (tmp_path / "run").mkdir()
+    recipe = {"stage": "finetune", "model": {"checkpoint": "some/model"}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    (tmp_path / "run/recipe.yaml").write_text(make_recipe(recipe).to_yaml())
+    result = {"model_dir": "model", "metrics": {}, "history": [], "steps": 7, "seconds": 60}
+    result |= {"trained_parameters": 1, "total_parameters": 2}
+    (tmp_path / "run/result.json").write_text(json.dumps(result))
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *COMMAND[1:], *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "typer" in loaded
+    assert not loaded & set(absent)
 
 
 def test_version() -> None:

@@ -98,12 +98,9 @@ def full_scores(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_full_demo_reports_findings_that_no_constant_report_could(full_scores):
+    """Four runs of these settings had an F1 of 0.755 to 0.800 (docs/demo.md), on machines that round differently:
+    mean 0.775, standard deviation 0.019. Four of those below the mean is what a processor may cost; what breaks the
+    encoder or the decoder costs more (0.715 without the encoder's training)."""
     f1, constant = full_scores
+    assert f1 >= 0.70
     assert f1 >= constant + 0.30
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(reason="0.774 in the one run measured; runs differ by some 0.03", strict=False)
-def test_the_full_demo_reaches_its_goal(full_scores):
-    f1, _ = full_scores
-    assert f1 >= 0.75

@@ -308,21 +308,6 @@ def test_padding_and_prompt_do_not_enter_the_loss():
     torch.testing.assert_close(plain, with_padding)
 
 
-def test_gradient_checkpointing_gives_the_same_loss_and_gradients():
-    results = []
-    for checkpointing in (False, True):
-        model = tiny_model().train()
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-        inputs = make_inputs(model)
-        loss = model(**inputs, labels=inputs["input_ids"].masked_fill(inputs["input_ids"] > 40, -100)).loss
-        loss.backward()
-        results.append([loss, *(p.grad for p in model.parameters() if p.grad is not None)])
-    assert len(results[0]) == len(results[1])
-    for plain, checkpointed in zip(*results, strict=True):
-        torch.testing.assert_close(plain, checkpointed)
-
-
 @pytest.mark.parametrize(("vision", "text"), COMBINATIONS)
 def test_saved_models_load_through_the_auto_classes_with_equal_logits(tmp_path, vision, text):
     model = tiny_model(vision, text)

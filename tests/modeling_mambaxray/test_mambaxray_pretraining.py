@@ -124,19 +124,6 @@ def test_saved_models_load_through_the_auto_classes_and_compute_the_same(tmp_pat
     assert {name for name, p in loaded.named_parameters() if not p.requires_grad} == set()
 
 
-def test_gradient_checkpointing_gives_the_same_gradients():
-    gradients = []
-    for checkpointing in (False, True):
-        model = tiny_model().train()
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-        model(images()).loss.backward()
-        assert all(parameter.grad is not None for parameter in model.parameters())
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for plain, checkpointed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, checkpointed)
-
-
 def test_bfloat16_stays_close_to_float32_and_keeps_the_recurrence_in_float32(tmp_path):
     model = tiny_model()
     model.save_pretrained(tmp_path)

@@ -1,20 +1,27 @@
-"""The Triton scan in Triton's interpreter on the CPU, and its compilation for GPUs that need not be there."""
+"""The Triton scan in Triton's interpreter on the CPU, and its kernels compiled for GPUs that need not be there."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-# The interpreter has to be asked for before triton is imported, so this runs in a process of its own.
+SUPPORT = Path(__file__).parents[1] / "support"
+# The interpreter has to be asked for before triton is imported, so this runs in a process of its own. What is not
+# initialised is filled with NaN, and so is what lies between the rows of the inputs.
 IN_THE_INTERPRETER = """
 import torch
+import triton_interpreter
 from mambaxray import use_scan_backend
+from mambaxray.modeling_mambaxray.ops import selective_scan_triton as scans
 from mambaxray.modeling_mambaxray.ops.selective_scan import scan_backend, scan_problems, selective_scan
 
 torch.manual_seed(0)
+torch.use_deterministic_algorithms(True)
 
 def make_inputs(directions, batch, length, channels, state):
     normal = lambda *shape: torch.randn(*shape, dtype=torch.float64)
@@ -22,6 +29,11 @@ def make_inputs(directions, batch, length, channels, state):
     decay = -normal(directions, channels, state).exp()
     skip, bias = normal(directions, channels), normal(directions, channels)
     return [normal(*sequence), normal(*sequence), decay, normal(*weights), normal(*weights), skip, bias]
+
+def among_poison(x):
+    wide = torch.full((*x.shape[:-1], x.shape[-1] + 3), torch.nan, dtype=x.dtype)
+    wide[..., :x.shape[-1]] = x
+    return wide[..., :x.shape[-1]]
 
 def results(backend, inputs, cotangent):
     inputs = [x.detach().requires_grad_() for x in inputs]
@@ -31,17 +43,32 @@ def results(backend, inputs, cotangent):
             assert torch.equal(y, selective_scan(*inputs)), "the output depends on whether a backward pass follows"
     return [y.detach(), *torch.autograd.grad((y.double() * cotangent).sum(), inputs)]
 
-assert scan_problems()["triton"] == ""
-assert scan_backend() != "triton", "the interpreter is for tests only"
-# One step; a chunk, one step less and one more; one state; channels that fill no block.
-for size in [(1, 1, 1, 1, 1), (2, 1, 16, 3, 2), (1, 2, 15, 2, 1), (1, 1, 33, 5, 3)]:
+def check(size, segments=1):
+    assert scans._Plan.of(*size).segments == segments
     inputs = make_inputs(*size)
     cotangent = torch.randn_like(inputs[0])
     expected = results("reference", inputs, cotangent)
-    actual = results("triton", [x.float() for x in inputs], cotangent)
+    actual = results("triton", [among_poison(x.float()) for x in inputs], cotangent)
     for a, e in zip(actual, expected, strict=True):
         assert a.dtype == torch.float32
         assert (a.double() - e).abs().max() <= 1e-5 * e.abs().max(), (size, a, e)
+
+assert scan_problems()["triton"] == ""
+assert scan_backend() != "triton", "the interpreter is for tests only"
+# One step; a chunk, one step less and one more; states that are no power of two; channels that fill no block; states of
+# a channel in two and four lanes, so many that a lane keeps several sums.
+for size in [
+    (1, 1, 1, 1, 1), (2, 1, 16, 3, 2), (1, 2, 15, 2, 1), (1, 1, 17, 5, 3), (1, 2, 3, 33, 16), (1, 1, 6, 3, 20),
+    (1, 1, 4, 9, 64),
+]:
+    check(size)
+
+# Long sequences in segments, the last one shorter.
+scans._SHORTEST_SEGMENT, scans._FEWEST_SEGMENTS = 16, 2
+check((1, 2, 40, 3, 2), segments=2)
+check((2, 1, 49, 2, 3), segments=2)
+check((1, 1, 80, 1, 1), segments=5)
+scans._SHORTEST_SEGMENT, scans._FEWEST_SEGMENTS = 128, 4
 
 # Half precision is read and written as it is; A, D and the bias stay float32.
 inputs = [x.float() for x in make_inputs(2, 1, 18, 3, 2)]
@@ -53,8 +80,9 @@ for dtype, rounding in ((torch.bfloat16, 2**-8), (torch.float16, 2**-11)):
         assert a.dtype == x.dtype
         assert (a.double() - e).abs().max() <= 2 * rounding * e.abs().max(), (dtype, a, e)
 
-# Extreme steps and a strided input.
-inputs = [x.float() for x in make_inputs(1, 1, 17, 2, 2)]
+# Extreme steps and inputs whose channels do not lie together; directions that share their input.
+inputs = [x.float() for x in make_inputs(2, 1, 17, 2, 2)]
+inputs[0] = inputs[0][:1].expand(2, -1, -1, -1)
 for delta in (-1e4, 1e4):
     inputs[1] = torch.full_like(inputs[1], delta).transpose(2, 3).contiguous().transpose(2, 3)
     assert all(x.isfinite().all() for x in results("triton", inputs, torch.ones_like(inputs[0])))
@@ -64,7 +92,19 @@ for size in ((2, 0, 5, 3, 2), (2, 1, 0, 3, 2)):
     inputs = [x.float() for x in make_inputs(*size)]
     assert results("triton", inputs, torch.ones_like(inputs[0]))[0].shape == inputs[0].shape
 
+# More states than lanes can hold.
+try:
+    results("triton", [x.float() for x in make_inputs(1, 1, 2, 1, 513)], 1.0)
+except ValueError as error:
+    assert "at most 512 states, got 513" in str(error)
+else:
+    raise AssertionError("513 states were scanned")
+
+torch.use_deterministic_algorithms(False)
 inputs = [x.float() for x in make_inputs(1, 1, 3, 2, 2)]
+with use_scan_backend("triton"):
+    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), selective_scan(*inputs), rtol=0, atol=0)
 operator = torch.ops.mambaxray.selective_scan_triton.default
 tests = ("test_schema", "test_autograd_registration", "test_faketensor")
 torch.library.opcheck(operator, (*(x.requires_grad_() for x in inputs), True), test_utils=tests)
@@ -74,32 +114,94 @@ print("done")
 
 @pytest.mark.slow
 def test_in_the_interpreter_output_and_gradients_are_close_to_the_float64_reference():
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path}
     result = subprocess.run(
-        [sys.executable, "-c", IN_THE_INTERPRETER], env=environment, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", IN_THE_INTERPRETER], env=environment, capture_output=True, text=True, timeout=900
     )
     assert result.stdout.splitlines()[-1:] == ["done"], result.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", [80, 90])
-@pytest.mark.parametrize("name", ["forward", "backward"])
-def test_the_kernels_compile_for_a100_and_h100_without_one(name, architecture):
+def compile_for(name, architecture, constants, half):
+    """A kernel compiled for 16 states, with pointers and strides as torch allocates them for the encoder."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from mambaxray.modeling_mambaxray.ops import selective_scan_triton_kernels as kernels
-    from mambaxray.modeling_mambaxray.ops.selective_scan_triton import _BLOCK, _CHUNK, _WARPS
 
     kernel = getattr(kernels, name)
-    constants = {"N": 16, "T": _CHUNK, "BLOCK": _BLOCK}
-    half = {f"{tensor}_ptr" for tensor in ("u", "delta", "B", "C", "y", "grad_y", "grad_u", "grad_delta")}
-    signature = dict.fromkeys(kernel.arg_names, "i32") | dict.fromkeys(constants, "constexpr")
-    signature |= {a: "*bf16" if a in half else "*fp32" for a in kernel.arg_names if a.endswith("_ptr")}
-    compiled = triton.compile(
-        ASTSource(fn=kernel, signature=signature, constexprs=constants),
+    constants = {"N": 16, "STATES": 16, "GROUPS": 1, **constants}
+    signature, attributes = {}, {}
+    for index, argument in enumerate(kernel.arg_names):
+        if argument in constants:
+            signature[argument] = "constexpr"
+        elif argument.endswith("_ptr"):
+            signature[argument] = "*bf16" if argument in half else "*fp32"
+        else:
+            signature[argument] = "i32"
+        if argument.endswith(("_ptr", "_k", "_b", "_t")) or argument == "channels":
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return triton.compile(
+        ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", architecture, 32),
-        options={"num_warps": _WARPS},
+        options={"num_warps": 1},
     )
-    assert len(compiled.asm["cubin"]) > 0
+
+
+def registers_and_stack(compiled, folder):
+    """Registers of a thread, and bytes of local memory, where they are spilled to."""
+    from triton.backends import nvidia
+
+    tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
+    if not tool.exists():
+        pytest.skip("this build of triton has no cuobjdump")
+    (folder / "kernel.cubin").write_bytes(compiled.asm["cubin"])
+    command = [tool, "-res-usage", folder / "kernel.cubin"]
+    found = re.search(r"REG:(\d+) STACK:(\d+)", subprocess.run(command, capture_output=True, text=True).stdout)
+    return int(found[1]), int(found[2])
+
+
+HALF = {f"{name}_ptr" for name in ("u", "delta", "B", "C", "y", "grad_y", "grad_u", "grad_delta")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", [set(), HALF], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("keep", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_forward_keeps_states_in_registers_and_moves_nothing_between_lanes(architecture, keep, half, tmp_path):
+    from mambaxray.modeling_mambaxray.ops.selective_scan_triton import _CHUNK
+
+    constants = {"CHUNK": _CHUNK, "KEEP": keep, "SEGMENTED": False}
+    compiled = compile_for("forward", architecture, constants, half)
+    code = compiled.asm["ptx"]
+    assert not re.search(r"shfl\.|bar\.|\.shared|div\.rn", code)
+    # 16 weights each of B and C, in pieces of four.
+    assert len(re.findall(r"ld\.global\S*\.v[24]\.", code)) == 2 * 4
+    registers, stack = registers_and_stack(compiled, tmp_path)
+    # 3,072 programs on 132 multiprocessors are 23.3 on each, which 65,536 registers hold at once up to here.
+    assert registers <= 96
+    assert stack == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("architecture", "half"), [(80, set()), (90, HALF)], ids=["a100-float32", "h100-bfloat16"])
+def test_backward_spills_nothing_and_exchanges_two_values_per_state_pair(architecture, half, tmp_path):
+    from mambaxray.modeling_mambaxray.ops.selective_scan_triton import _CHUNK, _PART
+
+    compiled = compile_for("backward", architecture, {"CHUNK": _CHUNK, "PART": _PART, "SEGMENTED": False}, half)
+    code = compiled.asm["ptx"]
+    # Both sums over channels of 16 states by exchanging halves; one after the other they would need 160 a step.
+    assert len(re.findall(r"shfl\.sync", code)) == 2 * 16 * _PART
+    assert ".shared" not in code
+    registers, stack = registers_and_stack(compiled, tmp_path)
+    assert registers <= 255
+    assert stack == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["summarize", "summarize_backward"])
+def test_the_kernels_for_segments_compile_and_spill_nothing(name, tmp_path):
+    registers, stack = registers_and_stack(compile_for(name, 90, {}, HALF), tmp_path)
+    assert registers <= 96
+    assert stack == 0

@@ -1,13 +1,23 @@
 """The vision Mamba encoder: equal to the released one, and a well-behaved transformers model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from golden_cases import load_case
+from measure import OperatorCount
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch.nn import functional as F
 
-from mambaxray import VisionMambaConfig, VisionMambaModel
+from mambaxray import VisionMambaConfig, VisionMambaModel, use_scan_backend
 from mambaxray.configuration.configuration_vision_mamba import PATCH_EMBEDDINGS
-from mambaxray.modeling_mambaxray.modeling_vision_mamba import resize_position_embeddings, scan_orders
+from mambaxray.modeling_mambaxray.modeling_vision_mamba import (
+    VisionMambaLayer,
+    resize_position_embeddings,
+    scan_orders,
+)
+from mambaxray.modeling_mambaxray.ops.selective_scan import BACKENDS
 from mambaxray.train.convert import convert_state_dict, vision_mamba_key
 
 
@@ -166,19 +176,6 @@ def test_bfloat16_stays_close_to_float32_and_keeps_the_recurrence_in_float32(tmp
     assert F.cosine_similarity(exact.flatten(), rounded.float().flatten(), dim=0) > 0.999
 
 
-def test_gradient_checkpointing_gives_the_same_gradients():
-    images = torch.rand(2, 3, 32, 32)
-    gradients = []
-    for checkpointing in (False, True):
-        model = tiny_model().train()
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-        model(images).last_hidden_state.square().sum().backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for plain, checkpointed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, checkpointed)
-
-
 def test_fresh_step_sizes_lie_in_the_configured_range():
     model = VisionMambaModel(tiny_config(time_step_min=0.01, time_step_max=0.02))
     for layer in model.layers:
@@ -192,6 +189,83 @@ def test_compiled_model_equals_the_plain_one():
     model, images = tiny_model(num_hidden_layers=1), torch.rand(1, 3, 32, 32)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(images).last_hidden_state, model(images).last_hidden_state)
+
+
+@pytest.fixture
+def triton_without_gpu(monkeypatch):
+    """Counts what the kernels for GPUs are called with, on tensors that have shapes but no values."""
+    monkeypatch.setitem(BACKENDS, "triton", replace(BACKENDS["triton"], problem=str, device_type="cpu"))
+    with use_scan_backend("triton"), FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def count_in_block(dtype, training):
+    """Operators of one block, and the bytes of its tokens."""
+    config = VisionMambaConfig(hidden_size=64, state_size=16, time_step_rank=4)
+    model = VisionMambaLayer(config)
+    parameters = {
+        name: torch.empty(p.shape, dtype=torch.float32 if "dt_proj" in name else dtype, requires_grad=training)
+        for name, p in model.named_parameters()
+    }
+    tokens = torch.empty(16, 37, 64, dtype=dtype, requires_grad=training)
+    orders = torch.empty(4, 37, dtype=torch.long)
+    with OperatorCount() as count, torch.set_grad_enabled(training):
+        output = functional_call(model, parameters, (tokens, orders, orders))
+        if training:
+            output.sum().backward()
+    return count, tokens.nbytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_block_copies_no_tokens_on_a_gpu(triton_without_gpu, dtype):
+    count, size = count_in_block(dtype, training=False)
+    assert not count.copies(size)
+    assert sum(count.calls.values()) <= 40
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_training_step_joins_the_halves_of_a_gradient_and_copies_no_other_tokens(triton_without_gpu, dtype):
+    count, size = count_in_block(dtype, training=True)
+    assert set(count.copies(size)) == {"cat"}, "of x and the gate, which are one projection"
+    assert count.calls["cat"] == 2  # the other one is of the step, B and C
+    assert sum(count.calls.values()) <= 130
+
+
+def test_a_whole_graph_is_compiled_with_the_kernels_for_gpus(monkeypatch):
+    """Up to the operators, which need a GPU to run."""
+    monkeypatch.setitem(BACKENDS, "triton", replace(BACKENDS["triton"], problem=str, device_type="cpu"))
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append([str(node.target) for node in graph.graph.nodes])
+        return graph.forward
+
+    model = tiny_model()
+    compiled = torch.compile(model, fullgraph=True, backend=keep)
+    with use_scan_backend("triton"), FakeTensorMode(allow_non_fake_inputs=True):
+        compiled(torch.empty(1, 3, 32, 32))
+    (graph,) = graphs
+    for name in ("directional_convolution_triton", "selective_scan_triton", "merge_directions_triton"):
+        assert sum(name in target for target in graph) == model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("change", ["hook", "forward", "subclass"])
+def test_projections_that_something_has_changed_are_called_one_by_one(change):
+    model = tiny_model()
+    images = torch.rand(1, 3, 32, 32)
+    before = model(images).last_hidden_state
+    calls = []
+    for layer in model.layers:
+        for direction in layer.mixer.directions:
+            for projection in (direction.x_proj, direction.dt_proj):
+                if change == "hook":
+                    projection.register_forward_hook(lambda module, inputs, output: calls.append(module))
+                elif change == "forward":
+                    projection.forward = lambda x, m=projection: calls.append(m) or F.linear(x, m.weight, m.bias)
+                else:
+                    projection.__class__ = type("Changed", (torch.nn.Linear,), {})
+    torch.testing.assert_close(model(images).last_hidden_state, before, rtol=1e-5, atol=1e-6)
+    assert len(calls) == (0 if change == "subclass" else 2 * 4 * 2)
 
 
 def test_an_image_of_another_size_is_refused_with_the_cure():

@@ -219,19 +219,6 @@ def test_bfloat16_stays_close_to_float32_and_keeps_the_recurrence_in_float32(tmp
     assert F.cosine_similarity(exact.flatten(), rounded.float().flatten(), dim=0) > 0.999
 
 
-def test_gradient_checkpointing_gives_the_same_gradients():
-    images = torch.rand(2, 3, 32, 32)
-    gradients = []
-    for checkpointing in (False, True):
-        model = tiny_model().train()
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-        model(images).last_hidden_state.square().sum().backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for plain, checkpointed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, checkpointed)
-
-
 def test_compiled_model_equals_the_plain_one():
     model, images = tiny_model(depths=[1]), torch.rand(1, 3, 32, 32)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

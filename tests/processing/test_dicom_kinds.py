@@ -286,6 +286,14 @@ def test_bits_that_contradict_each_other_or_the_pixels_are_refused(
     assert "contradicts itself" in reason or "BitsStored" in reason or "BitsAllocated" in reason
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+def test_values_without_sign_in_a_header_with_one_are_refused(bits: int, deep: np.ndarray) -> None:
+    stored = deep if bits == 12 else deep * np.uint16(16)
+    assert _refusal(make_dicom(stored.view(np.int16), bits=bits, **FULL)).startswith("PixelRepresentation is wrong")
+    noise = np.random.default_rng(0).integers(-1500, 1500, deep.shape).astype(np.int16)
+    assert _loaded(make_dicom(noise, bits=12, WindowCenter="0", WindowWidth="4096")).std() > 20
+
+
 def test_8_bit_jpeg_in_16_allocated_bits_is_read(light: np.ndarray, deep: np.ndarray) -> None:
     content = compressed(light, "JPEG")
     for bits, elements in ((8, {}), (12, {}), (16, {}), (12, FULL)):

@@ -118,9 +118,8 @@ def test_emrrgs_recipes_have_what_its_section_4_2_states(name, epochs, batch, le
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"folders": ["a"], "options": {"x": 1}}, "data.options are for data.source"),
         ({"source": "a", "streaming": True}, "data.streaming is for data.folders"),
-        ({"folders": ["a"], "max_validation": 3}, "needs a data.validation_share"),
+        ({"source": "a", "folders": ["b"]}, "data.source and data.folders exclude each other"),
     ],
 )
 def test_data_that_a_pretraining_recipe_would_pass_over_is_refused(data, message):

@@ -1,6 +1,7 @@
 """Stages 1 and 2 as runs of recipes: from folders and studies, on the command line, and into the next stage."""
 
 import pytest
+import torch
 from transformers import AutoModel, AutoProcessor, ViTMAEForPreTraining
 from typer.testing import CliRunner
 
@@ -8,9 +9,10 @@ from mambaxray import MambaXrayForConditionalGeneration, MambaXrayForPreTraining
 from mambaxray.cli import app
 from mambaxray.data.image_folder import load_images
 from mambaxray.data.phantoms import make_study
+from mambaxray.train.pretrain import make_trainer
 from mambaxray.train.processes import run_in_processes
 from mambaxray.train.recipe import RecipeError
-from mambaxray.train.run import read_result
+from mambaxray.train.run import read_result, training_arguments
 
 SHORT = [
     "training.per_device_train_batch_size=4",
@@ -61,11 +63,16 @@ def test_stages_2_and_3_go_on_with_what_the_one_before_left(stage_1, tmp_path):
     third = run_recipe(load_recipe("finetune_phantoms", [*SHORT, *STUDIES, *chosen]), tmp_path / "3")
     model = MambaXrayForConditionalGeneration.from_pretrained(third.model_dir)
     assert model.config.vision_config.image_size == 48
+    begun = {}
     again = run_recipe(
         load_recipe("contrast_phantoms", [*SHORT, *STUDIES, f"model={{checkpoint: {second.model_dir}}}"]),
         tmp_path / "again",
+        on_start=lambda model: begun.update({name: tensor.clone() for name, tensor in model.state_dict().items()}),
     )
-    assert again.metrics["eval_loss"] < second.history[0]["loss"] * 1.5
+    left, trained = (AutoModel.from_pretrained(run.model_dir).state_dict() for run in (second, again))
+    assert begun.keys() == left.keys()
+    assert [name for name, tensor in left.items() if not torch.equal(begun[name], tensor)] == []
+    assert [name for name, tensor in left.items() if not torch.equal(trained[name], tensor)] != []
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -75,6 +82,19 @@ def test_pretraining_on_a_folder_of_pictures(pictures, tmp_path, streaming):
     result = run_recipe(load_recipe("pretrain_phantoms", [*PRETRAIN, *data]), tmp_path)
     assert result.steps == 4
     assert bool(result.metrics) is not streaming
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_pretraining_on_folders_takes_no_more_pictures_than_the_recipe_says(pictures, tmp_path, streaming):
+    data = ["data.source=null", "data.options={}", f"data.folders=[{pictures}]", "data.max_train=3"]
+    data += ["data.streaming=true"] if streaming else ["data.validation_share=0.5", "data.max_validation=2"]
+    data += ["training.eval_strategy=no"]
+    recipe = load_recipe("pretrain_phantoms", [*PRETRAIN, *data])
+    trainer = make_trainer(recipe, training_arguments(recipe, tmp_path), tmp_path)
+    assert len(list(trainer.train_dataset)) == 3
+    assert streaming or len(trainer.eval_dataset) == 2
+    with pytest.raises(RecipeError, match=r"data\.options are for data\.source"):
+        run_recipe(load_recipe("pretrain_phantoms", [*PRETRAIN, *data, "data.options={num_studies: 9}"]), tmp_path)
 
 
 def test_a_masked_autoencoder_is_pretrained_from_the_command_line(pictures, tmp_path):

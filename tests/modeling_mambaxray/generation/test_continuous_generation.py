@@ -5,8 +5,9 @@ import logging
 import pytest
 import torch
 from tiny import IMAGE_TOKEN_ID, VOCABULARY, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mambaxray.modeling_mambaxray.generation.continuous_generation import generate_continuously
+from mambaxray.modeling_mambaxray.generation.continuous_generation import _Batch, generate_continuously
 from mambaxray.modeling_mambaxray.generation.study_batch import stack_studies
 
 EOS = 2
@@ -232,6 +233,93 @@ def test_studies_are_read_as_they_are_needed(llama):
     source = (read.append(number) or study for number, study in enumerate(make_studies(llama, 12)))
     next(generate_continuously(llama, source, batch_size=2, **settings({})))
     assert len(read) <= 6
+
+
+class Steps(TorchDispatchMode):
+    """What each step of a batch calls and waits for."""
+
+    # Operators that give the processor a value, or a shape that depends on values.
+    WAITING = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "unique", "item")
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.operators, self.waits, self.shapes = [], [], []
+        self._in_step = False
+        original_step, original_list = _Batch.step, torch.Tensor.tolist
+
+        def step(batch):
+            self.operators.append(0)
+            self.waits.append(0)
+            self._in_step = True
+            finished = original_step(batch)
+            self._in_step = False
+            self.shapes.append((batch._cache._step_rows, batch._cache.length))
+            return finished
+
+        def tolist(tensor):
+            if self._in_step:
+                self.waits[-1] += 1
+            return original_list(tensor)
+
+        monkeypatch.setattr(_Batch, "step", step)
+        monkeypatch.setattr(torch.Tensor, "tolist", tolist)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if self._in_step and not function.is_view:
+            self.operators[-1] += 1
+            self.waits[-1] += any(name == str(function).split(".")[1] for name in self.WAITING)
+            indices = [x for x in args[1] if x is not None] if "index" in str(function) and len(args) > 1 else []
+            # A mask as an index is first turned into numbers.
+            self.waits[-1] += any(isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in indices)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_beams": 3, "repetition_penalty": 1.3}], ids=str)
+def test_a_step_waits_once_and_calls_as_much_for_many_studies_as_for_few(llama, options, monkeypatch):
+    counted = []
+    for count in (2, 7):
+        with monkeypatch.context() as patch, Steps(patch) as steps:
+            continuously(llama, make_studies(llama, count, lengths=[3]), options | {"eos_token_id": None}, count)
+        assert len(steps.operators) == 11
+        assert max(steps.waits) == 1
+        counted.append(steps.operators)
+    assert counted[0] == counted[1]
+
+
+def test_a_hundred_steps_have_three_shapes(llama, monkeypatch):
+    steps = Steps(monkeypatch)
+    options = {"num_beams": 3, "eos_token_id": None, "max_new_tokens": 101, "do_sample": False}
+    assert len(list(generate_continuously(llama, make_studies(llama, 2, lengths=[3]), batch_size=2, **options))) == 2
+    assert len(steps.shapes) == 100
+    assert len(set(steps.shapes)) <= 3
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}])
+def test_rows_that_are_computed_for_the_shapes_sake_change_no_report(llama, options, monkeypatch):
+    steps = Steps(monkeypatch)
+    begin = _Batch.__init__
+
+    def as_on_a_gpu(batch, *arguments):
+        begin(batch, *arguments)
+        batch._row_multiple = 2
+
+    monkeypatch.setattr(_Batch, "__init__", as_on_a_gpu)
+    studies = make_studies(llama)
+    assert continuously(llama, studies, options) == one_by_one(llama, studies, options)
+    assert {rows for rows, _ in steps.shapes} == {2, 4}
+
+
+def test_attention_does_without_cudnn_inside_only(llama):
+    used = []
+    hook = llama.language_model.register_forward_pre_hook(
+        lambda module, args: used.append(torch.backends.cuda.cudnn_sdp_enabled())
+    )
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    for _ in generate_continuously(llama, make_studies(llama, 3), batch_size=2, **settings({})):
+        assert torch.backends.cuda.cudnn_sdp_enabled() == before
+    hook.remove()
+    assert used
+    assert not any(used)
 
 
 def test_no_studies_give_no_reports_and_an_impossible_batch_size_is_refused(llama):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from mambaxray.modeling_mambaxray.generation.slot_cache import SlotCache
+from mambaxray.modeling_mambaxray.generation.slot_cache import SLOT_MULTIPLE, SlotCache
 
 HEADS, SIZE, PROMPT = 2, 4, 5
 
@@ -27,7 +27,8 @@ def cache():
 def add_tokens(cache, count, value):
     """One token per beam; returns what the first layer hands to the attention, and the mask."""
     cache.set_extents(0, cache.reserve(slice(0, count)).tolist())
-    mask = cache.begin_step(count)
+    cache.begin_step(count)
+    mask = cache.mask
     states = torch.full((count, HEADS, 2, SIZE), float(value))
     (keys, _), _ = [cache.update(states, states, layer) for layer in range(2)]
     return keys, mask
@@ -41,7 +42,8 @@ def seen(keys, mask, study, beam):
 def test_beams_share_the_prompt_and_see_their_own_words_only(cache):
     prompt = prompts(2).layers[0].keys
     keys, mask = add_tokens(cache, 2, 7)
-    assert keys.shape == (2, HEADS, PROMPT + 2, SIZE), "one row per study: the prompt is there once"
+    assert keys.shape == (2, HEADS, SLOT_MULTIPLE, SIZE), "one row per study: the prompt is there once"
+    assert mask.sum() == 2 * 2 * (PROMPT + 1)
     for study in range(2):
         for beam in range(2):
             assert seen(keys, mask, study, beam) == [*prompt[study, 0, :, 0].tolist(), 7]
@@ -64,7 +66,8 @@ def test_slots_of_words_that_no_beam_sees_are_used_again(cache):
         cache.follow(slice(0, 2), torch.zeros(2, 2, dtype=torch.long))
         keys, mask = add_tokens(cache, 2, step)
     # One common path of 29 tokens, and two newest ones.
-    assert keys.shape[2] == PROMPT + 29 + 2
+    assert mask.any(2).sum(-1).tolist() == [[PROMPT + 29 + 2]] * 2
+    assert keys.shape[2] == SLOT_MULTIPLE
     assert seen(keys, mask, 0, 0)[PROMPT:] == seen(keys, mask, 0, 1)[PROMPT:]
     assert sorted(seen(keys, mask, 0, 0)[PROMPT:]) == list(range(30))
 
@@ -72,7 +75,7 @@ def test_slots_of_words_that_no_beam_sees_are_used_again(cache):
 def test_a_row_moves_with_all_that_it_holds_and_a_new_study_replaces_it(cache):
     keys, mask = add_tokens(cache, 2, 7)
     expected = seen(keys, mask, 1, 1)
-    cache.move(1, 0)
+    cache.move([1], [0])
     keys, mask = add_tokens(cache, 1, 8)
     assert seen(keys, mask, 0, 1) == [*expected, 8]
     cache.put_prompts(1, prompts(1, length=3))

@@ -1,6 +1,7 @@
 """Retrieval of similar studies: equal to the equation, for every weight, and never of the query's own patient."""
 
 import importlib.util
+import sys
 
 import pytest
 import torch
@@ -144,8 +145,10 @@ def test_what_makes_no_sense_is_refused(call, message):
         call()
 
 
-def test_an_approximate_index_without_faiss_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+@pytest.mark.parametrize("options", [{"index": "ivf"}, {"use_faiss": True}])
+def test_an_index_of_faiss_without_it_says_what_to_install(options, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match="pip install faiss-cpu"):
-        ExemplarRetriever(MEMORY, index="ivf")
-    assert ExemplarRetriever(MEMORY)._index is None
+        ExemplarRetriever(MEMORY, **options)
+    nobody = [None] * 2
+    assert ExemplarRetriever(MEMORY).search(*queries(2), nobody, nobody).rows.shape == (2, 1)

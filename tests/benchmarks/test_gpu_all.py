@@ -1,0 +1,38 @@
+"""The measurements for a GPU run, on small sizes, on a CPU."""
+
+import gpu_all
+import pytest
+
+
+@pytest.mark.slow
+def test_the_small_form_runs_every_section_and_prints_goals_beside_results(tmp_path, capsys):
+    output = tmp_path / "report.md"
+    assert gpu_all.main(["--device", "cpu", "--small", "--output", str(output)]) == 0
+    text = output.read_text(encoding="utf-8")
+    assert "Failed" not in text
+    assert text.index("## Goals") < min(text.index(f"## {name.capitalize()}") for name in gpu_all.SECTIONS)
+    assert "| scan, float32, relative error of output and gradients: at most 1e-05 |" in text
+    assert "reports in float32 that differ from plain generate's: at most 0 | 0 | yes |" in text
+    assert "no**" not in text
+    assert text.strip().splitlines()[-1].startswith("(")
+
+
+def test_without_a_gpu_it_says_how_it_runs_nevertheless(capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        gpu_all.main([])
+    assert "--device cpu --small" in capsys.readouterr().err
+
+
+def test_a_section_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+    def fail(report):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(gpu_all.SECTIONS, "scan", (fail, 1))
+    output = tmp_path / "report.md"
+    arguments = ["--device", "cpu", "--small", "--sections", "scan", "quantised", "--output", str(output)]
+    assert gpu_all.main(arguments) == 1
+    text = output.read_text(encoding="utf-8")
+    assert "**Failed**: RuntimeError: out of memory" in text
+    assert "Needs a GPU." in text
+    assert "Failed or left out: scan." in text
