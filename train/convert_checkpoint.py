@@ -1,7 +1,7 @@
 """From a checkpoint file that the authors released to a folder that `from_pretrained` loads.
 
-Sizes are read off the weights; what the weights do not determine (the heads of an attention, a tokenizer, the frozen language
-model) comes from the model that the stage was trained with.
+Sizes are read off the weights; what they do not determine (the heads of an attention, a tokenizer, the frozen language model)
+comes from the model that the stage was trained with.
 """
 
 import argparse
@@ -307,7 +307,7 @@ def _vision_config(weights: Mapping[str, Tensor], prefix: str, checkpoint: str |
 
 
 def _vmamba_config(weights: Mapping[str, Tensor], checkpoint: str | Path) -> VMambaConfig:
-    """Image size and drop path, which the weights do not determine, are the defaults; the public checkpoints are of 224 px."""
+    """Image size and drop path, not in the weights, are the defaults; the public checkpoints are of 224 px."""
     first = "stages.0.layers.0."
     projection = _shape(weights, "embeddings.0.weight", checkpoint)
     is_linear = "embeddings.3.weight" not in weights
@@ -343,8 +343,8 @@ def _bert_config(weights: Mapping[str, Tensor], checkpoint: str | Path) -> PreTr
     vocabulary, hidden = _shape(weights, f"{embeddings}word_embeddings.weight", checkpoint)
     if hidden % 64:
         raise ValueError(
-            f"the text encoder of {checkpoint} has {hidden} channels, so its number of heads is not known: give the folder or "
-            "Hub id of the model that it was made of as text_model"
+            f"the text encoder of {checkpoint} has {hidden} channels, so its number of heads is not known: give the "
+            "folder or Hub id of the model that it was made of as text_model"
         )
     return BertConfig(
         vocab_size=vocabulary,
