@@ -215,7 +215,7 @@ def _in_order(
         while position not in done:
             # When none is left, reading the images to their end has found that this one is missing.
             number, reports = next(generated, (None, None))
-            if number is not None:
+            if number is not None and reports is not None:
                 index = indices[readable[number]]
                 # Of several the first one is the best.
                 done[readable[number]] = _Outcome(index, reports[0], evidence=evidence.pop(number, None))

@@ -1,6 +1,6 @@
 """From a checkpoint file that the authors released to a folder that `from_pretrained` loads.
 
-Sizes are read off the weights; what they do not determine (the heads of an attention, a tokenizer, the frozen language model)
+Sizes are read off the weights. What they do not determine (number of heads, tokenizer, the frozen language model)
 comes from the model that the stage was trained with.
 """
 

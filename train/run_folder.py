@@ -54,8 +54,8 @@ def check_run_folder(folder: Path, recipe: Recipe) -> bool:
     finished = (folder / RESULT_FILE).is_file()
     if decisive and (finished or checkpoint is not None):
         raise RecipeError(
-            f"{folder} holds a run of another recipe: {_describe(differences, decisive)}. Choose another output folder, "
-            "or begin again in this one with --restart, which deletes that run"
+            f"{folder} holds a run of another recipe: {_describe(differences, decisive)}. Choose another output "
+            "folder, or begin again in this one with --restart, which deletes that run"
         )
     longer = {name for name in ("training.max_steps", "training.num_train_epochs") if name in differences}
     if not finished or not longer:
