@@ -1,7 +1,7 @@
 """From a data set's own files to parquet files in one schema, with images that any program can decode.
 
 The work is cut into shards, each written by one process into one file that is put in place when it is complete. A run
-that was killed therefore goes on with the shards that are not there.
+that was killed therefore resumes with the missing shards.
 """
 
 import hashlib
@@ -91,7 +91,7 @@ def prepare_studies(
     num_proc: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Writes a data set as parquet files that `load_prepared` reads, or goes on with it after an interruption.
+    """Writes a data set as parquet files that `load_prepared` reads, or resumes after an interruption.
 
     PNG and JPEG images of 8 bits keep their compressed pixels, without metadata, texts and thumbnails; all others
     (DICOM, 16 bits, transparency, rotated by EXIF) become the 8-bit image that `load_xray` makes of them, in PNG. An
@@ -163,7 +163,7 @@ def _begin(output: Path, fingerprint: str) -> None:
     if begun.is_file():
         if begun.read_text() != fingerprint:
             raise PreparedError(
-                f"{output} was begun from other studies or with other settings: give the same ones to go on, delete "
+                f"{output} was begun from other studies or with other settings: give the same ones to resume, delete "
                 "the folder, or choose another"
             )
         return

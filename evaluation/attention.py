@@ -77,7 +77,7 @@ def explain_report(
 
     Raises:
         ImageReadError, FileNotFoundError: an image that can't be read.
-        ValueError: the model wrote nothing, or its visual tokens are no square of patches.
+        ValueError: the model wrote nothing, or its visual tokens do not form a square of patches.
     """
     inputs = processor.prepare_studies([{"images": list(views)}], instruction=prompt).to(model.device)
     options = generate_kwargs | {"num_return_sequences": 1, "return_dict_in_generate": True}

@@ -82,7 +82,7 @@ def compare_reports(
     ours, theirs = systems
     scores = [collected(tables, wanted) for tables in systems]
     if not scores[0]:
-        raise ValueError(f"nothing to compare: {'; '.join(unavailable.values()) or 'supports are no scores'}")
+        raise ValueError(f"nothing to compare: {'; '.join(unavailable.values()) or 'supports are not scores'}")
     p_values = in_order(randomization_test(ours, theirs, studies.patients, exchanges=exchanges, seed=seed), wanted)
     intervals = paired_differences(
         ours, theirs, studies.patients, resamples=resamples, confidence=confidence, seed=seed

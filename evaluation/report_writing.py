@@ -2,7 +2,7 @@
 
 Images are decoded ahead by worker processes, reports are generated continuously (`modeling_mambaxray/generation/`), and
 the processes that `torchrun` started each write a part of the studies. Everybody gets all reports in the order of the
-studies, some at a time, so that they can be put into a file while the work goes on.
+studies, some at a time, so that they can be written to a file meanwhile.
 """
 
 import os

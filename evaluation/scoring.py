@@ -115,7 +115,7 @@ def evaluate_reports(
 
     Raises:
         ValueError: no studies, studies that don't match, unknown names, options that don't fit each other.
-        TypeError: a report that is no string.
+        TypeError: a report that is not a string.
         MetricUnavailableError: "ptb" without Java or pycocoevalcap.
     """
     wanted = wanted_scores(metrics, RADEVAL_METRICS)

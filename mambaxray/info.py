@@ -27,7 +27,7 @@ def read_generator_config(model: str) -> "MambaXrayConfig":
     """Configuration of a report generator in a folder or on the Hub.
 
     Raises:
-        ModelLoadError: there is no such model, or it is no report generator of ours.
+        ModelLoadError: there is no such model, or it is not one of our report generators.
     """
     from .configuration.configuration_mambaxray import MambaXrayConfig
 

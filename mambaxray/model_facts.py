@@ -31,7 +31,7 @@ class ModelFacts:
 
     Attributes:
         config: the model's `config.json`; empty for an adapter alone.
-        adapter: its `adapter_config.json`; empty when it is no adapter.
+        adapter: its `adapter_config.json`; empty when it is not an adapter.
         recipe: the resolved recipe of its run.
         environment: versions and machine of the run.
         result: what the run reached: `metrics`, `steps`, `seconds`, numbers of parameters.

@@ -74,7 +74,7 @@ def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is no checkpoint, or holds objects that could run code.
+        CheckpointError: the file is not a checkpoint, or holds objects that could run code.
     """
     file = Path(file)
     if not file.is_file():
@@ -82,7 +82,7 @@ def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is no checkpoint makes torch's reader fail in any way
+    except Exception as error:  # a file that is not a checkpoint makes torch's reader fail in any way
         # torch's own message advises to read it without this care.
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         reason = (
@@ -113,7 +113,7 @@ def convert_checkpoint(
             `"contrastive"` and `"downstream"`, do as well, and so does the `checkpoint` of any family); or `"emrrg"`,
             of which the hybrid layers are taken. Its adapters are not, nor biases that its language model's family does
             not have, and a warning says so: the released code computes with them what no other code does, so the
-            result is a model to go on from. `"vmamba"` is a classification checkpoint of VMamba's authors, of which the
+            result can be trained further. `"vmamba"` is a classification checkpoint of VMamba's authors, of which the
             encoder is taken.
         output: folder for the model.
         text_model: folder or Hub id of the text encoder (contrast) or language model (finetune, emrrg) that the
@@ -221,7 +221,7 @@ def _report_generator(
         frozen.append("language_model.")
     _load(model, weights, checkpoint, tuple(frozen))
     if "language_model." in frozen:
-        # It is nobody's to hand on: the saved model refers to where it came from.
+        # Its licence may forbid to pass it on: the saved model refers to where it came from.
         model.freeze_language_model()
     return model
 
@@ -279,7 +279,7 @@ def _encoder_sizes(
     direction = f"{layer}mixer.directions.0."
     grid = math.isqrt(num_patches)
     if grid**2 != num_patches:
-        raise CheckpointError(f"{checkpoint} has positions for {num_patches} patches, which are no square")
+        raise CheckpointError(f"{checkpoint} has positions for {num_patches} patches, which do not form a square")
     return {
         "hidden_size": hidden,
         "num_hidden_layers": _count(weights, f"{prefix}layers."),

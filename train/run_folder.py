@@ -25,7 +25,7 @@ ENVIRONMENT_FILE = "environment.json"
 CHECKPOINTS, MODEL, BASE, PICTURES = "checkpoints", "model", "base", "pictures"
 _MADE = (RECIPE_FILE, ENVIRONMENT_FILE, RESULT_FILE, CHECKPOINTS, MODEL, BASE, PICTURES)
 _PACKAGES = ("mambaxray", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy", "pillow")
-# What can change while a run goes on: how long it trains, and how it is looked at. `training.` and more.
+# What can change when a run is resumed: how long it trains, and how it is looked at. `training.` and more.
 _FREE = (
     *("description", "metrics", "picture_every", "picture_images", "early_stopping_patience", "data.max_validation"),
     *("training.max_steps", "training.num_train_epochs", "training.per_device_eval_batch_size", "training.report_to"),
@@ -37,7 +37,7 @@ def check_run_folder(folder: Path, recipe: Recipe) -> bool:
     """Whether the run of this recipe is finished in this folder; a run that can't be gone on with is refused.
 
     A folder can be used when it holds no run, when its run has not come to a checkpoint, so that nothing is lost, or
-    when its recipe differs in nothing that decides what is learned: a longer run goes on from the last checkpoint.
+    when its recipe differs in nothing that decides what is learned: a longer run resumes from the last checkpoint.
 
     Raises:
         RecipeError: the folder holds something else, or a run of another recipe, or a longer one has no checkpoint to
@@ -84,7 +84,9 @@ def delete_run(folder: Path) -> None:
     """
     if not (folder / ENVIRONMENT_FILE).is_file() or not (folder / RECIPE_FILE).is_file():
         if any((folder / name).exists() for name in _MADE):
-            raise RecipeError(f"{folder} is no run's folder, so nothing is deleted in it: choose another output folder")
+            raise RecipeError(
+                f"{folder} is not the folder of a run, so nothing in it is deleted: choose another output folder"
+            )
         return
     # The recipe last: with it the folder is still known for a run's when this is interrupted.
     for name in sorted(_MADE, key=(RESULT_FILE, ENVIRONMENT_FILE, RECIPE_FILE).__contains__):
