@@ -75,6 +75,11 @@ def test_there_is_a_tiny_repository_of_every_family_of_the_package(tiny_folder):
     assert "outside_query" in set(NAMES) - ours
 
 
+def test_a_tiny_model_of_no_system_is_refused_with_the_systems_there_are(tmp_path):
+    with pytest.raises(ValueError, match=r"no system 'mambaxrai'; the systems are .*mambaxray, .*outside_query"):
+        make_tiny_models(tmp_path, names=["mambaxrai"])
+
+
 def test_a_tiny_repository_holds_the_code_and_names_it_if_the_package_has_it(subject):
     config = json.loads((subject.folder / "config.json").read_text(encoding="utf-8"))
     files = [path for path in subject.folder.rglob("*") if path.is_file() and path.suffix != ".py"]
