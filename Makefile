@@ -8,7 +8,7 @@ DEMO ?= demo
 STAGES ?= runs/stages
 SEED ?= 0
 
-.PHONY: demo stages test test-slow lint format clean
+.PHONY: demo stages test test-slow lint types format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mambaxray demo --output $(DEMO) --seed $(SEED) $(if $(DATA),--data $(DATA))
@@ -24,9 +24,15 @@ test: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# mypy reads the package as it is installed, for which setup.cfg maps the folders: build/types holds a copy.
+types: $(VENV)/.installed
+	rm -rf build/types
+	$(BIN)/python -c "import setuptools; setuptools.setup()" --quiet build_py --build-lib build/types
+	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../mypy
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
@@ -37,7 +43,7 @@ format: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install "torch==2.13.0"
-	$(BIN)/pip install -e ".[dev,native,eval]"
+	$(BIN)/pip install -e ".[dev,native,eval,rl]"
 	touch $@
 
 clean:

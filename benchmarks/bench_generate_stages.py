@@ -99,7 +99,7 @@ def measure_model(name: str, pictures: list[Path], options: argparse.Namespace) 
     memory_before = peak_memory(lambda: None, options.device)
     inputs = processor(images=pictures).to(options.device)
     prompt = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
-    pixel_values, view_mask = inputs["pixel_values"], inputs["view_mask"]
+    pixel_values, view_mask = inputs["pixel_values"], inputs["pixel_attention_mask"]
     features = {"image": model.get_image_features(pixel_values, view_mask)}
     forced = {"min_new_tokens": options.new_tokens, "max_new_tokens": options.new_tokens, "do_sample": False}
 

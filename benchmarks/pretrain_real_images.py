@@ -18,7 +18,7 @@ from mambaxray import (
     MambaXrayForPreTraining,
     MambaXrayImageProcessor,
     MambaXrayPreTrainingConfig,
-    PatchPictureCallback,
+    PatchPredictionCallback,
 )
 
 
@@ -65,7 +65,7 @@ def main() -> None:
         train_dataset=split["train"],
         eval_dataset=split["test"],
         data_collator=collator,
-        callbacks=[PatchPictureCallback(collator(list(split["test"].select(range(4))))["pixel_values"], 100)],
+        callbacks=[PatchPredictionCallback(collator(list(split["test"].select(range(4))))["pixel_values"], 100)],
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{len(split['train'])} images to train, {len(split['test'])} to validate, {parameters:,} parameters")

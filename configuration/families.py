@@ -49,19 +49,19 @@ class Family:
     tiny: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
-    def config_class(self) -> type:
+    def config_class(self) -> Any:
         return load(self.config)
 
     @property
-    def model_class(self) -> type:
+    def model_class(self) -> Any:
         return load(self.model)
 
     @property
-    def processor_class(self) -> type | None:
+    def processor_class(self) -> Any:
         return None if self.processor is None else load(self.processor)
 
 
-_GENERATOR = {
+_GENERATOR: dict[str, Any] = {
     "auto_classes": ("AutoModel", "AutoModelForImageTextToText"),
     "processor": ".processing.processing_mambaxray:MambaXrayProcessor",
     "stage": "finetune",

@@ -1,12 +1,13 @@
 """Data sets in the format of R2Gen: an `annotation.json` that lists studies by split, and their images."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..processing.report_cleaning import clean_report
-from ..processing.report_text import SECTIONS
+from ..processing.report_text import SECTIONS, is_missing
 from .schema import SPLIT_NAMES, study_features
 from .source import (
     SharedPatientsError,
@@ -22,6 +23,8 @@ from .source import (
 
 if TYPE_CHECKING:
     import datasets
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS = ("findings", "impression")
 
@@ -66,6 +69,9 @@ def load_annotation_json(
     file = Path(folder) / "annotation.json"
     rows: dict[str, list[dict[str, Any]]] = {}
     for study in read_annotation(file):
+        if not study["report"]:
+            logger.warning("%s: study %s is left out, it has no report", file, study["study_id"])
+            continue
         if section in _COLUMNS:
             study[section] = study["report"]
         if cleaning is not None:
@@ -180,7 +186,7 @@ def _read_study(study: Any, split: str, file: Path, place: str) -> dict[str, Any
         **empty_study(study_id, _identifier(patient, "patient_id", where)),
         "images": [str(_find_image(file.parent, path)) for path in paths],
         "views": views,
-        "report": study["report"],
+        "report": "" if is_missing(study["report"]) else study["report"],
         "split": split,
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..processing.report_text import split_sections
+from ..processing.report_text import is_missing, split_sections
 from .annotation_json import read_annotation_json
 from .csv_table import read_csv, read_labels
 from .mimic_cxr import UNITS, split_images
@@ -128,7 +128,10 @@ def _study_id(path: str) -> str:
 def _sections(row: dict[str, str], file: Path) -> dict[str, str]:
     if all(columns[0] in row for columns in _SECTION_COLUMNS.values()):
         texts = {name: (row.get(column, "") for column in columns) for name, columns in _SECTION_COLUMNS.items()}
-        return {name: next((" ".join(t.split()) for t in found if t.strip()), "") for name, found in texts.items()}
+        return {
+            name: next((" ".join(t.split()) for t in found if name == "comparison" or not is_missing(t)), "")
+            for name, found in texts.items()
+        }
     if "report" in row:
         sections = split_sections(row["report"])
         return {name: sections.get(name, "") for name in _SECTION_COLUMNS}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..processing.report_cleaning import CLEANINGS, clean_report
-from ..processing.report_text import SECTIONS, choose_report
+from ..processing.report_text import SECTIONS, choose_report, is_missing
 from .schema import OBSERVATIONS, SPLITS, SourceError
 
 logger = logging.getLogger(__name__)
@@ -124,6 +124,7 @@ def finish_source(
     check_text_options(section, cleaning)
     kept, missing = [], list(left_out)
     for study in studies:
+        study = {**study, **{name: "" for name in ("findings", "impression", "indication") if is_missing(study[name])}}
         report = choose_report(study["findings"], study["impression"], section)
         if not report:
             missing.append(LeftOut(study["study_id"], "study", f"no {section} in its report"))

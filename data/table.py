@@ -337,7 +337,7 @@ def _study(row: Mapping[str, Any], columns: Mapping[str, str], section: str | No
         if section in ("findings", "impression") and section not in row:
             study[section] = study["report"]
     else:
-        study["report"] = choose_report(study["findings"], study["impression"], section)
+        study["report"] = choose_report(study["findings"], study["impression"], section or "")
     labels = row.get("labels")
     if isinstance(labels, Mapping) and set(labels) == set(OBSERVATIONS):
         study["labels"] = dict(labels)

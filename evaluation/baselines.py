@@ -80,7 +80,9 @@ def random_reports(pool: Sequence[str], *, studies: int, seed: int = 0) -> list[
     return [pool[index] for index in np.random.default_rng(seed).integers(len(pool), size=studies)]
 
 
-def random_reports_of_others(reports: Sequence[str], patients: Sequence[Hashable], *, seed: int = 0) -> list[str]:
+def random_reports_of_others(
+    reports: Sequence[str], patients: Sequence[Hashable] | np.ndarray, *, seed: int = 0
+) -> list[str]:
     """For each study the report of a random study of another patient.
 
     Raises:
@@ -93,7 +95,7 @@ def random_reports_of_others(reports: Sequence[str], patients: Sequence[Hashable
     drawn = np.arange(len(reports))
     while (same := numbers[drawn] == numbers).any():
         drawn[same] = generator.integers(len(reports), size=int(same.sum()))
-    return [reports[index] for index in drawn]
+    return [reports[index] for index in drawn.tolist()]
 
 
 def nearest_reports(
@@ -101,7 +103,7 @@ def nearest_reports(
     pool_features: np.ndarray,
     pool: Sequence[str],
     *,
-    patients: tuple[Sequence[Hashable], Sequence[Hashable]] | None = None,
+    patients: tuple[Sequence[Hashable] | np.ndarray, Sequence[Hashable] | np.ndarray] | None = None,
 ) -> list[str]:
     """For each study the report of the pool's study with the most similar image (cosine).
 
@@ -124,7 +126,7 @@ def nearest_reports(
     chosen = []
     for start in range(0, len(features), 1024):
         similarity = features[start : start + 1024] @ pool_features.T
-        if numbers is not None:
+        if patients is not None and numbers is not None:
             own = numbers[start : start + 1024][: len(similarity)]
             similarity[own[:, None] == numbers[None, len(patients[0]) :]] = -np.inf
         chosen += [pool[index] for index in similarity.argmax(axis=1)]

@@ -79,11 +79,14 @@ def compare_reports(
         labels=LabelCache(),
         unavailable=unavailable,
     )
+    ours, theirs = systems
     scores = [collected(tables, wanted) for tables in systems]
     if not scores[0]:
         raise ValueError(f"nothing to compare: {'; '.join(unavailable.values()) or 'supports are no scores'}")
-    p_values = in_order(randomization_test(*systems, studies.patients, exchanges=exchanges, seed=seed), wanted)
-    intervals = paired_differences(*systems, studies.patients, resamples=resamples, confidence=confidence, seed=seed)
+    p_values = in_order(randomization_test(ours, theirs, studies.patients, exchanges=exchanges, seed=seed), wanted)
+    intervals = paired_differences(
+        ours, theirs, studies.patients, resamples=resamples, confidence=confidence, seed=seed
+    )
     adjusted = false_discovery_control(list(p_values.values()), method="by").tolist()
     test = f"bs{resamples},{confidence:g},ar{exchanges},seed{seed},{studies.patients.max() + 1}patients"
     return {

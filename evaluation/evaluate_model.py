@@ -7,6 +7,7 @@ after an interruption.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
@@ -63,11 +64,11 @@ def evaluate_model(
 
 def score_predictions(predictions: Sequence[StudyReport], **scoring: Any) -> dict[str, Any]:
     """`evaluate_reports` of predictions, with their study ids and patients; `scoring` are its further arguments."""
-    return evaluate_reports(
-        {prediction.study_id: prediction.reference for prediction in predictions},
-        {prediction.study_id: prediction.report for prediction in predictions},
-        **{"patients": {prediction.study_id: prediction.patient_id for prediction in predictions}} | scoring,
-    )
+
+    def column(name: str) -> dict[str, Any]:
+        return {prediction.study_id: getattr(prediction, name) for prediction in predictions}
+
+    return evaluate_reports(column("reference"), column("report"), **{"patients": column("patient_id")} | scoring)
 
 
 def generate_predictions(
@@ -121,23 +122,27 @@ def generate_predictions(
     settings = json.dumps(
         {"model": model.config.name_or_path, "prompt": prompt, **generate_kwargs}, sort_keys=True, default=str
     )
-    output = None if output is None else Path(output)
     file: ReportFile | None = None
 
-    def start() -> list[StudyReport]:
+    def start(path: Path) -> list[StudyReport]:
         nonlocal file
-        file = _start(output, resume, studies, settings)
+        file = _start(path, resume, studies, settings)
         return file.kept
 
     # The main process alone reads and writes the file.
-    kept = [] if output is None else in_main_process(start)
+    kept = [] if output is None else in_main_process(partial(start, Path(output)))
     done = {report.study_id: report for report in kept}
     todo = [index for index, study in enumerate(studies) if study.study_id not in done]
     is_main = process_state().is_main_process
     # A model that is spread over devices stays as it is.
     device = None if getattr(model, "hf_device_map", None) else model.device
     pipeline = ImageToTextPipeline(model, processor, device=device)
-    options = {"batch_size": batch_size, "num_workers": num_workers, "prompt": prompt, "evidence": evidence}
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "num_workers": num_workers,
+        "prompt": prompt,
+        "evidence": evidence,
+    }
     options |= generate_kwargs
 
     was_training = model.training
@@ -170,7 +175,8 @@ def _references(dataset: Sequence[Mapping[str, Any]]) -> list[StudyReport]:
         raise ValueError(f"the data set lacks {', '.join(sorted(missing))}; its columns are {', '.join(columns)}")
 
     def column(name: str) -> list[Any]:
-        return list(dataset[name]) if hasattr(dataset, "column_names") else [study[name] for study in dataset]
+        table: Any = dataset
+        return list(table[name]) if hasattr(dataset, "column_names") else [study[name] for study in dataset]
 
     ids = column("study_id")
     if len(set(ids)) != len(ids):
@@ -215,7 +221,7 @@ class _Studies(Sequence):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, position: int) -> Mapping[str, Any]:
+    def __getitem__(self, position: int) -> Mapping[str, Any]:  # type: ignore[override]  # no slices
         return self._dataset[self._indices[position]]
 
 

@@ -112,7 +112,7 @@ def save_metric_module(folder: str | PathLike, kind: str) -> Path:
         raise ValueError(f"kind={kind!r}: must be one of {', '.join(_MODULES)}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    described = {"name": _MODULES[kind].__name__, "description": _MODULES[kind].__doc__.strip()}
+    described = {"name": _MODULES[kind].__name__, "description": (_MODULES[kind].__doc__ or "").strip()}
     files = {
         f"{folder.name}.py": _SCRIPT.format(**described),
         "README.md": _CARD.format(title=folder.name, **described),

@@ -19,7 +19,8 @@ def pycocoevalcap_file(name: str) -> Path:
         MetricUnavailableError: it is not installed.
     """
     found = find_spec("pycocoevalcap")
-    path = Path(next(iter(found.submodule_search_locations))) / name if found else None
+    locations = (found.submodule_search_locations if found else None) or []
+    path = next((Path(location) / name for location in locations), None)
     if path is None or not path.is_file():
         raise MetricUnavailableError(f'pycocoevalcap with its {name} is absent; pip install "mambaxray[eval]"')
     return path

@@ -6,12 +6,15 @@ CheXpert labeler nor CheXbert, and its numbers must not be reported under their 
 """
 
 import re
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..data.schema import ABSENT, NOT_MENTIONED, OBSERVATIONS, PRESENT, UNCERTAIN
-from .labeler_vocabulary import BOUNDARY_MARKS, CUES, FINDINGS, OTHER_ABNORMALITY, STATEMENTS
+from ..processing.report_text import is_missing
+from .labeler_scopes import Named, read_values
+from .labeler_sentences import sentences
+from .labeler_vocabulary import FINDINGS, OTHER_ABNORMALITY, STATEMENTS
 
 _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 """ASCII only: `str.lower` can change a text's length, and mentions are offsets into the original."""
@@ -21,19 +24,18 @@ _SILENT = (
     r"reason for (?:exam(?:ination)?|study)|comparisons?|techniques?|exam(?:ination)?|procedure|recommendations?"
 )
 _OTHER_PART = (
-    r"(?:(?:left|right|bilateral) )?(?:hands?|wrists?|elbows?|shoulders?|knees?|ankles?|f(?:oo|ee)t|hips?|pelvis|tibia"
-    r"|femur|humerus|forearm|(?:lumbar|cervical|lumbosacral) spine)(?= ?[:.]| 1\.)"
+    r"(?:(?:left|right|bilateral)\s+)?(?:hands?|wrists?|elbows?|shoulders?|knees?|ankles?|f(?:oo|ee)t|hips?|pelvis"
+    r"|tibia"
+    r"|femur|humerus|forearm|(?:lumbar|cervical|lumbosacral) spine)"
 )
 _SPEAKING = r"findings?|impressions?|conclusions?|(?:final )?report|findings and impression|opinion"
+_NUMBER = r" *(?:\(?\d{1,2}[.)] ?)?"
 _HEADING = re.compile(
-    rf"(?:^|(?<=[\n.])) *(?:(?P<silent>(?:{_SILENT})(?= ?:)|{_OTHER_PART})|(?:{_SPEAKING})(?= ?:)|chest(?= ?[:.]| 1\.))"
-    r" ?[:.]?"
+    rf"(?:^|(?<=[\n.])){_NUMBER}(?:(?P<silent>{_SILENT}|{_OTHER_PART})|{_SPEAKING}|chest) ?:"
+    # without a colon, but not where a line is only wrapped
+    rf"|(?:^|(?<=\.)|(?<=[^a-z,]\n)){_NUMBER}(?:(?P<part>{_OTHER_PART})|chest)(?: ?\.| (?=1\.))"
 )
 _PARAGRAPH_END = re.compile(r"\S[ \t]*\n\s*\n")
-_SENTENCE_END = re.compile(
-    r"(?<!\b[vV]s)[.!?](?=\s|$)|(?<=[a-z]{2})\.(?=[a-zA-Z])"
-    r"|\n\s*\n|\n(?=\s*(?:[-*•]|\d+[.)]|[A-Z][a-z]))"  # a line can end without a sentence's end: list, or wrapped
-)
 
 
 def _alternatives(patterns: Iterable[tuple[str, str]]) -> str:
@@ -42,23 +44,15 @@ def _alternatives(patterns: Iterable[tuple[str, str]]) -> str:
 
 
 _FINDING = re.compile(rf"\b(?:{_alternatives((f'f{i}', '|'.join(f.phrases)) for i, f in enumerate(FINDINGS))})\b")
-_CUE = re.compile(rf"\b(?:{_alternatives(CUES)})\b|(?P<mark>{BOUNDARY_MARKS})")
 _STATEMENTS = [
     re.compile(
-        rf"\b{s.subject}\b(?:(?!\b(?:but|however|although|with|without|there|no)\b)[^;:]){{0,90}}?"
+        rf"\b{s.subject}\b(?:(?!\b(?:but|however|although|with|without|there|no(?! longer))\b)[^;:]){{0,90}}?"
         rf"\b(?:(?P<asserted>{s.asserting})|(?P<denied>{s.denying}))\b"
         rf"|\b(?:(?P<asserted_before>{s.asserting})|(?P<denied_before>{s.denying}))"
         rf"(?:,? (?:in|sized?|of|the|stable|heart size(?: and|,)|heart(?: and|,)))* {s.subject}\b"
     )
     for s in STATEMENTS
 ]
-
-_VALUE_AFTER_CUE = {"negated_before": ABSENT, "uncertain_before": UNCERTAIN, "open_before": NOT_MENTIONED}
-_VALUE_BEFORE_CUE = {"negated_after": ABSENT, "uncertain_after": UNCERTAIN, "open_after": NOT_MENTIONED}
-_BOUNDARIES = ("boundary", "mark")
-_REACH = 120  # characters between a mention and a cue behind it that can still speak of it
-_NEW_CLAUSE = re.compile(r"\b(?:is|are|was|were|has|have|had|persists?|remains?|measur\w+|extends?)\b")
-"""A verb between a mention and a cue behind it: the cue speaks of something else."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +63,14 @@ class Mention:
         observation: one of `OBSERVATIONS`, never "No Finding".
         value: 1 (present), 0 (absent) or -1 (uncertain).
         start, end: the words are `text[start:end]` of the text as it was given.
+        clause: the span of the statement that they belong to, up to these words.
     """
 
     observation: str
     value: int
     start: int
     end: int
+    clause: tuple[int, int]
 
 
 class CheXpertStyleLabeler:
@@ -124,18 +120,33 @@ def _stronger(first: int | None, second: int | None) -> int | None:
 
 
 def _says_something(text: str) -> bool:
-    return any(re.search(r"\w", text[start:end]) for start, end in _speaking_sections(text.translate(_LOWER)))
+    return any(not is_missing(text[start:end]) for start, end in _speaking_sections(text.translate(_LOWER)))
 
 
 def _read(text: str) -> Iterator[Mention]:
     """All mentions, those of abnormalities outside the 14 observations included."""
     lowered = text.translate(_LOWER)
-    for section_start, section_end in _speaking_sections(lowered):
-        start = section_start
-        for mark in _SENTENCE_END.finditer(text, section_start, section_end):
-            yield from _read_sentence(lowered[start : mark.start()], start)
-            start = mark.end()
-        yield from _read_sentence(lowered[start:section_end], start)
+    for start, end in _speaking_sections(lowered):
+        for sentence in sentences(lowered, start, end, text):
+            for each in _read_sentence(sentence.words):
+                if each.value is NOT_MENTIONED:
+                    continue
+                span = sentence.span(each.start, each.end)
+                clause = sentence.span(*each.clause)
+                for observation in each.observations:
+                    yield Mention(observation, each.value, *span, clause)
+                weakened = UNCERTAIN if each.value == PRESENT else each.value
+                for observation in each.hints:
+                    yield Mention(observation, weakened, *span, clause)
+
+
+@lru_cache(maxsize=10_000)
+def _read_sentence(words: str) -> tuple[Named, ...]:
+    """What a sentence names and says of it. Reports repeat their sentences, so the last ones are kept."""
+    named = tuple(_names(words))
+    if named:
+        read_values(words, named)
+    return named
 
 
 def _speaking_sections(text: str) -> Iterator[tuple[int, int]]:
@@ -154,72 +165,17 @@ def _speaking_sections(text: str) -> Iterator[tuple[int, int]]:
         if start < end:
             yield start, end
         if heading:
-            start, silent = heading.end(), heading["silent"] is not None
+            start, silent = heading.end(), bool(heading["silent"] or heading["part"])
 
 
-def _read_sentence(sentence: str, offset: int) -> Iterator[Mention]:
-    denied = []
-    affirmed = []  # (observations, hints, start, end, where its assertion begins)
+def _names(sentence: str) -> Iterator[Named]:
+    """What a sentence names."""
     for match in _FINDING.finditer(sentence):
         finding = FINDINGS[int(match.lastgroup[1:])]
-        affirmed.append((finding.observations, finding.hints, match.start(), match.end(), match.start()))
+        yield Named(match.start(), match.end(), match.start(), finding.observations, finding.hints)
     for statement, pattern in zip(STATEMENTS, _STATEMENTS, strict=True):
         for match in pattern.finditer(sentence):
-            if match["denied"] or match["denied_before"]:
-                denied.append((statement.observation, match.start(), match.end()))
-            else:
-                predicate = match.start("asserted") if match["asserted"] else match.start()
-                affirmed.append(((statement.observation,), (), match.start(), match.end(), predicate))
-    for observation, start, end in denied:
-        yield Mention(observation, ABSENT, offset + start, offset + end)
-    if not affirmed:
-        return
-    cues = _Cues(sentence)
-    for observations, hints, start, end, assertion in affirmed:
-        value = cues.value_of(assertion, end)
-        if value is NOT_MENTIONED:
-            continue
-        for observation in observations:
-            yield Mention(observation, value, offset + start, offset + end)
-        for observation in hints:
-            weakened = UNCERTAIN if value == PRESENT else value
-            yield Mention(observation, weakened, offset + start, offset + end)
-
-
-class _Cues:
-    """The negations, hedges and boundaries of one sentence, and what they make of its mentions."""
-
-    def __init__(self, sentence: str) -> None:
-        self.sentence = sentence
-        self.kinds: list[str] = []
-        self.starts: list[int] = []
-        self.ends: list[int] = []
-        self.values_behind: list[int | None] = [PRESENT]  # what holds in front of the first cue, behind it, …
-        for match in _CUE.finditer(sentence):
-            self.kinds.append(match.lastgroup)
-            self.starts.append(match.start())
-            self.ends.append(match.end())
-            self.values_behind.append(_value_behind(match.lastgroup, self.values_behind[-1]))
-
-    def value_of(self, start: int, end: int) -> int | None:
-        """What the sentence says of its words from `start` to `end`."""
-        value = self.values_behind[bisect_right(self.ends, start)]
-        if value != PRESENT:
-            return value
-        for i in range(bisect_left(self.starts, end), len(self.kinds)):
-            kind, cue_start = self.kinds[i], self.starts[i]
-            if kind in _VALUE_BEFORE_CUE:
-                applies = cue_start - end <= _REACH and not _NEW_CLAUSE.search(self.sentence, end, cue_start)
-                return _VALUE_BEFORE_CUE[kind] if applies else value
-            if kind in _BOUNDARIES or kind in _VALUE_AFTER_CUE:
-                break
-        return value
-
-
-def _value_behind(kind: str, before: int | None) -> int | None:
-    """How a cue changes what is said of the words behind it."""
-    if kind in _BOUNDARIES or (kind == "cause" and before == ABSENT):
-        return PRESENT
-    if kind == "uncertain_before" and before == ABSENT:
-        return ABSENT  # "no findings to suggest"
-    return _VALUE_AFTER_CUE.get(kind, before)
+            behind = match["asserted"] or match["denied"]
+            anchor = match.start("asserted" if match["asserted"] else "denied") if behind else match.start()
+            denied = bool(match["denied"] or match["denied_before"])
+            yield Named(match.start(), match.end(), anchor, (statement.observation,), denied=denied)

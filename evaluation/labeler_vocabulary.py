@@ -37,6 +37,28 @@ _NEVER = r"(?!)"
 _THORA = r"thora(?:x|xes|ces)"
 _BLOOD_OR_WATER = r"(?:hydro|h(?:a|ae)?emo|haemo)-?"
 _INTERSTITIAL = r"(?:disease|lung disease|markings?|changes|process|thickening|pattern|abnormalit\w+|fibrosis)"
+_JOINED = r"(?: and/or | or | and | nor |, | ?/ ?)"
+_HARDWARE_NOUNS = (
+    "wire",
+    "lead",
+    "screw",
+    "plate",
+    "rod",
+    "catheter",
+    "clip",
+    "suture",
+    "stent",
+    "port",
+    "electrode",
+    "nail",
+)
+_HARDWARE = rf"(?:(?:{'|'.join(_HARDWARE_NOUNS)})s?|hardware|cerclage)"
+_BEHIND_HARDWARE = "|".join(
+    f"(?<={noun}{link}{broken})"
+    for broken in ("fracture", "fractures", "fractured")
+    for noun in (*_HARDWARE_NOUNS, "hardware")
+    for link in (" ", "s ", " is ", "s is ", "s are ")
+)
 _LUNG_SITE = (
     r"(?:lungs?|pulmonary|(?:mid-?)?lobes?|lingula\w*|bas(?:e|es|al|ilar)|bibasilar|ap(?:ex|ices|ical)|hil(?:um|ar|a)"
     r"|peri-?hilar|supra-?hilar|infra-?hilar|mid-?lung|retrocardiac)"
@@ -48,10 +70,40 @@ _WHERE_TIPS_LIE = (
 
 FINDINGS: tuple[FindingPhrases, ...] = (
     # At one position the first phrase that matches wins: longer phrases come before their parts.
-    FindingPhrases(("Pneumothorax", "Pleural Effusion"), (rf"{_BLOOD_OR_WATER}pneumo-?{_THORA}",)),
+    FindingPhrases(
+        ("Pneumothorax", "Pleural Effusion"),
+        (
+            rf"{_BLOOD_OR_WATER}pneumo-?{_THORA}",
+            rf"pneumo-?{_JOINED}{_BLOOD_OR_WATER}{_THORA}",
+            rf"{_BLOOD_OR_WATER}{_JOINED}pneumo-?{_THORA}",
+        ),
+    ),
+    FindingPhrases(
+        ("Pleural Effusion", "Pleural Other"), (rf"pleural (?:effusions?|fluid){_JOINED}(?:pleural )?thickening",)
+    ),
     FindingPhrases(("Pneumothorax",), (rf"pneumo-?{_THORA}", r"pleural air", r"ptx")),
     FindingPhrases(
+        ("Pleural Effusion", OTHER_ABNORMALITY),
+        (
+            rf"pleural{_JOINED}pericardial (?:effusions?|fluid)",
+            rf"pericardial{_JOINED}(?:\w+ )?pleural (?:effusions?|fluid)",
+        ),
+    ),
+    FindingPhrases(
         (OTHER_ABNORMALITY,), (r"pericardial (?:effusions?|fluid)", r"(?:joint|knee|suprapatellar) effusions?")
+    ),
+    FindingPhrases(
+        (OTHER_ABNORMALITY,),
+        (
+            r"(?:soft[ -]tissue|subcutaneous|chest wall|body wall|peripheral|extremity|leg|ankle|facial|laryngeal"
+            r"|cerebral|skin|dependent|marrow|scalp|arm|breast)"
+            r"(?: and \w+)? o?edema",
+            r"o?edema (?:of|in|within|involving) (?:the )?(?:[\w-]+ ){0,2}(?:soft tissues?|chest wall|neck|skin"
+            r"|extremit\w+|legs?|arms?)",
+            r"anasarca",
+            rf"fractur(?:es?|ed)(?:{_BEHIND_HARDWARE})",
+            rf"fractur(?:es?(?= of)|ed|e)(?= (?:(?!with|and|or|near|adjacent)[\w-]+ ){{0,5}}?{_HARDWARE}\b)",
+        ),
     ),
     FindingPhrases(
         ("Pleural Other",),
@@ -95,6 +147,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"(?:pulmonary |interstitial |alveolar )?o?edema",
             r"(?:(?:pulmonary|central|peri-?hilar|hilar) )*(?:vascular|venous|vasculature|interstitial|vessel)"
             r"(?: \w+)? (?:congesti(?:on|ve)|engorgement)",
+            r"(?:(?:pulmonary|central|peri-?hilar|hilar) )*vascular prominence",
             r"(?:congestive |left |right ){0,2}heart failure",
             r"chf",
             r"cardiac decompensation",
@@ -105,7 +158,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"(?:pulmonary )?congesti(?:on|ve (?:changes?|failure))",
         ),
     ),
-    FindingPhrases(("Pneumonia",), (r"(?:broncho|pleuro)?-?pneumonia[es]?", r"pneumonitis", r"pneumonic")),
+    FindingPhrases(("Pneumonia",), (r"(?:broncho|pleuro)?-?pneumonia[es]?", r"pneumonitis", r"pneumonic", r"pna")),
     FindingPhrases(("Consolidation",), (r"consolidat(?:ions?|ive|ed|ing)",)),
     FindingPhrases(
         ("Atelectasis",),
@@ -117,8 +170,18 @@ FINDINGS: tuple[FindingPhrases, ...] = (
     ),
     FindingPhrases(
         ("Lung Opacity",),
-        (r"nodular (?:\w+ )?(?:opaci\w+|densit\w+)",),
+        (
+            r"(?:reticul\w+-)?nodular (?:[\w-]+ ){0,2}(?:opaci\w+|densit\w+|infiltrat\w+)",
+            r"nodular (?:[\w-]+ )?interstitial (?:markings|pattern|disease|changes|prominence|thickening)",
+        ),
         hints=("Lung Lesion",),
+    ),
+    FindingPhrases(
+        (OTHER_ABNORMALITY,),
+        (
+            r"(?:chest wall|breast|axillary|neck|soft[ -]tissue|abdominal|renal|adrenal|hepatic|thyroid"
+            r"|subcutaneous) (?:mass(?:es)?|nodul\w+|tumou?rs?)",
+        ),
     ),
     FindingPhrases(("Lung Opacity", "Lung Lesion"), (r"mass-?like (?:\w+ )?(?:opaci\w+|densit\w+|consolidation)",)),
     FindingPhrases(
@@ -164,32 +227,40 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"aicd|icd",
             r"(?:cardioverter[- ])?defibrillators?",
             r"(?:pulse )?generators?",
-            r"(?:\w+ )?(?:leads(?! to)|electrodes?)",
-            r"\w*catheters?",
+            r"leads(?! to)|electrodes?",
+            r"(?:micro|port)?catheters?",
             r"picc(?: lines?)?",
-            r"port-?a-?caths?|(?:medi|infus-?a-?|chest )?-?ports?",
+            r"port-?a-?cath(?:eter)?s?|(?:medi|infus-?a-?|chest )?-?ports?",
             r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?",
-            r"lines? (?:and tubes?|tips?)",
+            r"lines? (?:(?:and|or|/) tubes?|tips?)|(?:all|support|monitoring|indwelling|vascular) (?:\w+ )?lines",
+            r"lines(?= (?:have|were|are) (?:all |now |been )*(?:removed|withdrawn|pulled|discontinued|unchanged"
+            r"|in place|stable))",
             rf"tips?\b[^;]{{0,50}}?\b{_WHERE_TIPS_LIE}",
             r"in (?:the )?(?:[\w-]+ )?(?:svc|superior vena cava|cavo-?atrial junction)",
-            r"(?:(?:endo|naso|oro|trache|et|ng|og|chest|feed|enteric|gastr|support|drain)[\w-]{0,20} )?tub(?:es?|ing)",
-            r"tracheostomy|tracheotomy|ett|ngt",
+            r"(?:(?:endo|naso|oro|trache|et|ng|og|chest|feed|enteric|gastr|support|drain)[\w-]{0,20} )?tub(?:es?"
+            r"|ing)",
+            r"tracheostomy|tracheotomy|trach|ett|ngt|ogt|dht|g-?tube|j-?tube|peg",
+            r"cvc|cvl|cvp|tlc|hd lines?|ppm|picc|bivad|rvad|impella|ecmo(?: cannulae?)?|cannulae?|cannulas"
+            r"|pigtails?|sheaths?|introducers?|cordis",
+            r"hickman|broviac|quinton|perm-?a?-?cath\w*|pleur-?x|tesio|groshong|mitra-?clip|watchman|linq"
+            r"|crt-?[dp]?|biv|avr|mvr|tavr|tavi",
             r"dobb?-?hoff",
             r"shunt(?: (?:tubing|catheter))?",
             r"swan-?ganz",
             r"(?:intra-?aortic )?balloon pump|iabp|lvad|ventricular assist device",
             r"(?:prosthetic|artificial|mechanical|bioprosthetic) (?:\w+ )?valves?",
             r"valv(?:e|ular) (?:prosthes[ei]s|replacements?|repair)|prosthes[ei]s",
-            r"(?:\w+ )?(?:hardware|devices?|stimulators?|recorders?|occluders?|drains?)",
+            r"(?:hardware|devices?|stimulators?|recorders?|occluders?|drains?)",
             r"(?:ivc|vena cava) filters?",
         ),
     ),
     FindingPhrases(
         (OTHER_ABNORMALITY,),
         (
-            r"granulom\w+|calcif\w+|lymph ?nodes?|\w*adenopathy|sarcoid\w*",
+            r"granulom\w+|calcif\w+|lymph ?nodes?|(?:lymph)?adenopathy|sarcoid\w*",
             r"degenerat\w+|spondyl\w+|osteophyt\w+|spurs?|spurring|end-?plate changes|arthr(?:itis|itic|osis|opathy)",
-            r"\w*scoliosis|\w*kypho\w+|lordosis|curvature|wedg\w+|compress\w+|deform\w+|dislocat\w+|sublux\w+",
+            r"(?:(?:dextro|levo|roto|kypho)-?)?scoliosis|(?:hyper)?kypho\w+|lordosis|curvature|wedg\w+|compress\w+"
+            r"|deform\w+|dislocat\w+|sublux\w+",
             r"osteopeni\w+|osteoporo\w+|osteodystrophy|deminerali\w+|sclero\w+|hyperostosis|dish|pectus",
             r"tortuous|tortuosity|ecta(?:tic|sia)|uncoil\w+|unfold\w+|athero\w+|arterioscl\w+|aneurysm\w*",
             r"hyper-?(?:inflat|expan|lucen|aerat)\w*|emphysem\w+|copd|chronic obstructive|air trapping|flatten\w+",
@@ -202,7 +273,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"(?:fusion|fixation) (?:hardware|plates?|rods?)|fusion|rods?|screws?|implants?",
             r"cysts?|cystic|bulla\w*|bullous|blebs?|luc(?:ent|ency|encies)|densit(?:y|ies)|lesions?",
             r"gallstones?|cholelithiasis|pneumoperitoneum|foreign bod(?:y|ies)|bullets?|shrapnel|metallic|contrast",
-            r"rotated|suboptimal|obscur\w+|haz(?:e|iness)",
+            r"rotated|suboptimal|obscur\w+(?! by)|haz(?:e|iness)",
         ),
     ),
 )
@@ -215,98 +286,29 @@ _MEDIASTINUM = (
     r"(?:cardio-?\s?)?mediastin(?:um|al)(?: and [\w-]+)?"
     r"(?:[ /](?:silhouettes?|contours?|structures|borders?|width|shadow))*"
 )
-_NORMAL = r"normal|unremarkable|within (?:the )?(?:normal )?limits|(?:upper|top)(?: \w+)? limits"
+_NOT_NORMAL = r"not (?:quite |entirely )?normal|no longer normal|abnormal(?! contours?)(?:ly (?:large|big|wide))?"
+_NORMAL = (
+    r"(?<!not )(?<!longer )(?<!quite )(?<!near )normal(?!ly)|unremarkable|within (?:the )?(?:normal )?limits"
+    r"|(?:upper|top)(?: \w+)? limits"
+)
 
 STATEMENTS: tuple[Statement, ...] = (
     Statement(
         "Cardiomegaly",
         _HEART,
-        r"(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to|or) (?:\w+ )?)?(?:enlarged|enlargement|borderline|large)"
+        r"(?:(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to|or) (?:\w+ )?)?(?:enlarged|enlargement|borderline"
+        r"|large(?= (?:heart|cardiac|for|in|and|but)\b|\W*$|[.,;)]))"
+        rf"|increased(?= heart| cardiac| size of)|increased(?! (?!in size)\w)|{_NOT_NORMAL})"
         r"(?! (?!and\b)(?:\w+ )?(?:lymph|nodes?|effusions?|hil\w+|aort\w+|hernia|pulmonary|central|pericardial))",
         _NORMAL,
     ),
-    Statement("Enlarged Cardiomediastinum", _MEDIASTINUM, r"widened|enlarged|wide", _NORMAL),
+    Statement("Enlarged Cardiomediastinum", _MEDIASTINUM, rf"widened|enlarged|wide|{_NOT_NORMAL}", _NORMAL),
     Statement(
         "Edema",
-        r"(?:pulmonary |central ){0,2}(?:vascularity|vasculature|vessels|vascular markings|vascular pattern)",
-        r"congested|engorged|cephali\w+|indistinct",
+        r"(?:pulmonary |central |peri-?hilar |hilar |lung |lower |upper |lobe ){0,3}(?:vascularity|vasculature"
+        r"|vessels"
+        r"|vascular (?:markings|pattern|structures))",
+        r"congested|engorged|cephali\w+|indistinct|increased|prominent",
         _NEVER,
     ),
 )
-
-_SEEN = (
-    r"(?:seen|identified|present|appreciated|visuali[sz]ed|noted|demonstrated|evident|detected|apparent|suspected"
-    r"|observed|visible|found|shown)"
-)
-_IS = r"(?:is|are|was|were|has|have|had|be|been|appears?|remains?)"
-_ELSEWHERE = r"(?:prior|previous|old|earlier|remote|comparison|lateral|frontal|pa|ap|other)"
-_SLIGHTLY = r"(?: \w+ly| also| now| since| again| yet| been| be){0,3}"
-
-CUES: tuple[tuple[str, str], ...] = (
-    # (what it does to a mention, phrases); at one position the first phrase that matches wins.
-    (
-        "neutral",
-        r"(?:no|without)"
-        r"(?: (?:significant|interval|definite|appreciable|substantial|gross|acute|obvious|evidence of|new)){0,4}"
-        r" (?:change|increase|decrease|improvement|worsening|difference|progression)s?"
-        r"|not (?:\w+ly )?(?:changed|increased|decreased|improved|worsened|only)"
-        r"|not (?:as )?(?:well|optimally|fully|completely|entirely|adequately)"
-        rf" (?:{_SEEN}|evaluated|assessed|cleared|resolved)"
-        rf"|(?:{_IS} )?not{_SLIGHTLY} {_SEEN}(?: \w+ly)? (?:on|in|at) (?:the |any )?{_ELSEWHERE}"
-        r"|(?:nearly|almost|partially|incompletely|near)(?: \w+ly)? (?:resolved|cleared|complete resolution of)",
-    ),
-    (
-        "open_after",
-        rf"(?:may|might|could) not{_SLIGHTLY} {_SEEN}",
-    ),
-    (
-        "uncertain_after",
-        rf"(?:{_IS} )?(?:can ?not|can't|could not|not){_SLIGHTLY} (?:excluded|ruled out)"
-        rf"|{_IS}{_SLIGHTLY} (?:possible|questioned|considered|questionable|equivocal)"
-        rf"|{_IS}{_SLIGHTLY} an? (?:possibility|consideration)"
-        rf"|(?:{_IS} )?(?:difficult|hard|impossible) to (?:\w+ly )?(?:exclude|rule out)|(?:{_IS}{_SLIGHTLY} )?unlikely"
-        rf"|{_IS} in the differential",
-    ),
-    (
-        "uncertain_before",
-        r"(?:can ?not|can't|could not|not|difficult to|hard to) (?:\w+ly )?(?:exclude|rule out)"
-        r"|possib(?:le|ly|ility)|may|might|could|question(?:able|ably|ed)?|versus|vs|(?<!most )suggest\w*"
-        r"|suspect(?:ed)?|equivocal"
-        r"|(?:concern(?:ing)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of)|potential(?:ly)?|perhaps"
-        r"|less likely|differential|(?:appropriate|correct|proper|right) clinical (?:setting|context|scenario)",
-    ),
-    (
-        "open_before",
-        r"rule out|r/o|(?:re-?)?evaluat(?:e|ion|ing) (?:for|of)|assess(?:ment)?(?: for| of)?|(?:to )?exclud(?:e|ing)"
-        r"|to evaluate|history(?: of)?|h/o|recommend\w*|clinical (?:concern|suspicion|history)",
-    ),
-    (
-        "negated_after",
-        rf"(?:{_IS}{_SLIGHTLY} )?(?:not|no longer|never){_SLIGHTLY} {_SEEN}"
-        rf"|{_IS}{_SLIGHTLY} (?:resolved|cleared|absent|excluded|ruled out|removed|gone)"
-        rf"|(?:{_IS} )?within (?:the )?(?:normal )?limits|none|absent|no(?=\W*$)",
-    ),
-    (
-        "negated_before",
-        r"no|without|w/o|negative for|free of|clear of|absence of|lack of|neither|nor|denies|not|never|rather than"
-        r"|(?:complete )?resolution of|resolved|clearing of|removal of|excludes",
-    ),
-    (
-        "boundary",
-        r"but|however|although|though|yet|while|whereas|except|aside from|apart from|other than|besides|otherwise"
-        r"|which|there (?:is|are)|as well|in (?:a|this|the) patient",
-    ),
-    ("cause", r"secondary to|due to|because|since"),
-)
-
-_OPENS_A_NEW_STATEMENT = (
-    r"(?:there|stable|unchanged|persistent|mild(?:ly)?|moderate(?:ly)?|minimal|small|trace|tiny|slight|chronic|old"
-    r"|healed|residual|again|low|redemonstrat\w+|status|patchy|streaky|linear|calcified|an?|the|heart|cardiac|lungs?"
-    r"|possibl[ey]|probabl[ey]|likely|questionable|suspected)\b"
-)
-BOUNDARY_MARKS = (
-    rf";|:(?! ?(?:none|no|absent)\b)|,(?: and| with)? (?={_OPENS_A_NEW_STATEMENT})"
-    rf"|(?<!left)(?<!right) and (?={_OPENS_A_NEW_STATEMENT})"
-    rf"|(?<!patible)(?<!sistent)(?<!keeping)(?<!ociated) with (?={_OPENS_A_NEW_STATEMENT})"
-)
-"""Punctuation, and commas or conjunctions before a word with which a new statement begins."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def _mean(sums: np.ndarray) -> np.ndarray:
     return sums[..., :-1] / sums[..., -1:]
 
 
-def check_pairs(references: Sequence[str], hypotheses: Sequence[str]) -> None:
+def check_pairs(references: Sequence[Any], hypotheses: Sequence[Any]) -> None:
     """Raises ValueError unless there is one hypothesis for each of at least one reference."""
     if len(references) != len(hypotheses):
         raise ValueError(

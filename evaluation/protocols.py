@@ -39,6 +39,8 @@ def apply_protocol(
         return list(texts)
     if not texts:
         return []
+    if tokenizer is None:
+        raise ValueError("r2gen-compat needs a tokenizer")
     cut = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=max_tokens)
     return [text.strip() for text in tokenizer.batch_decode(cut["input_ids"], skip_special_tokens=True)]
 
@@ -55,8 +57,8 @@ def signature(
     radeval: str | None = None,
 ) -> str:
     """All that a reader needs to compare scores, in one line of `key:value` parted by `|`, as sacrebleu has it."""
-    name = protocol
-    if protocol == "r2gen-compat":
+    name: str = protocol
+    if protocol == "r2gen-compat" and tokenizer is not None:
         name += f"[{max_tokens},{tokenizer.name_or_path or type(tokenizer).__name__}]"
     parts = {
         "nrefs": "1",

@@ -100,7 +100,7 @@ def _study_report(where: str, values: Any) -> StudyReport:
         raise ValueError(f"{where} has no {' or '.join(_ID_COLUMNS)}")
     if not any(name in values for name in (*_REPORT_COLUMNS, "reference")):
         raise ValueError(f"{where} has neither a report ({', '.join(_REPORT_COLUMNS)}) nor a reference")
-    texts = {name: values.get(name) for name in ("reference", "error", "settings")}
+    texts: dict[str, Any] = {name: values.get(name) for name in ("reference", "error", "settings")}
     texts["report"] = _first(values, _REPORT_COLUMNS)
     for name, text in texts.items():
         if not isinstance(text, str | None):
@@ -209,6 +209,7 @@ class ReportFile:
             studies, to try them again.
 
     Attributes:
+        path: the file.
         kept: the reports that the file holds already.
 
     Raises:
@@ -216,11 +217,11 @@ class ReportFile:
     """
 
     def __init__(self, path: str | PathLike, layout: ReportLayout, *, resume: bool = False):
-        self._path = Path(path)
+        self.path = Path(path)
         self._layout = layout
-        self._is_csv = self._path.suffix.lower() == ".csv"
+        self._is_csv = self.path.suffix.lower() == ".csv"
         self._is_started = False
-        held = self._read() if resume and self._path.exists() else []
+        held = self._read() if resume and self.path.exists() else []
         self.kept = [report for report in held if report.error is None]
 
     def write(self, reports: Iterable[StudyReport]) -> None:
@@ -228,20 +229,20 @@ class ReportFile:
         if not self._is_started:
             self._start()
         # Half a surrogate pair, which a model can write and UTF-8 can't encode, becomes its escape sequence.
-        with self._path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with self.path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
             self._write_to(file, reports)
             file.flush()
             os.fsync(file.fileno())
 
     def _start(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         # Written beside and then put in place, so that an interruption here loses nothing.
-        draft = self._path.with_name(f".{self._path.name}.tmp")
+        draft = self.path.with_name(f".{self.path.name}.tmp")
         with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             if self._is_csv:
                 write_csv(file, [self._layout.fields])
             self._write_to(file, self.kept)
-        put_in_place(draft, self._path)
+        put_in_place(draft, self.path)
         self._is_started = True
 
     def _write_to(self, file: TextIO, reports: Iterable[StudyReport]) -> None:
@@ -256,7 +257,7 @@ class ReportFile:
 
     def _read(self) -> list[StudyReport]:
         # Not read_text(), which would turn the line ends within reports into others.
-        content = self._path.read_bytes().decode("utf-8", errors="replace")
+        content = self.path.read_bytes().decode("utf-8", errors="replace")
         content = _complete_lines(content, self._is_csv)
         read: Callable[[str], Iterator[tuple[str, Any]]] = _csv_lines if self._is_csv else _json_lines
         reports = []
@@ -267,7 +268,7 @@ class ReportFile:
                 reports.append(_study_report(where, values))
         except (TypeError, ValueError, csv.Error) as error:
             raise ValueError(
-                f"{self._path}: not {self._layout.name} with the keys {', '.join(self._layout.fields)}, so it "
+                f"{self.path}: not {self._layout.name} with the keys {', '.join(self._layout.fields)}, so it "
                 f"can't be resumed ({error})"
             ) from error
         return reports

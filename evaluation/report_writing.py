@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import ProcessorMixin
 
-from ..modeling_mambaxray.generation.continuous_generation import generate_continuously, is_sharded
+from ..modeling_mambaxray.generation.continuous_generation import is_sharded
 from ..modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline, as_study
 from ..modeling_mambaxray.layers.image_features import Evidence
 from ..processing.pixel_rules import ImageReadError
@@ -208,17 +208,17 @@ def _in_order(
                 readable.append(position)
                 yield study
 
-    generated = generate_continuously(
-        pipeline.model, inputs(), batch_size=batch_size, on_evidence=keep if with_evidence else None, **arguments
+    generated = pipeline.reports_of(
+        inputs(), batch_size=batch_size, on_evidence=keep if with_evidence else None, **arguments
     )
     for position in range(len(indices)):
         while position not in done:
             # When none is left, reading the images to their end has found that this one is missing.
-            number, tokens = next(generated, (None, None))
+            number, reports = next(generated, (None, None))
             if number is not None:
-                (text,) = pipeline.processor.post_process_image_text_to_text([tokens])
                 index = indices[readable[number]]
-                done[readable[number]] = _Outcome(index, text, evidence=evidence.pop(number, None))
+                # Of several the first one is the best.
+                done[readable[number]] = _Outcome(index, reports[0], evidence=evidence.pop(number, None))
         yield done.pop(position)
 
 

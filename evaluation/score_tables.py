@@ -67,7 +67,7 @@ def caption_tables(
     names = set(wanted)
     bleu, cider = (not names.isdisjoint(CAPTION_METRICS[family]) for family in ("BLEU", "CIDEr"))
     counts = NgramCounts(references, systems) if bleu or cider else None
-    if bleu:
+    if bleu and counts is not None:
         _add(tables, bleu_tables(counts))
     if "ROUGE_L" in names:
         _add(tables, [rouge_l_table(references, hypotheses) for hypotheses in systems])
@@ -76,7 +76,7 @@ def caption_tables(
             _add(tables, meteor_tables(references, systems))
         except MetricUnavailableError as error:
             unavailable["METEOR"] = str(error)
-    if cider:
+    if cider and counts is not None:
         _add(tables, cider_tables(counts))
     return tables
 

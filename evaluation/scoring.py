@@ -138,7 +138,8 @@ def evaluate_reports(
         labels=labels,
         unavailable=unavailable,
     )
-    radeval_version, fixed = None, {}
+    radeval_version = None
+    fixed: dict[str, float] = {}
     for name in [name for name in wanted if name in RADEVAL_METRICS]:
         try:
             family = radeval_scores(name, studies.references, studies.hypotheses, external_python=external_python)
@@ -326,7 +327,7 @@ def _other_baselines(
     if len(features) != len(studies.ids):
         raise ValueError(f"features has {len(features)} rows for {len(studies.ids)} studies: give one per study")
     if pool is not None:
-        yield "nearest neighbour", nearest_reports(features, pool_features, pool)
+        yield "nearest neighbour", nearest_reports(features, np.asarray(pool_features), pool)
     elif studies.patients.max() > 0:
         patients = (studies.patients, studies.patients)
         yield "nearest neighbour", nearest_reports(features, features, studies.references, patients=patients)

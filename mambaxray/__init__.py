@@ -49,7 +49,7 @@ _PUBLIC = {
     "ContrastiveCollator": "train.collator",
     "convert_checkpoint": "train.convert_checkpoint",
     "apply_efficient_tuning": "train.partial_lora",
-    "PatchPictureCallback": "train.patch_picture_callback",
+    "PatchPredictionCallback": "train.patch_prediction_callback",
     "ReportTrainer": "train.report_trainer",
     "load_recipe": "train.recipe",
     "run_recipe": "train.run",

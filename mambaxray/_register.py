@@ -131,7 +131,9 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         # From here on the module is what it would be without us.
-        module.__loader__ = module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
         _imports.depth = getattr(_imports, "depth", 0) + 1
         try:
             self._loader.exec_module(module)

@@ -1,16 +1,21 @@
 """The commands that run a grid of models and show it as a table: `mambaxray bench`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from .console import error_console, failure, quiet_transformers
 
+if TYPE_CHECKING:
+    from .train.bench_grid import Cell
+    from .train.bench_run import CellResult
+    from .train.bench_table import TableFormat
+
 bench_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Compare encoders, decoders and data sets in one table (CXPMRG-Bench).",
+    help="Train and compare encoders, decoders and data sets in one table (CXPMRG-Bench).",
 )
 
 
@@ -20,8 +25,8 @@ def run(
         str,
         typer.Argument(
             metavar="BENCH",
-            help="A YAML file that says what is compared (docs/benchmark.md describes it), or the name of one that "
-            "comes with the package: phantoms, cxpmrg, cxpmrg_stages, cxpmrg_text_encoders, emrrg_components, "
+            help="YAML file that defines the grid (see docs/benchmark.md), or the name of one of the package's: "
+            " phantoms, cxpmrg, cxpmrg_stages, cxpmrg_text_encoders, emrrg_components, "
             "emrrg_tuned_parts.",
             show_default=False,
         ),
@@ -32,8 +37,8 @@ def run(
 ) -> None:
     """Train and evaluate every cell of a grid: data set x vision encoder x decoder x variant x checkpoint.
 
-    The same command goes on where an interrupted run stopped. A cell whose data or weights are absent is marked with
-    the reason, and tried again by the next run.
+    The same command resumes an interrupted run. A cell whose data or weights are missing is marked with the reason
+    and retried by the next run.
 
     Example: mambaxray bench run phantoms --output runs/bench
     """
@@ -46,7 +51,7 @@ def run(
     disable_progress_bars()
     console = error_console()
 
-    def tell(cell: object, result: object) -> None:
+    def show(cell: "Cell", result: "CellResult | None") -> None:
         if result is None:
             console.print(f"{cell.title} ...")
         elif result.state == "done":
@@ -55,7 +60,7 @@ def run(
             console.print(f"{cell.title}: {result.state}: {result.reason}")
 
     try:
-        results = run_bench(load_bench(bench), output, progress=tell)
+        results = run_bench(load_bench(bench), output, progress=show)
     except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     done = sum(result.state == "done" for _, result in results)
@@ -67,21 +72,21 @@ def run(
 @bench_app.command()
 def table(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="The folder that bench run wrote.", show_default=False)
+        Path, typer.Argument(metavar="FOLDER", help="Output folder of mambaxray bench run.", show_default=False)
     ],
     form: Annotated[
-        str, typer.Option("--format", "-f", metavar="FORMAT", help="markdown, latex or html.")
+        str, typer.Option("--format", "-f", metavar="FORMAT", help="Table format: markdown, latex or html.")
     ] = "markdown",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File for the table. Else it is printed.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File for the table. Default: print it.")
     ] = None,
 ) -> None:
-    """Show the results of a grid, finished or not, with the numbers that the papers print beside them."""
+    """Show the results of a grid, finished or not, beside the published numbers."""
     from .train.bench_run import read_bench
     from .train.bench_table import render_table
 
     try:
-        text = render_table(*read_bench(folder), form)
+        text = render_table(*read_bench(folder), cast("TableFormat", form))
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(text, encoding="utf-8")

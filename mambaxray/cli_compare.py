@@ -1,13 +1,17 @@
-"""The command that compares two systems' reports."""
+"""The command that compares the reports of two systems: `mambaxray compare`."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from .cli_evaluate import load_tokenizer
 from .console import error_console, failure, print_unavailable, refuse_inputs, result_console
+
+if TYPE_CHECKING:
+    from .evaluation.protocols import Protocol
+    from .evaluation.tokenization import Tokenize
 
 
 def compare(
@@ -15,12 +19,13 @@ def compare(
         Path,
         typer.Argument(
             metavar="FIRST",
-            help="One system's reports (.jsonl or .csv with study_id and report; perhaps reference).",
+            help="Reports of one system (.jsonl or .csv with study_id, report and optionally reference).",
             show_default=False,
         ),
     ],
     second: Annotated[
-        Path, typer.Argument(metavar="SECOND", help="The other system's, of the same studies.", show_default=False)
+        Path,
+        typer.Argument(metavar="SECOND", help="Reports of the other system, on the same studies.", show_default=False),
     ],
     references: Annotated[
         Path | None,
@@ -28,35 +33,39 @@ def compare(
             "--references",
             "-r",
             metavar="FILE",
-            help="The radiologists' reports (see `mambaxray evaluate`); needed unless FIRST holds them.",
+            help="Reference reports (see mambaxray evaluate); required unless FIRST contains them.",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Which studies of an annotation.json to score.")] = "test",
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split of an annotation.json to score.")] = "test",
     metrics: Annotated[
         list[str] | None,
         typer.Option(
             "--metric",
             metavar="NAME",
-            help="Only this one; may be given several times. Default: the caption metrics and six averages of F1.",
+            help="Metric to compute; can be repeated. Default: the caption metrics and six averages of F1.",
             show_default=False,
         ),
     ] = None,
-    tokenize: Annotated[str, typer.Option(metavar="NAME", help="none or ptb, see `mambaxray evaluate`.")] = "none",
+    tokenize: Annotated[
+        str, typer.Option(metavar="NAME", help="Tokenization: none or ptb (see mambaxray evaluate).")
+    ] = "none",
     protocol: Annotated[
-        str, typer.Option(metavar="NAME", help="full-reference or r2gen-compat, see `mambaxray evaluate`.")
+        str, typer.Option(metavar="NAME", help="Protocol: full-reference or r2gen-compat (see mambaxray evaluate).")
     ] = "full-reference",
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Folder or Hub name of the tokenizer for r2gen-compat.")
+        str | None, typer.Option(metavar="MODEL", help="Tokenizer for r2gen-compat: a folder or Hub name.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Tokens kept by r2gen-compat.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Maximum report length in tokens for r2gen-compat.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File for everything in JSON.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="JSON file for all results.")
     ] = None,
 ) -> None:
-    """Tell whether one system's reports score better than another's, or whether that may be chance.
+    """Test whether the reports of two systems differ significantly in their scores.
 
-    Both must have reported on the same studies. Patients, not studies, are the unit. `p` is the chance of a difference
-    as large if the systems were alike; `adjusted p` takes into account that many scores are looked at.
+    Both systems must have reported on the same studies. Patients, not studies, are resampled. `p` is the probability of
+    a difference at least as large if the systems were equivalent; `adjusted p` corrects for the number of scores.
 
     Example:
 
@@ -73,12 +82,12 @@ def compare(
         others = {row.study_id: row.report or "" for row in matched_reports(second, references or first, split=split)}
         with console.status(f"Comparing {len(rows)} reports"):
             result = compare_reports(
-                {row.study_id: row.reference for row in rows},
+                {row.study_id: row.reference or "" for row in rows},
                 {row.study_id: row.report or "" for row in rows},
                 others,
                 metrics=metrics,
-                tokenize=tokenize,
-                protocol=protocol,
+                tokenize=cast("Tokenize", tokenize),
+                protocol=cast("Protocol", protocol),
                 patients={row.study_id: row.patient_id or row.study_id for row in rows},
                 tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
                 max_tokens=max_tokens,

@@ -1,4 +1,4 @@
-"""The command that converts the authors' checkpoints."""
+"""The command that converts the authors' checkpoints: `mambaxray convert`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from .console import error_console, failure
 
 def convert(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="File that the authors released (.pth).", show_default=False)
+        Path, typer.Argument(metavar="CHECKPOINT", help="Released checkpoint file (.pth).", show_default=False)
     ],
     stage: Annotated[
         str,
@@ -18,9 +18,9 @@ def convert(
             "--stage",
             "-s",
             metavar="STAGE",
-            help="What the checkpoint is of: pretrain (images alone), contrast (images and reports), finetune "
-            "(report generation), emrrg (report generation with hybrid layers) or vmamba (a classifier of VMamba's "
-            "authors, of which the image encoder is taken).",
+            help="Kind of checkpoint: pretrain (images alone), contrast (images and reports), finetune (report "
+            "generation), emrrg (report generation with hybrid layers) or vmamba (VMamba's image classifier, whose "
+            "encoder is used).",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the model.")],
@@ -28,23 +28,23 @@ def convert(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Folder, or name on the Hugging Face Hub, of the language model (finetune, emrrg; needed) or text "
-            "encoder (contrast) that it was trained with: the checkpoint does not hold it whole.",
+            help="Language model (required for finetune and emrrg) or text encoder (contrast) that the checkpoint was "
+            "trained with and does not fully contain: a folder, or a name on the Hugging Face Hub.",
         ),
     ] = None,
     vision_encoder: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Folder or Hub name of the vision encoder, for a finetune or emrrg checkpoint that was trained with "
-            "a frozen one: the converted contrast checkpoint, for example.",
+            help="Vision encoder for a finetune or emrrg checkpoint that was trained with a frozen one, such as the "
+            "converted contrast checkpoint: a folder or Hub name.",
         ),
     ] = None,
 ) -> None:
-    """Turn a checkpoint that the authors of MambaXray-VL or VMamba released into a model for this package.
+    """Convert a checkpoint released by the authors of MambaXray-VL, EMRRG or VMamba.
 
-    The folder can then be given to every command as --model, and to from_pretrained. Nothing in the file is run: it is
-    read as numbers and settings only. A file with unknown or missing weights is refused, with their names.
+    The output folder works as --model of every command and with from_pretrained. No code in the file is executed. A
+    file with unknown or missing weights is refused, and their names are reported.
 
     Examples:
 
@@ -63,4 +63,4 @@ def convert(
     except (OSError, ValueError) as error:
         raise failure(error) from error
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    error_console().print(f"{type(model).__name__} with {parameters:,} parameters is in {output}")
+    error_console().print(f"{type(model).__name__} with {parameters:,} parameters saved to {output}")

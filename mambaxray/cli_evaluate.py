@@ -1,17 +1,20 @@
-"""The command that scores generated reports."""
+"""The command that scores generated reports: `mambaxray evaluate`."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from .console import error_console, failure, print_unavailable, quiet_transformers, refuse_inputs, result_console
 
 if TYPE_CHECKING:
+    from .evaluation.protocols import Protocol
     from .evaluation.study_report import StudyReport
+    from .evaluation.tokenization import Tokenize
 
 _TRAINING_SPLIT = "train"
 _AVERAGES = ("_micro_", "_macro_", "_example_")
@@ -23,8 +26,8 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="PREDICTIONS",
-            help="File of generated reports (.jsonl or .csv) with the columns study_id and report, as `generate` "
-            "writes it; it may also hold the reference reports, in a column reference.",
+            help="Generated reports (.jsonl or .csv with study_id and report, as written by mambaxray generate), "
+            "optionally with a column reference.",
             show_default=False,
         ),
     ],
@@ -34,25 +37,25 @@ def evaluate(
             "--references",
             "-r",
             metavar="FILE",
-            help="The radiologists' reports: .jsonl or .csv with study_id and reference (or report), or an "
-            "annotation.json in R2Gen's format.",
+            help="Reference reports: .jsonl or .csv with study_id and reference (or report), or an annotation.json in "
+            "R2Gen's format.",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Which studies of an annotation.json to score.")] = "test",
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split of an annotation.json to score.")] = "test",
     only_present: Annotated[
         bool,
         typer.Option(
             "--only-present",
-            help="Score the studies that PREDICTIONS holds and leave out other references, as for a pilot. Such scores "
-            "can't be compared with those of all studies.",
+            help="Score only the studies in PREDICTIONS and ignore other references. Such scores are not comparable "
+            "with those of all studies.",
         ),
     ] = False,
     training_reports: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Reports of the training studies, for the baselines. Default: the split 'train' of an "
-            "annotation.json, else the references themselves.",
+            help="Training reports for the baselines. Default: the split 'train' of an annotation.json, otherwise the "
+            "references.",
         ),
     ] = None,
     metrics: Annotated[
@@ -60,8 +63,8 @@ def evaluate(
         typer.Option(
             "--metric",
             metavar="NAME",
-            help="Only this one; may be given several times: BLEU, ROUGE_L, METEOR, CIDEr, clinical, or a single "
-            "score such as Bleu_4; with radeval also RadGraph, RadCliQ, CheXbert, BERTScore, GREEN.",
+            help="Metric to compute; can be repeated: BLEU, ROUGE_L, METEOR, CIDEr, clinical, or a single score such "
+            "as Bleu_4; with radeval also RadGraph, RadCliQ, CheXbert, BERTScore, GREEN. Default: all but radeval's.",
             show_default=False,
         ),
     ] = None,
@@ -69,53 +72,58 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME",
-            help="How words are cut for the caption metrics: none (at blanks, as the papers do) or ptb (Penn Treebank, "
-            "without punctuation; needs Java).",
+            help="Tokenization for the caption metrics: none (split at whitespace, as in the papers) or ptb (Penn "
+            "Treebank, without punctuation; needs Java).",
         ),
     ] = "none",
     protocol: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="full-reference (complete reports) or r2gen-compat (both sides cut to --max-tokens tokens of "
-            "--tokenizer, as much published code does; scores come out higher).",
+            help="Protocol: full-reference (complete reports) or r2gen-compat (references and reports truncated to "
+            "--max-tokens tokens of --tokenizer, as in much published code; scores are higher).",
         ),
     ] = "full-reference",
     tokenizer: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Folder or Hub name of the tokenizer for r2gen-compat."),
+        typer.Option(metavar="MODEL", help="Tokenizer for r2gen-compat: a folder or Hub name."),
     ] = None,
     max_tokens: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Tokens kept by r2gen-compat; the papers: 60 for IU, 100 for MIMIC-CXR."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Maximum report length in tokens for r2gen-compat; the papers use 60 for IU X-ray, 100 for MIMIC-CXR.",
+        ),
     ] = None,
     section: Annotated[
-        str, typer.Option(metavar="NAME", help="What the reports are (findings, ...); it is noted in the signature.")
+        str,
+        typer.Option(metavar="NAME", help="Section that the reports cover (findings, ...), recorded in the signature."),
     ] = "report",
     external_python: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The Python of another environment, in which the package radeval is installed; it computes RadGraph, "
-            "RadCliQ, CheXbert, BERTScore and GREEN.",
+            help="Python interpreter of an environment with the package radeval, for RadGraph, RadCliQ, CheXbert, "
+            "BERTScore and GREEN.",
         ),
     ] = None,
-    ci: Annotated[bool, typer.Option("--ci/--no-ci", help="Confidence intervals by bootstrap, by patient.")] = True,
+    ci: Annotated[bool, typer.Option("--ci/--no-ci", help="Compute bootstrap confidence intervals by patient.")] = True,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="File for everything in JSON, scores per study included."),
+        typer.Option("--output", "-o", metavar="FILE", help="JSON file for all results, including scores per study."),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File for a page with scores, charts and example studies.")
+        Path | None, typer.Option(metavar="FILE", help="HTML file for scores, charts and example studies.")
     ] = None,
 ) -> None:
-    """Score generated reports against radiologists' reports.
+    """Score generated reports against reference reports.
 
-    Prints each score with its 95% confidence interval, beside the scores of reports that were written without
-    understanding the images, and a signature that says how it was computed. Clinical scores come from the package's
-    own rule-based labeler, which is neither the CheXpert labeler nor CheXbert.
+    Prints each score with its 95% confidence interval, the scores of baselines that ignore or barely use the images,
+    and a signature of how everything was computed. Clinical scores use the package's own rule-based labeler, which is
+    neither the CheXpert labeler nor CheXbert.
 
-    A study without a generated report counts as an empty report.
+    A study without a generated report is scored as an empty report.
 
     Examples:
 
@@ -138,11 +146,11 @@ def evaluate(
         ids = [row.study_id for row in rows]
         with console.status(f"Scoring {len(rows)} reports"):
             result = evaluate_reports(
-                dict(zip(ids, (row.reference for row in rows), strict=True)),
+                dict(zip(ids, (row.reference or "" for row in rows), strict=True)),
                 dict(zip(ids, (row.report or "" for row in rows), strict=True)),
                 metrics=metrics,
-                tokenize=tokenize,
-                protocol=protocol,
+                tokenize=cast("Tokenize", tokenize),
+                protocol=cast("Protocol", protocol),
                 ci=ci,
                 patients=dict(zip(ids, (row.patient_id or row.study_id for row in rows), strict=True)),
                 tokenizer=None if tokenizer is None else load_tokenizer(tokenizer),
@@ -221,7 +229,7 @@ def _write_page(path: Path, result: Mapping[str, Any], rows: Sequence["StudyRepo
 
     studies = []
     for row in rows:
-        images = [image for image in row.images if Path(image).is_file()]
+        images = [image for image in row.images if isinstance(image, str | PathLike) and Path(image).is_file()]
         studies.append(replace(row, images=images, views=[""] * len(images)))
     rank_by = "ROUGE_L" if "ROUGE_L" in result["per_sample"] else next(iter(result["per_sample"]), None)
     if rank_by is None:

@@ -1,11 +1,11 @@
-"""The command that shows where a model looks while it writes."""
+"""The command that shows where a model looks while it generates: `mambaxray explain`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .cli_options import AllowBlankOption, DeviceOption, PromptOption, StrictOption
+from .cli_options import MAX_NEW_TOKENS_HELP, MODEL_HELP, AllowBlankOption, DeviceOption, PromptOption, StrictOption
 from .console import SAFETY, error_console, failure, quiet_transformers
 
 
@@ -14,34 +14,30 @@ def explain(
         list[str],
         typer.Argument(
             metavar="IMAGE",
-            help="The image (DICOM, PNG, JPEG, TIFF ...); several are views of one study.",
+            help="Image file (DICOM, PNG, JPEG, TIFF ...); several images are views of one study.",
             show_default=False,
         ),
     ],
     model: Annotated[
         str,
-        typer.Option(
-            "--model", "-m", metavar="MODEL", help="The model: its folder, or its name on the Hugging Face Hub."
-        ),
+        typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write (.html).")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="HTML file to write.")] = Path(
         "explanation.html"
     ),
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(
-            min=1, metavar="N", help="Longest report, in tokens (words or pieces of words). Default: the model's own."
-        ),
+        typer.Option(min=1, metavar="N", help=MAX_NEW_TOKENS_HELP),
     ] = None,
     prompt: PromptOption = None,
     device: DeviceOption = "auto",
     strict: StrictOption = False,
     allow_blank: AllowBlankOption = False,
 ) -> None:
-    """Write a report for one study and show where the model looked for each of its words.
+    """Generate a report for one study and show the model's attention to the image for each word.
 
-    The page shows the image, the report, and for each word a map of the attention to the image; for an EMRRG model also
-    each hybrid layer's map, and how far its gate was open. It works for every model of this package.
+    The page shows the image, the report and, for each word, a map of the attention to the image; for EMRRG models also
+    the map and the gate of each hybrid layer.
 
     Example: mambaxray explain chest.dcm --model demo/model --output explanation.html
     """
@@ -50,7 +46,7 @@ def explain(
     from .generate import load_pipeline
 
     console = error_console()
-    options = {"max_new_tokens": max_new_tokens, "prompt": prompt}
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "prompt": prompt}
     try:
         quiet_transformers()
         pipeline = load_pipeline(model, device, strict=strict, allow_blank=allow_blank)

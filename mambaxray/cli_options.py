@@ -4,24 +4,36 @@ from typing import Annotated
 
 import typer
 
+MODEL_HELP = "Model: a folder, or a name on the Hugging Face Hub."
+MAX_NEW_TOKENS_HELP = "Maximum length of a report in tokens. Default: the model's own, or 256."
+
 PromptOption = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", help="Instruction to the model. Default: the one that it was trained with."),
+    typer.Option(metavar="TEXT", help="Instruction to the model. Default: the one it was trained with."),
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option(metavar="DEVICE", help="Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1 ..."),
+    typer.Option(metavar="DEVICE", help="Device: auto (a GPU if available), cpu, cuda, cuda:1 ..."),
 ]
+SeedOption = Annotated[int, typer.Option(metavar="N", help="Random seed.")]
 StrictOption = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Refuse DICOM files about which there are doubts: no chest radiograph, not for presentation, unusable "
-        "windows. Without it they are read with a warning.",
+        help="Refuse questionable DICOM files (not a chest radiograph, not for presentation, unusable windows) instead "
+        "of reading them with a warning.",
     ),
 ]
 AllowBlankOption = Annotated[
-    bool, typer.Option("--allow-blank", help="Read images in which there is nothing to see, which else are refused.")
+    bool, typer.Option("--allow-blank", help="Accept images that show nothing, which are refused by default.")
 ]
 
-__all__ = ["AllowBlankOption", "DeviceOption", "PromptOption", "StrictOption"]
+__all__ = [
+    "MAX_NEW_TOKENS_HELP",
+    "MODEL_HELP",
+    "AllowBlankOption",
+    "DeviceOption",
+    "PromptOption",
+    "SeedOption",
+    "StrictOption",
+]

@@ -1,4 +1,4 @@
-"""The command `mambaxray prepare`."""
+"""The command that prepares data sets: `mambaxray prepare`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,23 +18,26 @@ def prepare(
         str,
         typer.Argument(
             metavar="NAME",
-            help="The data set: iu-xray, mimic-cxr, chexpert-plus, annotation-json for a folder in R2Gen's format, or "
-            "table for a CSV or JSON lines file with images' paths and reports.",
+            help="Data set: iu-xray, mimic-cxr, chexpert-plus, annotation-json (a folder in R2Gen's format) or table "
+            "(a CSV or JSON Lines file with image paths and reports).",
             show_default=False,
         ),
     ],
     source: Annotated[
         Path,
-        typer.Option(metavar="FOLDER", help="The data set as it was downloaded; a table's file.", show_default=False),
+        typer.Option(
+            metavar="FOLDER", help="Folder of the downloaded data set; for a table, its file.", show_default=False
+        ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write.", show_default=False)
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the prepared data set.", show_default=False),
     ],
     section: Annotated[
         str,
         typer.Option(
             metavar="SECTION",
-            help="What a model shall write: findings (as in the papers), impression, or findings+impression.",
+            help="Section of the report to generate: findings (as in the papers), impression, or findings+impression.",
             show_default=False,
         ),
     ],
@@ -42,64 +45,64 @@ def prepare(
         str | None,
         typer.Option(
             metavar="STYLE",
-            help="How to clean the reports: iu-xray, mimic-cxr, r2gengpt, or none. Default: as the papers do for this "
-            "data set.",
+            help="Report cleaning: iu-xray, mimic-cxr, r2gengpt or none. Default: as in the papers on this data set.",
         ),
     ] = None,
     unit: Annotated[
         str | None,
         typer.Option(
             metavar="UNIT",
-            help="image: each image with its report is a study of its own; study: all views together. Default: image "
-            "for mimic-cxr, as in the papers, and study for chexpert-plus.",
+            help="What makes a sample: image (each image with its report) or study (all views together). Default: "
+            "image for mimic-cxr, as in the papers; study for chexpert-plus.",
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the images are, if not in --source.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the images, if not in --source.")
     ] = None,
     reports: Annotated[
         Path | None,
         typer.Option(
-            metavar="PATH", help="MIMIC-CXR: folder or mimic-cxr-reports.zip of the reports, if not in --source."
+            metavar="PATH", help="MIMIC-CXR: reports (a folder or mimic-cxr-reports.zip), if not in --source."
         ),
     ] = None,
     labeler: Annotated[
-        str | None, typer.Option(metavar="NAME", help="MIMIC-CXR: whose labels to take, chexpert (default) or negbio.")
+        str | None, typer.Option(metavar="NAME", help="MIMIC-CXR: source of the labels, chexpert (default) or negbio.")
     ] = None,
     split_list: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="IU X-ray: R2Gen's annotation.json, to split Open-i's reports like it."),
+        typer.Option(
+            metavar="FILE", help="IU X-ray: R2Gen's annotation.json, whose split is applied to Open-i's reports."
+        ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Start of the random split, where a data set has no published one. Default: 0."),
+        typer.Option(metavar="N", help="Random seed of the split, for data sets without a published one. Default: 0."),
     ] = None,
     allow_shared_patients: Annotated[
         bool,
         typer.Option(
             "--allow-shared-patients",
-            help="Go on although patients are in more than one split: scores on the test split are then too good.",
+            help="Continue although patients occur in more than one split, which inflates test scores.",
         ),
     ] = False,
     shorter_side: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="PIXELS", help="Shrink larger images to this shorter side. Default: images stay as they are."
+            min=1, metavar="PIXELS", help="Downscale larger images to this shorter side. Default: keep the size."
         ),
     ] = None,
     num_proc: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Processes to work with. Default: one for each processor core."),
+        typer.Option(min=1, metavar="N", help="Worker processes. Default: one per CPU core."),
     ] = None,
 ) -> None:
-    """Turn a data set into files that training and evaluation read quickly.
+    """Prepare a data set for training and evaluation.
 
-    Reads reports, labels, views and splits, decodes every image once, and writes parquet files by split, with
-    prepared.json (counts and settings) and left_out.csv (what could not be used, and why). An interrupted run goes on
-    when the same command is given again.
+    Reads reports, labels, views and splits, decodes every image once, and writes parquet files by split, prepared.json
+    (counts and settings) and left_out.csv (what could not be used, and why). The same command resumes an interrupted
+    run.
 
-    The data sets must be obtained from their publishers under their terms; docs/data.md says where, and which files
-    are expected.
+    Data sets must be obtained from their publishers under their terms; docs/data.md lists sources and expected files.
 
     Examples:
 
@@ -127,7 +130,7 @@ def prepare(
     if cleaning == _NONE:
         options["cleaning"] = None
     try:
-        with console.status("Reading reports and lists"):
+        with console.status("Reading reports and metadata"):
             found = read_source(name, source, section=section, allow_shared_patients=allow_shared_patients, **options)
         with study_progress(console) as progress:
             task = progress.add_task("Studies", total=len(found.studies))
@@ -139,13 +142,13 @@ def prepare(
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
     except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from here")
+        console.print("interrupted; the same command resumes")
         raise typer.Exit(130) from None
     except (OSError, ValueError, TypeError) as error:
         raise failure(error) from error
     except RuntimeError as error:  # a process that was killed, usually for want of memory
-        raise failure(RuntimeError(f"{error}; the same command goes on, perhaps with a smaller --num-proc")) from error
-    _tell(card, output, console)
+        raise failure(RuntimeError(f"{error}; the same command resumes; try a smaller --num-proc")) from error
+    _summarize(card, output, console)
 
 
 def _cores() -> int:
@@ -154,7 +157,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _tell(card: dict[str, Any], output: Path, console: "Console") -> None:
+def _summarize(card: dict[str, Any], output: Path, console: "Console") -> None:
     from .data.prepared import LEFT_OUT_FILE
     from .data.source import compare_counts
 

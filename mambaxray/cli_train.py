@@ -1,4 +1,4 @@
-"""The commands that train, one per stage. They differ in the stage of their recipe only."""
+"""The commands that train, one per stage: `mambaxray pretrain`, `contrast`, `finetune`; and `mambaxray recipes`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ _Recipe = Annotated[
         "--recipe",
         "-r",
         metavar="RECIPE",
-        help="Name of a recipe that comes with the package (mambaxray recipes lists them), or a YAML file of your own.",
+        help="Recipe: a name listed by mambaxray recipes, or a YAML file.",
     ),
 ]
 _Output = Annotated[
@@ -21,13 +21,13 @@ _Output = Annotated[
 ]
 _Restart = Annotated[
     bool,
-    typer.Option("--restart", help="Delete the run that the folder holds, and nothing else in it, and begin again."),
+    typer.Option("--restart", help="Delete the run in the folder (no other files) and start again."),
 ]
 _Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE]",
-        help="Values that replace those of the recipe, such as data.source=my/folder training.max_steps=100.",
+        help="Values that override the recipe's, such as data.source=my/folder training.max_steps=100.",
         show_default=False,
     ),
 ]
@@ -41,7 +41,7 @@ def recipes() -> None:
     from .train.recipe import list_recipes, read_recipe
 
     table = Table(box=None, pad_edge=False)
-    for title in ("recipe", "stage", "what it is"):
+    for title in ("recipe", "stage", "description"):
         table.add_column(title, overflow="fold")
     for name in list_recipes():
         # As their files have it: to check them would take seconds.
@@ -51,12 +51,11 @@ def recipes() -> None:
 
 
 def pretrain(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restart: _Restart = False) -> None:
-    """Train an image encoder on X-rays without reports (stage 1).
+    """Pre-train a vision encoder on X-rays without reports (stage 1).
 
-    It learns to predict parts of each image from other parts. The folder gets the model (FOLDER/model), pictures of
-    what is predicted (FOLDER/pictures), checkpoints, the resolved recipe, the environment and the results. The same
-    command goes on where an interrupted run stopped; with more steps it extends a finished one. Watch it with:
-    tensorboard --logdir FOLDER.
+    The encoder learns to predict parts of each image from other parts. FOLDER receives the model (FOLDER/model), images
+    of the predictions (FOLDER/pictures), checkpoints, the resolved recipe, the environment and the results. The same
+    command resumes an interrupted run; more steps extend a finished one. Monitor with: tensorboard --logdir FOLDER.
 
     Examples:
 
@@ -68,11 +67,11 @@ def pretrain(recipe: _Recipe, output: _Output, overrides: _Overrides = None, res
 
 
 def contrast(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restart: _Restart = False) -> None:
-    """Train an image encoder on X-rays with reports, to tell which belong together (stage 2).
+    """Train a vision encoder contrastively on X-rays with reports (stage 2).
 
-    The folder gets the model (FOLDER/model), checkpoints, the resolved recipe, the environment and the results, among
-    them how often the right report is found for an image and the right image for a report. The same command goes on
-    where an interrupted run stopped. Watch it with: tensorboard --logdir FOLDER.
+    FOLDER receives the model (FOLDER/model), checkpoints, the resolved recipe, the environment and the results, with
+    the recall of retrieval from image to report and from report to image. The same command resumes an interrupted run.
+    Monitor with: tensorboard --logdir FOLDER.
 
     Examples:
 
@@ -85,10 +84,10 @@ def contrast(recipe: _Recipe, output: _Output, overrides: _Overrides = None, res
 
 
 def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restart: _Restart = False) -> None:
-    """Train a model to write reports, from X-rays with reports (stage 3).
+    """Fine-tune a report generator on X-rays with reports (stage 3).
 
-    The folder gets the model (FOLDER/model), checkpoints, the resolved recipe, the environment and the results. The
-    same command goes on where an interrupted run stopped. Watch it with: tensorboard --logdir FOLDER.
+    FOLDER receives the model (FOLDER/model), checkpoints, the resolved recipe, the environment and the results. The
+    same command resumes an interrupted run. Monitor with: tensorboard --logdir FOLDER.
 
     Several GPUs or processes: torchrun --nproc_per_node 2 --no-python mambaxray finetune ...
 
@@ -111,7 +110,7 @@ def _run(stage: str, recipe: str, output: Path, overrides: list[str] | None, res
         if values.get("stage") != stage:
             make_recipe(values)
             raise RecipeError(
-                f"{recipe} is a recipe of {values['stage']}: mambaxray {values['stage']} --recipe {recipe}"
+                f"{recipe} is a recipe for {values['stage']}: run mambaxray {values['stage']} --recipe {recipe}"
             )
         result = None if restart else finished_result(values, output)
         if result is None:
@@ -127,6 +126,6 @@ def _run(stage: str, recipe: str, output: Path, overrides: list[str] | None, res
     except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     share = f"{result.trained_parameters:,} of {result.total_parameters:,} parameters"
-    console.print(f"{result.steps} steps, {share}, {result.seconds / 60:.1f} minutes; the model: {result.model_dir}")
+    console.print(f"{result.steps} steps, {share}, {result.seconds / 60:.1f} minutes; model: {result.model_dir}")
     for name, value in result.metrics.items():
         console.print(f"  {name}: {value:.4g}")

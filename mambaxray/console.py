@@ -31,13 +31,13 @@ def refuse_inputs(output: Path | None, *inputs: Path | None) -> None:
 
 
 def failure(error: Exception) -> typer.Exit:
-    """Tells a user's error in one line; raise what it returns: `raise failure(error) from error`."""
+    """Prints a user's error in one line and returns the exit to raise: `raise failure(error) from error`."""
     error_console().print(f"error: {error}")
     return typer.Exit(2)
 
 
 def quiet_transformers() -> None:
-    """Keeps the remarks and bars of transformers and the Hub's client off the screen."""
+    """Silences warnings and progress bars of transformers and the Hub's client."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
@@ -81,6 +81,6 @@ def result_console() -> "Console":
 
 
 def print_unavailable(console: "Console", result: Mapping[str, Any]) -> None:
-    """What could not be scored and why, a line each."""
+    """Prints what could not be scored and why, one line each."""
     for name, reason in result["unavailable"].items():
         console.print(f"{name}: unavailable: {reason}", soft_wrap=True)

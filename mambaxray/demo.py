@@ -475,7 +475,7 @@ def _write_reports(
             do_sample=False,
             progress=lambda done, total: screen.update(task, completed=done, total=total),
         )
-    return [prediction.report for prediction in predictions]
+    return [prediction.report or "" for prediction in predictions]
 
 
 def _truth(study: Mapping[str, Any], labeler: CheXpertStyleLabeler) -> Labels:

@@ -43,8 +43,9 @@ def collect_studies(inputs: Iterable[str], on_skip: Callable[[str], None] | None
             known = studies.setdefault(study.study_id, study)
             if known.images != study.images:
                 raise ValueError(
-                    f"study {study.study_id!r} is given twice with different images: {', '.join(known.images)} and "
-                    f"{', '.join(study.images)}"
+                    f"study {study.study_id!r} is given twice with different images: "
+                    f"{', '.join(map(str, known.images))} and "
+                    f"{', '.join(map(str, study.images))}"
                 )
     return list(studies.values())
 

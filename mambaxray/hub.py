@@ -14,8 +14,10 @@ from .modeling_mambaxray.hub.repository_code import PATIENT_TEXT_FOLDER
 from .modeling_mambaxray.hub.separate_parts import LocalPartError, refuse_local_parts
 
 # What training leaves beside a model: nothing that a user of the model needs, and paths of the machine in it.
-_RUN_FILES = ("checkpoint-*", "runs", "optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args.bin")
-_RUN_FILES += ("trainer_state.json", "complete.json", "events.out.*")
+_RUN_FILES = (
+    *("checkpoint-*", "runs", "optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args.bin"),
+    *("trainer_state.json", "complete.json", "events.out.*"),
+)
 _logger = logging.getLogger(__name__)
 _ADVICE = {
     401: "; log in with `hf auth login`, or give a token that may write",
@@ -90,7 +92,7 @@ def push_folder(
         )
     # An upload that fails on its way is a RuntimeError.
     except (HTTPError, OSError, RuntimeError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        status: Any = getattr(getattr(error, "response", None), "status_code", None)
         advice = _ADVICE.get(status, "; nothing was changed there, try again")
         raise PushError(f"{folder} was not pushed to {repo_id}: {first_line(error)}{advice}") from error
     return commit.commit_url

@@ -158,9 +158,8 @@ def _count_parameters(config: "PreTrainedConfig") -> dict[str, str]:
     counts = {"total": model.num_parameters()}
     sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
     if "vision_encoder" in sizes:
-        projections = [name for name in sizes if name.endswith(("projector", "projection", "layer_norm"))]
-        parts = {name.replace("_", " "): size for name, size in sizes.items() if name not in projections}
-        # With them count the few weights that are no module's, such as a scale.
+        parts = {name.replace("_", " "): n for name, n in sizes.items() if name not in model.projection_parts}
+        # The few weights that belong to no module, such as a scale, count as projection.
         counts = parts | {"projection": counts["total"] - sum(parts.values())} | counts
     return {part: f"{count:,}" for part, count in counts.items()}
 
@@ -171,7 +170,7 @@ def _describe_inputs(model: str, has_text: bool) -> dict[str, str]:
 
     try:
         size = AutoImageProcessor.from_pretrained(model).size
-        rows = {"pictures resized to": f"{size['height']} x {size['width']} px"}
+        rows = {"images resized to": f"{size['height']} x {size['width']} px"}
         if has_text:
             tokenizer = AutoTokenizer.from_pretrained(model)
             rows["tokenizer"] = f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens"
@@ -189,7 +188,7 @@ def _describe_processor(model: str, config: "MambaXrayConfig") -> dict[str, str]
         return {"missing": f"reports can't be generated without it ({first_line(error)})"}
     size = processor.image_processor.size
     rows = {
-        "pictures resized to": f"{size['height']} x {size['width']} px",
+        "images resized to": f"{size['height']} x {size['width']} px",
         "tokenizer": f"{type(processor.tokenizer).__name__}, {len(processor.tokenizer):,} tokens",
         "prompt": processor.default_prompt,
     }

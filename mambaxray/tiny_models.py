@@ -41,7 +41,7 @@ def make_tiny_models(folder: str | Path, seed: int = 0, names: Iterable[str] | N
     Args:
         folder: where the models' folders go, named like the systems' `model_type`; `r2gengpt` is the report generator
             with a Swin encoder, `r2gencsr` that with a VMamba.
-        seed: of the random weights.
+        seed: random seed of the weights.
         names: which of the systems, those of `register_family` among them; by default all of this package.
 
     Returns:

@@ -17,12 +17,14 @@ from torch import Tensor, distributed, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
+from transformers.conversion_mapping import WeightRenaming, register_checkpoint_conversion_mapping
 from transformers.generation import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     SuppressTokensLogitsProcessor,
 )
 from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
@@ -33,6 +35,7 @@ from .hub.given_parts import build_around, given_part
 from .hub.private_memory import PrivateMemoryMixin
 from .hub.repository_code import ModelCodeMixin
 from .hub.separate_parts import PartReference, SeparatePartsMixin
+from .layers.decoder_head import check_head_rules
 from .layers.image_features import Evidence, ImageFeatures
 from .layers.views import FrozenVisionEncoderMixin, encode_images, mean_over_views, present_views
 
@@ -136,9 +139,11 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
     Attributes:
         study_inputs: what a study hands the model beside images and token ids, by name; the processor of the same
             system declares the same.
+        projection_parts: the children that lead from the vision encoder to the decoder's space.
     """
 
     study_inputs: ClassVar[StudyInputs] = {}
+    projection_parts: ClassVar[tuple[str, ...]] = ("projector", "layer_norm")
     _decoder_class: ClassVar[type] = AutoModel
 
     def __init__(self, config: MambaXrayConfig):
@@ -295,6 +300,12 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
                 f"num_image_tokens={self.config.num_image_tokens}"
             )
 
+    def _attention_arguments(self) -> set[str]:
+        """What the function takes that the decoder attends with: a hybrid layer's, vLLM's, or a user's own."""
+        registered = ALL_ATTENTION_FUNCTIONS.get(self.config.text_config._attn_implementation)
+        named = set() if registered is None else set(inspect.signature(registered).parameters)
+        return named | {"cross_attention", "attention_instances"}
+
     def _prepare_decoder(
         self,
         input_ids: Tensor | None,
@@ -317,7 +328,7 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         images = {name: value for name, value in images.items() if value is not None}
         study_inputs = {name: kwargs.pop(name) for name in self.study_inputs if name in kwargs}
         study_inputs = {name: value for name, value in study_inputs.items() if value is not None}
-        if unknown := sorted(kwargs.keys() - self._decoder_arguments - {"cross_attention"}):
+        if unknown := sorted(kwargs.keys() - self._decoder_arguments - self._attention_arguments()):
             raise TypeError(_unexpected(type(self).__name__, unknown, [*_IMAGE_ARGUMENTS, *self.study_inputs]))
         features = (mm_encoder_outputs or {}).get("image")
         if "pixel_values" in images or "visual_tokens" in images:
@@ -379,6 +390,12 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         )
 
 
+# A generator's folder holds the decoder with its head around it; for the class, and not for its subclasses.
+register_checkpoint_conversion_mapping(
+    MambaXrayModel.__name__, [WeightRenaming(r"^language_model\.model\.", "language_model.")], overwrite=True
+)
+
+
 class _WithoutHead(MambaXrayModel):
     """A generator's `base_model`: the generator's modules and seams, without the head. It holds nothing of its own."""
 
@@ -393,6 +410,10 @@ class _WithoutHead(MambaXrayModel):
         vars(self)["_generator"] = generator
 
     def forward(self, *args: Any, **kwargs: Any) -> MambaXrayModelOutput:
+        # Whoever calls it applies the head; once is enough.
+        if not torch.compiler.is_compiling() and not vars(self._generator).get("_head_is_checked", False):
+            check_head_rules(self._generator.language_model)
+            vars(self._generator)["_head_is_checked"] = True
         return MambaXrayModel.forward(self._generator, *args, **kwargs)
 
     def get_image_features(self, *args: Any, **kwargs: Any) -> ImageFeatures:
@@ -478,7 +499,9 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
     @property
     def base_model(self) -> MambaXrayModel:
         """The same model without the decoder's head: called with the same inputs, it gives `last_hidden_state`, to
-        which `get_output_embeddings()` and the decoder's soft caps and scales apply."""
+        which `get_output_embeddings()` and the decoder's soft caps and scales apply.
+
+        Its first call raises a `HeadRulesError` for a decoder whose logits are anything else (`decoder_head.py`)."""
         return _WithoutHead(self)
 
     def _decoder_body(self) -> nn.Module:

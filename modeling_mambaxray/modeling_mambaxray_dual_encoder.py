@@ -1,7 +1,7 @@
 """Stage 2 of MambaXray-VL: X-rays and reports in one space, learned by telling pairs from non-pairs."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,8 @@ class MambaXrayDualEncoderOutput(ModelOutput):
 
     Attributes:
         loss: scalar, the symmetric cross-entropy over the pairs of all processes.
-        image_embeds: `(images, projection_dim)`, of length 1.
-        text_embeds: `(texts, projection_dim)`, of length 1.
+        image_embeds: `(images, projection_dim)`, L2-normalised.
+        text_embeds: `(texts, projection_dim)`, L2-normalised.
         logits_per_image: scaled similarities `(images, texts)` within the process.
         logits_per_text: the same, `(texts, images)`.
     """
@@ -49,10 +49,15 @@ class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedM
 
     Any `AutoModel` vision encoder and any text encoder fit; of a causal language model the body is taken. A study is
     the mean over its views and visual tokens (cls included), a report its last valid token; both are projected and
-    brought to length 1.
+    L2-normalised.
+
+    Attributes:
+        projection_parts: the children that lead from the encoders to the shared space.
 
     Source: CXPMRG-Bench (MambaXray-VL), stage 2.
     """
+
+    projection_parts: ClassVar[tuple[str, ...]] = ("visual_projection", "text_projection")
 
     config_class = MambaXrayDualEncoderConfig
     base_model_prefix = ""
@@ -128,7 +133,7 @@ class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedM
     def get_image_features(
         self, pixel_values: Tensor, view_mask: Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Studies in the shared space, before they are brought to length 1.
+        """Studies in the shared space, before L2 normalisation.
 
         Args:
             pixel_values: `(batch, views, channels, height, width)` or `(batch, channels, height, width)`.
@@ -148,7 +153,7 @@ class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedM
     def get_text_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Reports in the shared space, before they are brought to length 1.
+        """Reports in the shared space, before L2 normalisation.
 
         Args:
             input_ids: `(batch, sequence)`, padded on either side.

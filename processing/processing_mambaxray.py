@@ -1,14 +1,15 @@
 """`MambaXrayProcessor`: X-ray views, prompts and reports to what the models take, and back to text."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from transformers import AddedToken
 from transformers.image_processing_base import BatchFeature
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from ..configuration.study_inputs import StudyInputs
 from ..modeling_mambaxray.generation.study_batch import stack_study_inputs
@@ -21,8 +22,9 @@ DEFAULT_PROMPT_TEMPLATE = "Human: <Img>{image}</Img> {instruction} \nAssistant:"
 WITHHELD_KEYS = frozenset({"report", "findings", "impression", "labels"})
 """What a study's prompt must not depend on."""
 
-# The papers' wrapper as a chat. All the images of a message are views of one study and share one placeholder.
+# The prompt template as a chat. All the images of a message are views of one study and share one placeholder.
 _CHAT_TEMPLATE = """\
+{{- bos_token | default("") -}}
 {%- for message in messages -%}
     {%- if message.content is string -%}
         {%- set parts = [{"type": "text", "text": message.content}] -%}
@@ -31,21 +33,39 @@ _CHAT_TEMPLATE = """\
     {%- endif -%}
     {%- set text = parts | selectattr("type", "equalto", "text") | map(attribute="text") | join(" ") -%}
     {%- if message.role == "user" -%}
-        {{- "Human: " -}}
         {%- if parts | selectattr("type", "equalto", "image") | list -%}
-            {{- "<Img>" + IMAGE_TOKEN + "</Img> " + (text or INSTRUCTION) -}}
+            {{- WITH_IMAGE | replace("{instruction}", text or INSTRUCTION) -}}
         {%- else -%}
-            {{- text -}}
+            {{- WITHOUT_IMAGE | replace("{instruction}", text) -}}
         {%- endif -%}
-        {{- " \\n" -}}
     {%- elif message.role == "assistant" -%}
-        {{- "Assistant:" + text + (eos_token | default("")) -}}
+        {{- CUE + text + (eos_token | default("")) -}}
     {%- else -%}
         {{- text + " \\n" -}}
     {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- "Assistant:" -}}{%- endif -%}
+{%- if add_generation_prompt -%}{{- CUE -}}{%- endif -%}
 """
+_IMAGE_FIELD = re.compile(r"(<[^<>]*>)?\{image\}(</[^<>]*>)?\s?")
+
+
+def default_chat_template(image_token: str, instruction: str, prompt_template: str) -> str:
+    """The chat template that says the same as a prompt template.
+
+    A user's message with images becomes the prompt, with its text as the instruction; what follows the template's last
+    field (its last line, where it has several) is the cue for the assistant's message. bos and eos are part of the
+    text, as servers and trainers that tokenize it without special tokens expect.
+    """
+    last_field = max(prompt_template.rindex(field) + len(field) for field in ("{image}", "{instruction}"))
+    before, line_break, cue = prompt_template[last_field:].rpartition("\n")
+    turn = prompt_template[:last_field] + before + line_break
+    values = {
+        "WITH_IMAGE": turn.replace("{image}", image_token),
+        "WITHOUT_IMAGE": _IMAGE_FIELD.sub("", turn),
+        "INSTRUCTION": instruction,
+        "CUE": cue,
+    }
+    return re.sub(r"\b(" + "|".join(values) + r")\b", lambda found: json.dumps(values[found[0]]), _CHAT_TEMPLATE)
 
 
 class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
@@ -64,7 +84,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         image_token: the placeholder.
         instruction: what the default prompt asks for; by default the papers' words.
         prompt_template: wrapper with the fields `{image}` and `{instruction}`; by default the papers'.
-        chat_template: Jinja template for `apply_chat_template`; by default the papers' wrapper.
+        chat_template: Jinja template for `apply_chat_template`; by default one that says what `prompt_template` and
+            `instruction` say, and goes on to when they are changed.
 
     Attributes:
         study_inputs: what a study hands the model beside images and prompt, by name; the model of the same system
@@ -89,10 +110,6 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         for name in ("{image}", "{instruction}"):
             if prompt_template.count(name) != 1:
                 raise ValueError(f"prompt_template must hold {name} once; it is {prompt_template!r}")
-        if chat_template is None:
-            chat_template = _CHAT_TEMPLATE.replace("IMAGE_TOKEN", json.dumps(image_token)).replace(
-                "INSTRUCTION", json.dumps(instruction)
-            )
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.tokenizer.add_tokens([AddedToken(image_token, special=True, normalized=False)], special_tokens=True)
         # Prompts of different lengths must end together to be generated from, also where a pipeline batches them.
@@ -103,9 +120,31 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         self.instruction = instruction
         self.prompt_template = prompt_template
 
+    @classmethod
+    def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Self:
+        # What was saved as the default follows what is changed while loading; a user's own template stays.
+        names = ("image_token", "instruction", "prompt_template")
+        saved = [processor_dict[name] for name in names if name in processor_dict]
+        if len(saved) == len(names) and processor_dict.get("chat_template") == default_chat_template(*saved):
+            processor_dict = {name: value for name, value in processor_dict.items() if name != "chat_template"}
+        return super().from_args_and_dict(args, processor_dict, **kwargs)
+
+    @property
+    def chat_template(self) -> str | dict[str, str]:
+        """The user's own chat template, or the one that says what `prompt_template` and `instruction` say."""
+        if self._own_chat_template is not None:
+            return self._own_chat_template
+        return default_chat_template(self.image_token, self.instruction, self.prompt_template)
+
+    @chat_template.setter
+    def chat_template(self, template: str | dict[str, str] | None) -> None:
+        self._own_chat_template = template
+
     @property
     def model_input_names(self) -> list[str]:
-        return [*self.image_processor.model_input_names, "input_ids", "attention_mask"]
+        of_images = self.image_processor.model_input_names
+        names = ["pixel_attention_mask" if name == "view_mask" else name for name in of_images]
+        return [*names, "input_ids", "attention_mask"]
 
     @property
     def default_prompt(self) -> str:
@@ -159,7 +198,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             max_report_length, include_prompt: as in `__call__`.
 
         Returns:
-            As `__call__`, and the `study_inputs`.
+            As `__call__` with `view_mask` under its own name, and the `study_inputs`.
 
         Raises:
             KeyError: a study has no `images`, or no `report` in training.
@@ -173,6 +212,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             max_report_length=max_report_length,
             include_prompt=include_prompt,
         )
+        if "pixel_attention_mask" in batch:
+            batch["view_mask"] = batch.pop("pixel_attention_mask")
         declared = {
             name: each for name, each in self.study_inputs.items() if with_reports or not each.for_training_only
         }
@@ -185,16 +226,37 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         """The run of placeholders that stands for one study."""
         return self.image_token * self.num_image_tokens
 
+    def _get_num_multimodal_tokens(
+        self, image_sizes: Sequence[Sequence[int]] | None = None, **kwargs: Any
+    ) -> MultiModalData:
+        """How many placeholders and rows of `pixel_values` images of these sizes take, each a study of one view."""
+        count = len(image_sizes or ())
+        return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """As usual. Tokenized without `return_tensors`, ids come as unpadded lists and images as arrays, as other
+        processors give them; the call itself gives tensors when there are images."""
+        if len(args) < 8 and "return_tensors" not in (kwargs.get("processor_kwargs") or {}):
+            kwargs.setdefault("return_tensors", None)
+        return super().apply_chat_template(conversation, *args, **kwargs)
+
     def __call__(
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
         reports: str | Sequence[str] | None = None,
         *,
-        return_tensors: str | None = "pt",
-        padding: bool | str = True,
+        return_tensors: str | None = "auto",
+        padding: bool | str | None = None,
+        padding_side: str | None = None,
+        pad_to_multiple_of: int | None = None,
+        truncation: bool = False,
+        max_length: int | None = None,
+        add_special_tokens: bool = True,
         max_report_length: int | None = None,
         include_prompt: bool = False,
+        return_mm_token_type_ids: bool = False,
+        return_text_replacement_offsets: bool = False,
         **image_kwargs: Any,
     ) -> BatchFeature:
         """Prepare studies for generation, or with `reports` for training.
@@ -207,55 +269,91 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
                 (without). By default the papers' instruction.
             reports: the target of each study. Gives right-padded prompt + report + eos and `labels`; without
                 reports the prompts are left-padded for `generate`.
-            return_tensors: `"pt"`, `"np"` or None for lists.
-            padding: True or `"longest"` to pad to the longest of the batch, False for lists of different lengths.
+            return_tensors: `"pt"`, `"np"`, or None for lists of ids and arrays of images. By default `"pt"` with
+                images, and None for text alone, as tokenizers do.
+            padding: True or `"longest"` to pad to the longest of the batch, False for lists of different lengths; by
+                default True where tensors or arrays are returned.
+            padding_side: `"left"` or `"right"`; by default left without reports and right with them.
+            pad_to_multiple_of: pad to a length that is divisible by this.
+            truncation: whether sequences longer than `max_length` are cut on the right.
+            max_length: most tokens of a sequence, with `truncation`.
+            add_special_tokens: whether bos is put before a text that does not begin with it.
             max_report_length: keep at most this many tokens of report + eos. As in the released code, a truncated
                 report has no eos.
             include_prompt: with `reports`, also return the left-padded prompts as `prompt_input_ids` and
                 `prompt_attention_mask`, for generation at evaluation.
+            return_mm_token_type_ids: also return `mm_token_type_ids`, 1 at image placeholders and 0 elsewhere.
+            return_text_replacement_offsets: also return `text_replacement_offsets`: where each prompt's placeholder
+                is and what it was replaced with, as in `ProcessorMixin.get_text_with_replacements`.
             **image_kwargs: passed on to the image processor, such as `size`.
 
         Returns:
             `BatchFeature` with `input_ids` and `attention_mask` (batch, tokens) int64; with images `pixel_values`
-            (batch, views, 3, height, width) and `view_mask` (batch, views), also under the name that TRL carries,
-            `pixel_attention_mask`; with reports `labels` (batch, tokens),
-            -100 everywhere but on the report's own tokens (its eos included).
+            (batch, views, 3, height, width) and the image processor's `view_mask` (batch, views) under the name that
+            trainers and pipelines know, `pixel_attention_mask`; with reports `labels` (batch, tokens), -100 everywhere
+            but on the report's own tokens (its eos included).
 
         Raises:
             ImageReadError: a picture that can't be read.
+            TypeError: an option that neither this class nor the image processor has.
             ValueError: neither images nor text, counts that don't match, a prompt with images whose number of
-                image tokens is not one, or reports for a tokenizer without eos.
+                image tokens is not one, a truncation that cuts placeholders, or reports for a tokenizer without eos.
         """
-        # `apply_chat_template` hands over every modality and tells whether the template wrote bos already, which
-        # `_tokenize_prompt` sees for itself.
+        # `apply_chat_template` hands over every modality.
         for name in ("videos", "audio"):
             if image_kwargs.pop(name, None) is not None:
                 raise ValueError(f"MambaXrayProcessor takes images and text, not {name}")
-        image_kwargs.pop("add_special_tokens", None)
-
+        if image_kwargs.pop("return_offsets_mapping", False):
+            raise ValueError(
+                "MambaXrayProcessor tokenizes a prompt in parts and has no offsets, which assistant masks are made of; "
+                "give prompt and completion apart to learn from the completion alone"
+            )
+        if images is None and image_kwargs:
+            raise TypeError(f"MambaXrayProcessor takes no {', '.join(sorted(image_kwargs))} for text alone")
+        if return_tensors == "auto":
+            return_tensors = None if images is None else "pt"
+        if padding is None:
+            padding = return_tensors is not None
         if padding not in (True, False, "longest"):
             raise ValueError(f"padding is {padding!r}; give True, 'longest' or False")
+        if padding_side not in (None, "left", "right"):
+            raise ValueError(f"padding_side is {padding_side!r}; give 'left' or 'right'")
+        limit = max_length if truncation else None
+        multiple = pad_to_multiple_of or 1
+
+        def side(default: str) -> str | None:
+            return (padding_side or default) if padding else None
 
         studies = None if images is None else group_views(images)
         prompts = self._prompts(text, None if studies is None else len(studies))
-        prompt_ids = [self._tokenize_prompt(prompt) for prompt in prompts]
+        prompt_ids = [self._tokenize_prompt(prompt, add_special_tokens) for prompt in prompts]
         data: dict[str, Any] = {}
         if reports is None:
-            data |= self._pad(prompt_ids, side="left" if padding else None)
+            prompt_ids = [self._truncate(row, limit) for row in prompt_ids]
+            data |= self._pad(prompt_ids, side("left"), multiple)
         else:
             report_ids = self._tokenize_reports(reports, len(prompts), max_report_length)
             sequences = [prompt + report for prompt, report in zip(prompt_ids, report_ids, strict=True)]
             labels = [[-100] * len(prompt) + report for prompt, report in zip(prompt_ids, report_ids, strict=True)]
-            data |= self._pad(sequences, side="right" if padding else None)
-            data["labels"] = _pad_rows(labels, -100, "right" if padding else None)
+            sequences = [self._truncate(row, limit) for row in sequences]
+            data |= self._pad(sequences, side("right"), multiple)
+            data["labels"] = _pad_rows([row[:limit] for row in labels], -100, side("right"), multiple)
             if include_prompt:
-                prompt_only = self._pad(prompt_ids, side="left" if padding else None)
+                prompt_only = self._pad(prompt_ids, "left" if padding else None, multiple)
                 data |= {f"prompt_{name}": rows for name, rows in prompt_only.items()}
+        if return_mm_token_type_ids:
+            data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
         features = BatchFeature(data, tensor_type=return_tensors)
+        if return_text_replacement_offsets:
+            # One per placeholder, which of a study's prompt is the one of its views.
+            replacements = [self.replace_image_token()] * sum(prompt.count(self.image_token) for prompt in prompts)
+            _, offsets = self.get_text_with_replacements(list(prompts), replacements)
+            features["text_replacement_offsets"] = offsets
         if studies is not None:
             features.update(self.image_processor(studies, return_tensors=return_tensors, **image_kwargs))
             if "view_mask" in features:
-                features["pixel_attention_mask"] = features["view_mask"]
+                # TRL carries the mask under this name, and stops at inputs that it does not know.
+                features["pixel_attention_mask"] = features.pop("view_mask")
         return features
 
     def post_process_image_text_to_text(
@@ -295,9 +393,10 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
                 )
         return prompts
 
-    def _tokenize_prompt(self, prompt: str) -> list[int]:
+    def _tokenize_prompt(self, prompt: str, add_bos: bool = True) -> list[int]:
         bos = self.tokenizer.bos_token
-        ids = [] if bos is None else [self.tokenizer.bos_token_id]
+        has_bos = bos is not None and (add_bos or prompt.startswith(bos))
+        ids = [self.tokenizer.bos_token_id] if has_bos else []
         parts = (prompt if bos is None else prompt.removeprefix(bos)).split(self.image_token)
         for index, part in enumerate(parts):
             if index:
@@ -319,20 +418,28 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         rows = self.tokenizer(reports, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [[*row, eos][:max_length] for row in rows]
 
-    def _pad(self, rows: list[list[int]], side: str | None) -> dict[str, list[list[int]]]:
+    def _truncate(self, row: list[int], limit: int | None) -> list[int]:
+        if limit is not None and self.image_token_id in row[limit:]:
+            raise ValueError(
+                f"max_length={limit} cuts the image placeholders of a prompt, which has {len(row)} tokens: raise it, "
+                "or set it to None"
+            )
+        return row[:limit]
+
+    def _pad(self, rows: list[list[int]], side: str | None, multiple: int) -> dict[str, list[list[int]]]:
         tokenizer = self.tokenizer
         candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         pad = next(token for token in candidates if token is not None)
         return {
-            "input_ids": _pad_rows(rows, pad, side),
-            "attention_mask": _pad_rows([[1] * len(row) for row in rows], 0, side),
+            "input_ids": _pad_rows(rows, pad, side, multiple),
+            "attention_mask": _pad_rows([[1] * len(row) for row in rows], 0, side, multiple),
         }
 
 
-def _pad_rows(rows: list[list[int]], value: int, side: str | None) -> list[list[int]]:
+def _pad_rows(rows: list[list[int]], value: int, side: str | None, multiple: int) -> list[list[int]]:
     if side is None:
         return rows
-    longest = max(len(row) for row in rows)
+    longest = -(-max(len(row) for row in rows) // multiple) * multiple
     fill = [[value] * (longest - len(row)) for row in rows]
     return [extra + row if side == "left" else row + extra for row, extra in zip(rows, fill, strict=True)]
 

@@ -104,7 +104,9 @@ def test_the_sdist_holds_tracked_files_only(installed: Distribution) -> None:
 def test_the_version_is_said_once(installed: Distribution) -> None:
     (metadata,) = importlib.metadata.distributions(path=[str(installed.target)])
     code = "import mambaxray; print(mambaxray.__version__)"
-    assert installed.run(code, installed.target.parent) == metadata.version == setup_cfg()["metadata"]["version"]
+    assert installed.run(code, installed.target.parent) == metadata.version
+    assert setup_cfg()["metadata"]["version"] == "attr: mambaxray.__version__"
+    assert f"version: {metadata.version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_every_module_of_the_installed_package_can_be_imported_elsewhere(

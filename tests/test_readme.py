@@ -1,4 +1,4 @@
-"""Every snippet of the README runs as printed, in a folder laid out as the README says."""
+"""Every snippet of the README and of the quickstart runs as printed, in a folder laid out as they say."""
 
 import re
 import sys
@@ -11,7 +11,9 @@ from mambaxray.data.phantoms import make_study
 from mambaxray.demo import DemoSettings, _make_model
 
 README = ROOT / "README.md"
-SNIPPETS = snippets(README)
+QUICKSTART = ROOT / "docs" / "quickstart.md"
+LINKED_FROM = [README, QUICKSTART, ROOT / "CONTRIBUTING.md"]
+SNIPPETS = snippets(README) | snippets(QUICKSTART)
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +44,18 @@ def test_command_line_snippet_runs(folder, command):
 
 
 def test_all_snippets_are_there():
-    assert list(SNIPPETS) == ["auto", "pipeline", "trainer", "pretrain", "contrast", "recipe", "cli"]
+    assert list(snippets(README)) == ["auto", "pipeline", "trainer", "cli"]
+    assert list(snippets(QUICKSTART)) == ["pretrain", "contrast", "recipe"]
 
 
-def test_documents_that_the_readme_links_exist():
-    links = re.findall(r"\]\((docs/[^)]+)\)", README.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", LINKED_FROM, ids=lambda page: page.name)
+def test_files_that_a_page_links_exist(page):
+    links = re.findall(r"\]\(([\w./-]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    links = [link for link in links if not link.startswith("http")]
     assert links
-    assert [link for link in links if not (README.parent / link).is_file()] == []
+    assert [link for link in links if not (page.parent / link).is_file()] == []
+
+
+def test_the_readme_fits_two_screens_and_its_picture_is_small():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 125
+    assert (README.parent / "docs" / "demo.png").stat().st_size <= 200_000

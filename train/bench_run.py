@@ -27,10 +27,10 @@ from ..evaluation.report_files import read_reports
 from ..evaluation.study_report import StudyReport
 from .bench_grid import LARGEST_BATCH, Bench, Cell, make_bench
 from .finetune import make_generator
-from .parts import named_part
 from .processes import run_in_processes
 from .recipe import FinetuneRecipe, RecipeError
 from .run import read_result, run_recipe
+from .stage_parts import named_part
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -185,7 +185,7 @@ def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
         scores=result["scores"],
         signature=result["signature"],
         studies=len(predictions),
-        minutes=None if cell.predictions is not None else sum(p.seconds for p in predictions) / 60,
+        minutes=None if cell.predictions is not None else sum(p.seconds or 0 for p in predictions) / 60,
         trained_parameters=None if trained is None else trained.trained_parameters,
         training_minutes=None if trained is None else trained.seconds / 60,
         page=(cell.folder / _PAGE_FILE).as_posix(),
@@ -257,7 +257,7 @@ def _predict(cell: Cell, test: "Dataset", folder: Path, bench: Bench) -> None:
             **cell.recipe.generation,
         )
 
-    if bench.test.batch_size == "largest":
+    if isinstance(bench.test.batch_size, str):  # largest
         # A batch that does not fit is made smaller by a tenth; what is written is kept.
         find_executable_batch_size(predict, starting_batch_size=LARGEST_BATCH)()
     else:

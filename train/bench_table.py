@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import mean, stdev
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ..evaluation.pages.table_page import table_page
 from ..evaluation.published import PublishedRow, load_published
@@ -110,11 +110,12 @@ def _numbers(result: CellResult) -> tuple[float | None, ...]:
 
 def _margin(values: Sequence[float | None]) -> float | None:
     """How far the 95 % interval of the mean reaches, by Student's t; None where there is no spread to tell it from."""
-    if None in values or len(set(values)) < 2:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or len(set(known)) < 2:
         return None
     from scipy.stats import t
 
-    return float(t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+    return float(t.ppf(0.975, len(known) - 1)) * stdev(known) / len(known) ** 0.5
 
 
 def _published_groups(dataset: str, which: str) -> Iterator[list[PublishedRow]]:
@@ -195,8 +196,8 @@ def _latex(title: str, rows: Sequence[TableRow], notes: Sequence[str]) -> str:
 
 
 def _html(title: str, rows: Sequence[TableRow], notes: Sequence[str]) -> str:
-    columns = [(name, "number" if name in _NUMBERS else "name") for name in _HEADS]
-    lines = [("published" if row.is_published else "own", _cells(row)) for row in rows]
+    columns: list[tuple[str, Any]] = [(name, "number" if name in _NUMBERS else "name") for name in _HEADS]
+    lines: list[tuple[Any, list[str]]] = [("published" if row.is_published else "own", _cells(row)) for row in rows]
     return table_page(
         columns, lines, title=title, summary="Our runs, and below them what the papers print.", notes=notes
     )

@@ -15,18 +15,16 @@ from transformers import (
 )
 
 from ..evaluation.retrieval import compute_retrieval_metrics
-from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .collator import ContrastiveCollator
-from .finetune import freeze, load_splits
-from .parts import named_part
 from .recipe import ContrastRecipe, DualEncoderSection
+from .stage_parts import freeze, load_splits, make_vision_encoder, named_part
 from .tokenizer import train_report_tokenizer
 
 
 def make_trainer(recipe: ContrastRecipe, arguments: TrainingArguments, output: Path) -> Trainer:
-    """The trainer of a contrastive recipe, ready to train. Evaluation tells the recall of retrieval.
+    """The trainer of a contrastive recipe, ready to train. Evaluation reports the recall of retrieval.
 
     Args:
         recipe: what to train on what.
@@ -62,13 +60,7 @@ def make_dual_encoder(
         with named_part("model.checkpoint", section.checkpoint):
             model = MambaXrayDualEncoder.from_pretrained(section.checkpoint)
             return model, AutoProcessor.from_pretrained(section.checkpoint)
-    vision: PreTrainedModel
-    if isinstance(section.vision_encoder, str):
-        with named_part("model.vision_encoder", section.vision_encoder):
-            vision = load_vision_encoder(section.vision_encoder, image_size=section.image_size)
-    else:
-        size = {} if section.image_size is None else {"image_size": section.image_size}
-        vision = AutoModel.from_config(AutoConfig.for_model(**section.vision_encoder | size))
+    vision = make_vision_encoder(section.vision_encoder, section.image_size)
     text: str | PreTrainedModel
     if isinstance(section.text_encoder, str):
         with named_part("model.text_encoder", section.text_encoder):
@@ -78,7 +70,7 @@ def make_dual_encoder(
     else:
         tokenizer = train_report_tokenizer(reports, section.vocab_size)
         values = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-        text = AutoModel.from_config(AutoConfig.for_model(**values | section.text_encoder))
+        text = AutoModel.from_config(AutoConfig.for_model(**values | (section.text_encoder or {})))
     model = MambaXrayDualEncoder.from_vision_text_pretrained(vision, text, projection_dim=section.projection_dim)
     # Where the tokenizer does not know how long a text may be, the collator would not cut it.
     longest = getattr(model.config.text_config, "max_position_embeddings", None)

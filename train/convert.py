@@ -195,7 +195,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
         known = families_by_checkpoint()
         if stage not in known:
             raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(['encoder', *known])}")
-        key_map, left_out = load(known[stage].key_map), known[stage].left_out
+        key_map, left_out = load(known[stage].key_map or ""), known[stage].left_out
     keys = {
         official: key_map(official) for official in state_dict if left_out is None or not re.match(left_out, official)
     }

@@ -12,6 +12,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ _STAGES = {"contrast": "contrastive", "finetune": "downstream"}
 
 # What the authors' files hold besides tensors and plain data: the settings of the run. A plain dict stands in for
 # Lightning's and yacs', whose packages are not needed to read it.
-_HARMLESS = [
+_HARMLESS: list[Any] = [
     argparse.Namespace,
     OrderedDict,
     pathlib.PosixPath,
@@ -271,8 +272,8 @@ def _shape(weights: Mapping[str, Tensor], name: str, checkpoint: str | Path) -> 
 
 def _encoder_sizes(
     weights: Mapping[str, Tensor], prefix: str, patches: str, num_patches: int, checkpoint: str | Path
-) -> dict[str, int]:
-    """The fields of a `VisionMambaConfig` that the weights tell."""
+) -> dict[str, Any]:
+    """The fields of a `VisionMambaConfig` that follow from the weights."""
     hidden, channels, patch, _ = _shape(weights, f"{prefix}{patches}.weight", checkpoint)
     layer = f"{prefix}layers.0."
     direction = f"{layer}mixer.directions.0."

@@ -4,14 +4,13 @@ import inspect
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -24,21 +23,16 @@ from transformers import (
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..configuration.families import Family, families_of_stage
-from ..data.studies import first_studies, load_studies
 from ..evaluation.trainer_metrics import report_metrics
-from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
 from .collator import ReportCollator
 from .partial_lora import apply_efficient_tuning
-from .parts import named_part
-from .recipe import DataSection, FinetuneRecipe, GeneratorSection, RecipeError
+from .recipe import FinetuneRecipe, GeneratorSection, RecipeError
 from .report_trainer import ReportTrainer
 from .run_folder import BASE, claim_run_folder
+from .stage_parts import freeze, load_splits, make_vision_encoder, named_part
 from .tokenizer import train_report_tokenizer
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: Path) -> ReportTrainer:
@@ -69,23 +63,6 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
     )
 
 
-def load_splits(data: DataSection) -> tuple["Dataset", "Dataset | None"]:
-    """Training and validation studies; None where the data set has no validation split.
-
-    Raises:
-        RecipeError: no source is named, or there is nothing to train on.
-    """
-    if data.source is None:
-        raise RecipeError("the recipe does not say where the data is: give data.source=FOLDER")
-    splits = load_studies(data.source, **data.options)
-    if not len(splits.get("train", ())):
-        raise RecipeError(f"{data.source} has no training studies; it has {', '.join(splits) or 'nothing'}")
-    validation = splits.get("validation")
-    if validation is not None:
-        validation = first_studies(validation, data.max_validation)
-    return first_studies(splits["train"], data.max_train), validation
-
-
 def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The model that a recipe describes, and its processor.
 
@@ -96,8 +73,7 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
     if section.checkpoint is not None:
         return _whole_generator(section)
     family = _system(section)
-    with named_part("model.vision_encoder", section.vision_encoder):
-        encoder = _vision_encoder(section.vision_encoder, section.image_size)
+    encoder = make_vision_encoder(section.vision_encoder, section.image_size)
     instruction = section.instruction or DEFAULT_INSTRUCTION
     if isinstance(section.language_model, str):
         with named_part("model.language_model", section.language_model):
@@ -163,17 +139,12 @@ def _system(section: GeneratorSection) -> Family:
     return systems[section.system]
 
 
-def _vision_encoder(source: str | dict[str, Any], image_size: int | None) -> PreTrainedModel:
-    if isinstance(source, str):
-        return load_vision_encoder(source, image_size=image_size)
-    size = {} if image_size is None else {"image_size": image_size}
-    return AutoModel.from_config(AutoConfig.for_model(**source | size))
-
-
-def _new_language_model(values: dict[str, Any], tokenizer: Any) -> PreTrainedModel:
+def _new_language_model(values: dict[str, Any] | None, tokenizer: Any) -> PreTrainedModel:
     tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     # The image placeholder has no embedding: it is no token of the language model.
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**{"vocab_size": len(tokenizer)} | tokens | values))
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**{"vocab_size": len(tokenizer)} | tokens | (values or {}))
+    )
 
 
 def _loading_options(section: GeneratorSection) -> dict[str, Any]:
@@ -196,19 +167,6 @@ def _loading_options(section: GeneratorSection) -> dict[str, Any]:
     return options
 
 
-def freeze(model: PreTrainedModel, parts: Sequence[str]) -> None:
-    """Takes parts of a model, named as its children, out of training.
-
-    Raises:
-        RecipeError: the model has no such part.
-    """
-    for name in parts:
-        try:
-            model.freeze_part(name)
-        except ValueError as error:
-            raise RecipeError(f"model.freeze: {error}") from error
-
-
 def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path) -> PeftModel:
     """Adapters on the language model or the vision encoder; what else is trained goes into their file whole."""
     if PartialState().is_main_process:
@@ -220,7 +178,7 @@ def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path)
             return apply_efficient_tuning(model, **section.vision_lora, lora=section.lora)
         except (TypeError, ValueError) as error:
             raise RecipeError(f"model.vision_lora: {error}") from error
-    values = dict(section.lora)
+    values = dict(section.lora or {})
     targets = values.pop("target_modules", ["q_proj", "v_proj"])
     whole = [name for name, _ in model.named_children() if name not in ("language_model", *section.freeze)]
     try:
@@ -232,4 +190,4 @@ def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path)
     return get_peft_model(model, config)
 
 
-__all__ = ["freeze", "load_splits", "make_generator", "make_trainer"]
+__all__ = ["make_generator", "make_trainer"]

@@ -94,6 +94,7 @@ class EncodedStudyCollator:
             text=[self.processor.default_prompt] * len(studies),
             reports=[study["report"] for study in studies],
             max_report_length=self.max_report_length,
+            return_tensors="pt",
         )
         batch["visual_tokens"] = torch.stack([study["visual_tokens"] for study in studies])
         return batch

@@ -17,10 +17,9 @@ from ..data.image_folder import load_images
 from ..data.studies import first_studies
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .collator import ImageCollator
-from .finetune import load_splits
-from .parts import named_part
-from .patch_picture_callback import PatchPictureCallback
+from .patch_prediction_callback import PatchPredictionCallback
 from .recipe import ImageDataSection, PretrainerSection, PretrainRecipe, RecipeError
+from .stage_parts import load_splits, named_part
 
 
 def make_trainer(recipe: PretrainRecipe, arguments: TrainingArguments, output: Path) -> Trainer:
@@ -40,9 +39,9 @@ def make_trainer(recipe: PretrainRecipe, arguments: TrainingArguments, output: P
     if recipe.picture_every is not None:
         rows = list(islice(train if validation is None else validation, recipe.picture_images))
         pixel_values = collator(rows)["pixel_values"][: recipe.picture_images]
-        callbacks.append(PatchPictureCallback(pixel_values, recipe.picture_every, output))
+        callbacks.append(PatchPredictionCallback(pixel_values, recipe.picture_every, output))
     if isinstance(model, ViTMAEForPreTraining) and arguments.label_names is None:
-        # Only with labels the Trainer tells the loss of a model that does not announce that it needs none.
+        # The Trainer reports the evaluation loss of such a model only where it finds labels.
         arguments.label_names = ["pixel_values"]
     return Trainer(
         model=model,
@@ -66,7 +65,7 @@ def _load_data(recipe: PretrainRecipe) -> tuple[Any, Any]:
         _refuse_options(data)
         if data.max_train is not None:
             rows = rows.take(data.max_train)
-        # Over as many pictures as memory holds easily, since a stream can't be shuffled whole.
+        # Within a window that memory holds easily, since a stream can't be shuffled whole.
         return rows.shuffle(seed=recipe.seed, buffer_size=1000), None
     _refuse_options(data)
     if not data.validation_share:
@@ -85,7 +84,7 @@ def _make_model(section: PretrainerSection) -> PreTrainedModel:
         with named_part("model.checkpoint", section.checkpoint):
             return AutoModelForPreTraining.from_pretrained(section.checkpoint)
     try:
-        return AutoModelForPreTraining.from_config(AutoConfig.for_model(**section.config))
+        return AutoModelForPreTraining.from_config(AutoConfig.for_model(**section.config or {}))
     except ValueError as error:
         raise RecipeError(f"model.config: {error}") from error
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -290,12 +290,24 @@ class FinetuneRecipe(Recipe):
             raise RecipeError(f"metrics: {error}") from error
 
 
-RECIPE_CLASSES: dict[str, type[Recipe]] = {
-    "pretrain": PretrainRecipe,
-    "contrast": ContrastRecipe,
-    "finetune": FinetuneRecipe,
+class Stage(NamedTuple):
+    """A stage of training.
+
+    Attributes:
+        recipe: the class of its recipes.
+        module: the module of this package whose `make_trainer(recipe, arguments, output)` trains it.
+    """
+
+    recipe: type[Recipe]
+    module: str
+
+
+STAGES: dict[str, Stage] = {
+    "pretrain": Stage(PretrainRecipe, ".pretrain"),
+    "contrast": Stage(ContrastRecipe, ".contrast"),
+    "finetune": Stage(FinetuneRecipe, ".finetune"),
 }
-"""Which recipe each stage has."""
+"""The stages by the name that recipes and the command line have for them."""
 
 
 def list_recipes() -> list[str]:
@@ -348,14 +360,15 @@ def read_text(file: Path) -> str:
 
 def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's plain data with every default written out, as `Recipe.to_dict` has it, but unchecked."""
-    return _with_defaults(RECIPE_CLASSES[values["stage"]], values)
+    return _with_defaults(STAGES[values["stage"]].recipe, values)
 
 
 def _with_defaults(section: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
     filled = dict(values)
     for name, f in section.model_fields.items():
-        if _is_section(f.annotation):
-            filled[name] = _with_defaults(f.annotation, values.get(name, {}))
+        kind: Any = f.annotation
+        if _is_section(kind):
+            filled[name] = _with_defaults(kind, values.get(name, {}))
         elif name not in values and not f.is_required():
             filled[name] = f.get_default(call_default_factory=True)
     return filled
@@ -368,9 +381,9 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
         RecipeError: a key or value is not one that the stage has.
     """
     stage = values.get("stage")
-    if not isinstance(stage, str) or stage not in RECIPE_CLASSES:
-        raise RecipeError(f"stage is {stage!r}; it must be one of {', '.join(RECIPE_CLASSES)}")
-    return build_section(RECIPE_CLASSES[stage], values, "")
+    if not isinstance(stage, str) or stage not in STAGES:
+        raise RecipeError(f"stage is {stage!r}; it must be one of {', '.join(STAGES)}")
+    return build_section(STAGES[stage].recipe, values, "")
 
 
 def _check_parts(section: Any, *names: str) -> None:
@@ -516,7 +529,8 @@ def _explained(
     if error["type"] == "value_error":
         return RecipeError(str(error["ctx"]["error"]))
     # Behind the names of sections, the place holds the member of a union or of a list.
-    names, kind, value = ([where] if where else []), section, values
+    names, value = ([where] if where else []), values
+    kind: Any = section
     for name in error["loc"]:
         if not _is_section(kind) or name not in kind.model_fields or name not in value:
             break
@@ -549,13 +563,14 @@ def _type_name(kind: Any) -> str:
 
 
 __all__ = [
-    "RECIPE_CLASSES",
+    "STAGES",
     "DataSection",
     "FinetuneRecipe",
     "GeneratorSection",
     "Recipe",
     "RecipeError",
     "Section",
+    "Stage",
     "build_section",
     "list_recipes",
     "load_recipe",

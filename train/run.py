@@ -1,6 +1,7 @@
 """`run_recipe`: one training run, whatever its stage, from a recipe to a folder with a model.
 
-A stage is a module with a function `make_trainer(recipe, arguments, output)`; everything else is the same for all.
+A stage is a module with a function `make_trainer(recipe, arguments, output)` (`recipe.STAGES` lists them); everything
+else is the same for all.
 """
 
 import json
@@ -25,14 +26,11 @@ from ..data.output_lock import locked_output
 from ..data.whole_file import flush_to_disk, write_whole
 from .checkpoints import CheckpointSeal, last_complete_checkpoint
 from .parameter_table import parameter_groups
-from .recipe import Recipe
+from .recipe import STAGES, Recipe
 from .run_folder import CHECKPOINTS, MODEL, check_run_folder, claim_run_folder, delete_run
 from .run_result import RESULT_FILE, RunResult, read_result
 
 logger = logging.getLogger(__name__)
-
-_STAGES = {"pretrain": "pretrain", "contrast": "contrast", "finetune": "finetune"}
-"""In which module of this package each stage lies."""
 
 
 def run_recipe(
@@ -93,7 +91,7 @@ def _train(
 ) -> RunResult:
     set_seed(recipe.seed)
     make_trainer: Callable[[Recipe, TrainingArguments, Path], Trainer]
-    make_trainer = import_module(f".{_STAGES[recipe.stage]}", __package__).make_trainer
+    make_trainer = import_module(STAGES[recipe.stage].module, __package__).make_trainer
     trainer = make_trainer(recipe, arguments, output)
     trainer.add_callback(CheckpointSeal())
     if recipe.early_stopping_patience is not None:

@@ -130,7 +130,7 @@ def _tell(differences: Mapping[str, tuple[Any, Any]], names: Any) -> str:
 
 def describe_run(seed: int) -> dict[str, Any]:
     """Versions, machine, seed, and the git revision where the package runs from a repository."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             versions[name] = version(name)

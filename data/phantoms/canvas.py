@@ -23,7 +23,7 @@ Stroke = tuple[Points, float, float]
 class Canvas:
     """A film of `size` x `size` pixels on which a body is placed by rotation (radians), scale and shift."""
 
-    def __init__(self, size: int, angle: float = 0.0, scale: float = 1.0, shift: Sequence[float] = (0, 0)):
+    def __init__(self, size: int, angle: float = 0.0, scale: float = 1.0, shift: Sequence[float] | np.ndarray = (0, 0)):
         self.size = size
         self._pose = (angle, scale, shift)
         cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
@@ -153,7 +153,9 @@ def _circle(count: int) -> np.ndarray:
     return np.stack([np.cos(t), np.sin(t)], axis=-1)
 
 
-def ellipse(centre: Sequence[float], radii: Sequence[float], angle: float = 0.0, count: int = 24) -> Points:
+def ellipse(
+    centre: Sequence[float] | np.ndarray, radii: Sequence[float] | np.ndarray, angle: float = 0.0, count: int = 24
+) -> Points:
     """The outline of an ellipse."""
     cos, sin = np.cos(angle), np.sin(angle)
     axes = np.array([[cos * radii[0], sin * radii[0]], [-sin * radii[1], cos * radii[1]]])

@@ -18,7 +18,7 @@ _MIRROR = np.array([-1, 1])
 
 def lateral_wall(a: Anatomy, v: np.ndarray | float) -> np.ndarray:
     """Distance of the lung's lateral edge from the midline at height `v`."""
-    return np.interp(v, a.apex + _LEVELS, _REACH * a.width)
+    return np.asarray(np.interp(v, a.apex + _LEVELS, _REACH * a.width))
 
 
 def angle_level(a: Anatomy, side: str) -> float:
@@ -150,7 +150,8 @@ def _breasts(a: Anatomy, coarse: Canvas) -> np.ndarray:
     level = a.dome_right - 0.05
     fall = (0.25 + 0.75 * smoothstep(level - 0.18, level + 0.16, coarse.v)) * np.float32(0.1 * a.breast)
     radii = (0.175 * a.width, 0.14 + 0.06 * a.breast)
-    return sum(smoothstep(1.12, 0.88, coarse.blob((s * 0.215 * a.width, level), radii)) * fall for s in SIGN.values())
+    left, right = (smoothstep(1.12, 0.88, coarse.blob((s * 0.215 * a.width, level), radii)) for s in SIGN.values())
+    return left * fall + right * fall
 
 
 def _gas(a: Anatomy, canvas: Canvas) -> np.ndarray:
@@ -187,9 +188,10 @@ def _vertebrae() -> list[Shape]:
 def _bones(a: Anatomy, canvas: Canvas, silhouette: Points) -> np.ndarray:
     """Two layers that cross: scapulae, posterior ribs and spine; anterior ribs and clavicles."""
     ends: list[Shape] = []
+    right_ends: list[Shape] = []
     posterior, anterior = _rib_curves(a)
     left = _posterior_ribs(posterior, {b.rib: b for b in a.breaks if b.side == "left"}, ends)
-    right = _posterior_ribs(posterior, {b.rib: b for b in a.breaks if b.side == "right"}, right_ends := [])
+    right = _posterior_ribs(posterior, {b.rib: b for b in a.breaks if b.side == "right"}, right_ends)
     ends += _mirrored(right_ends)
     girdle = _scapula_and_arm(a)
     back = girdle + left + _mirrored(girdle + right)

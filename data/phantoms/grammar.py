@@ -17,7 +17,7 @@ class Sentence:
 
 def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
     """One of the options."""
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 def as_sentence(text: str) -> str:

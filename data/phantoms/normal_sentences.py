@@ -140,7 +140,7 @@ def _bone_remark(present: set[str], rng: np.random.Generator) -> Sentence | None
     if "Fracture" in present:
         return None
     if rng.uniform() < 0.4:
-        options = (
+        options: tuple[str, ...] = (
             "no acute fracture",
             "no displaced rib fracture",
             "no rib fracture is seen",

@@ -7,6 +7,7 @@ density. Looks follow the Fleischner Society's glossary (Hansell et al., Radiolo
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def adjust_anatomy(anatomy: Anatomy, finding: Finding, rng: np.random.Generator)
             return replace(anatomy, upper_vessels=1.3 + 0.25 * degree)
         case "Atelectasis":
             lift = (0.012, 0.03, 0.055)[degree]
-            domes = {f"dome_{side}": anatomy.dome(side) - lift for side in finding.sides}
+            domes: dict[str, Any] = {f"dome_{side}": anatomy.dome(side) - lift for side in finding.sides}
             pull = sum(SIGN[side] for side in finding.sides) * (0.0, 0.006, 0.018)[degree]
             return replace(anatomy, **domes, shift=anatomy.shift + pull)
         case "Pneumothorax" | "Pleural Effusion":

@@ -80,22 +80,27 @@ def write_attention_page(
 
 def _gates(words: Sequence[str], sources: Sequence[AttentionMaps]) -> list[dict[str, Any]]:
     """The words of each gated layer with their gates, and with their shares of the colour in percent."""
-    strongest = max((float(np.abs(source.gates).max()) for source in sources), default=0.0) or 1.0
+    gates = [(source.name, source.gates) for source in sources if source.gates is not None]
+    strongest = max((float(np.abs(values).max()) for _, values in gates), default=0.0) or 1.0
     return [
         {
-            "name": source.name,
+            "name": name,
             "words": [
                 {"text": word, "gate": float(gate), "share": round(60 * abs(float(gate)) / strongest)}
-                for word, gate in zip(words, source.gates, strict=True)
+                for word, gate in zip(words, values, strict=True)
             ],
         }
-        for source in sources
+        for name, values in gates
     ]
 
 
 def _gate_chart(words: Sequence[str], sources: Sequence[AttentionMaps]) -> Markup:
     numbers = range(1, len(words) + 1)
-    lines = [Line(source.name.removeprefix("Cross-attention of "), numbers, source.gates) for source in sources]
+    lines = [
+        Line(source.name.removeprefix("Cross-attention of "), numbers, source.gates.tolist())
+        for source in sources
+        if source.gates is not None
+    ]
     return line_chart(Curve("Gate of each word", "word of the report", "gate", lines))
 
 

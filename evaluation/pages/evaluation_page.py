@@ -147,7 +147,8 @@ def _with_images(studies: Sequence[StudyReport], dataset: Sequence[Mapping[str, 
     if dataset is None:
         yield from studies
         return
-    ids = dataset["study_id"] if hasattr(dataset, "column_names") else [study["study_id"] for study in dataset]
+    table: Any = dataset
+    ids = table["study_id"] if hasattr(dataset, "column_names") else [study["study_id"] for study in dataset]
     rows = {name: row for row, name in enumerate(ids)}
     for study in studies:
         if study.images or study.study_id not in rows:

@@ -12,7 +12,6 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from ..layers.image_features import Evidence
 from .attention_kernels import attention_for_changing_shapes
+from .plain_generation import generate_in_batches
 from .report_search import BeamSearch, GreedySearch
 from .slot_cache import SlotCache, index_on
 from .step_graphs import StepGraphs
@@ -86,7 +86,7 @@ def generate_continuously(
 
     Yields:
         Each study's position in `studies` and its new tokens `(tokens,)`, end-of-sequence included, in the order in
-        which reports are finished.
+        which reports are finished. Of several sequences per study it is the first one, which is the best.
 
     Raises:
         ValueError: the batch size is not positive.
@@ -104,7 +104,9 @@ def generate_continuously(
                 yield from batch.step()
     except _NotServable as reason:
         logger.info("plain generate in batches of %d: %s", batch_size, reason)
-        yield from _generate_in_batches(model, waiting.give_back(), batch_size, generate_kwargs, on_evidence)
+        options = {"batch_size": batch_size, "on_evidence": on_evidence, **generate_kwargs}
+        for position, tokens in generate_in_batches(model, waiting.give_back(), **options):
+            yield position, tokens if tokens.ndim == 1 else tokens[0]
 
 
 def is_sharded(model: PreTrainedModel) -> bool:
@@ -414,27 +416,6 @@ def _refusal(
         if not (fits or type(layer) is DynamicLayer):
             return f"{type(layer).__name__} keeps less than all tokens"
     return None
-
-
-def _generate_in_batches(
-    model: PreTrainedModel,
-    studies: Iterator[tuple[int, dict[str, Tensor]]],
-    batch_size: int,
-    generate_kwargs: Mapping[str, Any],
-    on_evidence: Callable[[int, list[Evidence]], None] | None,
-) -> Iterator[tuple[int, Tensor]]:
-    while batch := list(islice(studies, batch_size)):
-        positions = [position for position, _ in batch]
-        inputs = stack_studies([study for _, study in batch], model.generation_config.pad_token_id, model.study_inputs)
-        inputs = {name: value.to(model.device) for name, value in inputs.items()}
-        with attention_for_changing_shapes():
-            outputs = model.generate(**inputs, **{**generate_kwargs, "return_dict_in_generate": True})
-        if on_evidence is not None:
-            for position, evidence in zip(positions, outputs.get("evidence") or (), strict=False):
-                on_evidence(position, evidence)
-        # Of several sequences per study the first one is the best.
-        sequences = outputs.sequences[:: len(outputs.sequences) // len(batch), inputs["input_ids"].shape[1] :]
-        yield from zip(positions, sequences, strict=True)
 
 
 __all__ = ["generate_continuously", "is_sharded"]

@@ -1,6 +1,6 @@
 """`pipeline("image-to-text")`: from X-ray pictures to reports in one call."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Any
 
@@ -11,8 +11,20 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.processing_utils import ProcessorMixin
 
+from ..layers.image_features import Evidence
 from .attention_kernels import attention_for_changing_shapes
-from .study_batch import stack_studies
+from .plain_generation import generate_in_batches
+
+try:
+    from .continuous_generation import generate_continuously
+except ImportError:
+    # In a repository's file, which does without it.
+    def generate_continuously(
+        model: Any, studies: Iterable[Mapping[str, Tensor]], **options: Any
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Generates in batches; the package itself lets studies come and go."""
+        return generate_in_batches(model, enumerate(studies), **options)
+
 
 # Keys of a dictionary that stands for one study, the preferred one first.
 _IMAGE_KEYS = ("images", "image")
@@ -129,18 +141,49 @@ class ImageToTextPipeline(Pipeline):
         forward_params: dict[str, Any],
         postprocess_params: dict[str, Any],
     ) -> Iterator[list[dict[str, str]]]:
-        # The base class pads on the tokenizer's side, insists on a pad token and can't stack studies that differ in
-        # their number of views.
+        # Not the base class's way, which stacks whole batches: studies come and go one by one.
         dataset_class = PipelineDataset if hasattr(inputs, "__len__") else PipelineIterator
         dataset = dataset_class(inputs, self.preprocess, preprocess_params)
         if isinstance(dataset, PipelineIterator):
             num_workers = min(num_workers, 1)  # each worker would go through the whole generator
-        loader = DataLoader(dataset, num_workers=num_workers, batch_size=batch_size, collate_fn=self._collate)
-        outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
-        return PipelineIterator(outputs, self.postprocess, postprocess_params)
+        loader = DataLoader(dataset, num_workers=num_workers, batch_size=None, collate_fn=_unchanged)
+        arguments = self.generation_arguments(**forward_params.get("generate_kwargs", {}))
+        finished: dict[int, list[str]] = {}
+        position = 0
+        for number, reports in self.reports_of(loader, batch_size=batch_size, **arguments):
+            finished[number] = reports
+            while position in finished:
+                yield [{"generated_text": report} for report in finished.pop(position)]
+                position += 1
 
-    def _collate(self, studies: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return stack_studies(studies, self.tokenizer.pad_token_id, self.model.study_inputs)
+    def reports_of(
+        self,
+        studies: Iterable[Mapping[str, Tensor]],
+        *,
+        batch_size: int = 8,
+        on_evidence: Callable[[int, list[Evidence]], None] | None = None,
+        **arguments: Any,
+    ) -> Iterator[tuple[int, list[str]]]:
+        """The engine below this pipeline, `mambaxray generate` and evaluation: reports of prepared studies.
+
+        Args:
+            studies: what `preprocess` makes of each, read as far ahead as a batch needs.
+            batch_size: studies in work at a time.
+            on_evidence: called with a study's position and its evidence, where the model gives any.
+            arguments: of `model.generate`, from `generation_arguments`.
+
+        Yields:
+            Each study's position and its reports (one, or `num_return_sequences`), in the order in which they are
+            finished.
+        """
+        options = {"batch_size": batch_size, "on_evidence": on_evidence, **arguments}
+        config = arguments.get("generation_config", self.model.generation_config)
+        if (arguments.get("num_return_sequences") or config.num_return_sequences or 1) > 1:
+            generated = generate_in_batches(self.model, enumerate(studies), **options)
+        else:
+            generated = generate_continuously(self.model, studies, **options)
+        for number, tokens in generated:
+            yield number, self.processor.post_process_image_text_to_text(tokens.reshape(-1, tokens.shape[-1]))
 
     def _forward(
         self, model_inputs: dict[str, Tensor], generate_kwargs: dict[str, Any] | None = None
@@ -218,6 +261,10 @@ class _Studies(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         return self._members[index]
+
+
+def _unchanged(study: Any) -> Any:
+    return study
 
 
 def as_study(study: Any) -> dict[str, Any]:

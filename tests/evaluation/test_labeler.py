@@ -135,6 +135,8 @@ def test_sections_that_do_not_describe_the_chest_are_skipped(text, expected):
         ("", None),
         (" \n ", None),
         ("INDICATION: Pneumonia.", None),
+        ("nan", None),
+        ("See impression.", None),
     ],
 )
 def test_no_finding_means_that_a_text_states_nothing_abnormal_but_devices(text, no_finding):
@@ -215,18 +217,18 @@ def test_phantom_reports_get_the_labels_they_were_written_with():
 
 
 FLOORS = {
-    "Cardiomegaly": 0.97,
-    "Pleural Effusion": 0.94,
-    "Pneumothorax": 0.92,
-    "Atelectasis": 0.95,
-    "Consolidation": 0.94,
-    "Edema": 0.88,
-    "Pneumonia": 0.92,
-    "Lung Opacity": 0.95,
-    "Lung Lesion": 0.84,
-    "Fracture": 0.92,
-    "Support Devices": 0.92,
-    "No Finding": 0.96,
+    "Cardiomegaly": 0.99,
+    "Pleural Effusion": 0.97,
+    "Pneumothorax": 0.94,
+    "Atelectasis": 0.97,
+    "Consolidation": 0.96,
+    "Edema": 0.92,
+    "Pneumonia": 0.96,
+    "Lung Opacity": 0.96,
+    "Lung Lesion": 0.90,
+    "Fracture": 0.94,
+    "Support Devices": 0.93,
+    "No Finding": 0.97,
 }
 """A little below what `benchmarks/bench_labeler.py` prints for the development half."""
 
@@ -239,3 +241,4 @@ def test_presence_in_iu_reports_agrees_with_the_annotators_terms(shared_data: Pa
     scores = label_scores(references, hypotheses)
     reached = {name: scores[f"F1_{name}_uncertain-negative"] for name in FLOORS}
     assert all(reached[name] >= floor for name, floor in FLOORS.items()), reached
+    assert sum(reached.values()) / len(reached) >= 0.96

@@ -305,7 +305,7 @@ def test_models_of_the_stages_before_are_described_but_write_no_reports(tmp_path
             read_generator_config(str(folder))
     assert sections["Text encoder"]["type"] == "bert"
     assert "missing" in sections["Processor"]  # there is no tokenizer
-    assert describe_model(str(tmp_path / "vision_mamba"))["Processor"] == {"pictures resized to": "32 x 32 px"}
+    assert describe_model(str(tmp_path / "vision_mamba"))["Processor"] == {"images resized to": "32 x 32 px"}
 
 
 def test_models_of_others_are_refused(tmp_path: Path) -> None:

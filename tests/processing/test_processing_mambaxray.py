@@ -50,15 +50,14 @@ def test_default_prompt_has_the_released_layout(processor: MambaXrayProcessor, p
     assert inputs["input_ids"].tolist() == [_prompt(processor)]
     assert inputs["attention_mask"].all()
     assert inputs["pixel_values"].shape == (1, 1, 3, 32, 32)
-    assert inputs["view_mask"].tolist() == [[True]]
-    assert set(inputs) == {*processor.model_input_names, "pixel_attention_mask"}
-    assert inputs["pixel_attention_mask"].equal(inputs["view_mask"])
+    assert inputs["pixel_attention_mask"].tolist() == [[True]]
+    assert set(inputs) == set(processor.model_input_names)
 
 
 def test_views_of_a_study_share_one_run_of_placeholders(processor: MambaXrayProcessor, picture: Image.Image) -> None:
     inputs = processor([[picture, picture], [picture]])
     assert (inputs["input_ids"] == processor.image_token_id).sum(1).tolist() == [TOKENS, TOKENS]
-    assert inputs["view_mask"].tolist() == [[True, True], [True, False]]
+    assert inputs["pixel_attention_mask"].tolist() == [[True, True], [True, False]]
 
 
 def test_text_without_image_token_is_the_instruction(processor: MambaXrayProcessor, picture: Image.Image) -> None:
@@ -104,9 +103,65 @@ def test_pipelines_that_batch_prompts_pad_them_on_the_left_too(
 def test_text_alone_is_prepared_without_pictures(processor: MambaXrayProcessor) -> None:
     tokenizer = processor.tokenizer
     inputs = processor(text="Hello")
-    assert inputs["input_ids"].tolist() == [[tokenizer.bos_token_id, *_ids(tokenizer, "Hello")]]
+    assert inputs["input_ids"] == [[tokenizer.bos_token_id, *_ids(tokenizer, "Hello")]]
     assert "pixel_values" not in inputs
-    assert processor(text=processor.default_prompt)["input_ids"].tolist() == [_prompt(processor)]
+    assert processor(text=processor.default_prompt)["input_ids"] == [_prompt(processor)]
+
+
+def test_texts_alone_come_unpadded_unless_tensors_are_asked_for(processor: MambaXrayProcessor) -> None:
+    rows = processor(text=["A", "A longer one"])["input_ids"]
+    assert len(rows[0]) < len(rows[1])
+    padded = processor(text=["A", "A longer one"], return_tensors="pt")
+    assert padded["attention_mask"].sum(1).tolist() == [len(row) for row in rows]
+
+
+def test_bos_is_left_out_on_request_and_never_doubled(processor: MambaXrayProcessor) -> None:
+    ids, bos = _ids(processor.tokenizer, "Hello"), processor.tokenizer.bos_token_id
+    assert processor(text="Hello", add_special_tokens=False)["input_ids"] == [ids]
+    assert processor(text="<s>Hello", add_special_tokens=False)["input_ids"] == [[bos, *ids]]
+    assert processor(text="<s>Hello")["input_ids"] == [[bos, *ids]]
+
+
+def test_padding_can_be_chosen(processor: MambaXrayProcessor, picture: Image.Image) -> None:
+    plain = processor([picture] * 2, ["A", "A longer one"])
+    right = processor([picture] * 2, ["A", "A longer one"], padding_side="right", pad_to_multiple_of=8)
+    assert right["input_ids"].shape[1] % 8 == 0
+    assert right["attention_mask"].sum(1).equal(plain["attention_mask"].sum(1))
+    assert right["attention_mask"][:, 0].all()
+    assert processor(text="A", padding=True, pad_to_multiple_of=8)["attention_mask"][0][0] == 0
+
+
+def test_truncation_keeps_the_placeholders_or_is_refused(processor: MambaXrayProcessor, picture: Image.Image) -> None:
+    whole = processor(picture, reports=REPORTS[0])
+    cut = processor(picture, reports=REPORTS[0], truncation=True, max_length=whole["input_ids"].shape[1] - 2)
+    assert cut["input_ids"].equal(whole["input_ids"][:, :-2])
+    assert cut["labels"].equal(whole["labels"][:, :-2])
+    assert processor(picture, max_length=1)["input_ids"].shape[1] > 1
+    first = whole["input_ids"][0].tolist().index(processor.image_token_id)
+    with pytest.raises(ValueError, match=f"max_length={first + 1} cuts the image placeholders"):
+        processor(picture, truncation=True, max_length=first + 1)
+
+
+def test_serving_engines_learn_where_the_placeholders_are(processor: MambaXrayProcessor, picture: Image.Image) -> None:
+    inputs = processor(
+        images=[picture],
+        text="<s>See <image> and tell:",
+        return_tensors="pt",
+        return_mm_token_type_ids=True,
+        return_text_replacement_offsets=True,
+        add_special_tokens=False,
+        truncation=False,
+    )
+    assert inputs["mm_token_type_ids"].equal((inputs["input_ids"] == processor.image_token_id).long())
+    (offsets,) = inputs["text_replacement_offsets"]
+    assert [(entry["type"], entry["span"], entry["new_span"]) for entry in offsets] == [
+        ("image", (7, 14), (7, 7 + TOKENS * len("<image>")))
+    ]
+    replaced = _ids(processor.tokenizer, offsets[0]["replacement"])
+    assert replaced == [processor.image_token_id] * TOKENS
+    tokens = processor._get_num_multimodal_tokens(image_sizes=[(3000, 2500), (64, 64)])
+    assert tokens["num_image_tokens"] == [TOKENS, TOKENS]
+    assert tokens["num_image_patches"] == [1, 1]
 
 
 def test_without_padding_or_tensors_lists_keep_their_lengths(
@@ -245,6 +300,11 @@ def test_calls_that_do_not_fit_together_are_refused(processor: MambaXrayProcesso
             processor(**arguments)
 
 
+def test_unknown_option_of_text_alone_is_refused(processor: MambaXrayProcessor) -> None:
+    with pytest.raises(TypeError, match="sise"):
+        processor(text="Hello", sise=3)
+
+
 def test_unknown_option_is_refused(processor: MambaXrayProcessor, picture: Image.Image) -> None:
     with pytest.raises(TypeError, match="max_lenght"):
         processor(picture, max_lenght=3)
@@ -290,12 +350,34 @@ def _message(*content: dict[str, object]) -> list[dict[str, object]]:
 
 def test_chat_template_renders_the_papers_prompt(processor: MambaXrayProcessor) -> None:
     chat = _message({"type": "image"}, {"type": "text", "text": INSTRUCTION})
-    assert processor.apply_chat_template(chat, add_generation_prompt=True) == processor.default_prompt
-    assert processor.apply_chat_template(chat) == processor.default_prompt.removesuffix("Assistant:")
+    prompt = f"<s>{processor.default_prompt}"
+    assert processor.apply_chat_template(chat, add_generation_prompt=True) == prompt
+    assert processor.apply_chat_template(chat) == prompt.removesuffix("Assistant:")
+
+
+@pytest.mark.parametrize(
+    "prompt_template", ["Q: {image} {instruction} A:", "{instruction}\nlook {image}", "<x>{image}</x>\n{instruction}\n"]
+)
+def test_chat_template_follows_the_prompt_template(tokenizer: PreTrainedTokenizerFast, prompt_template: str) -> None:
+    processor = _make(tokenizer, prompt_template=prompt_template)
+    chat = _message({"type": "image"}, {"type": "text", "text": "What about {image}?"})
+    rendered = processor.apply_chat_template(chat, add_generation_prompt=True)
+    assert rendered == f"<s>{processor.build_prompt('What about {image}?')}"
+    answered = [*chat, {"role": "assistant", "content": "None."}]
+    assert processor.apply_chat_template(answered) == f"{rendered}None.</s>"
+    assert "image" not in processor.apply_chat_template([{"role": "user", "content": "What?"}])
 
 
 def test_chat_without_text_asks_the_processors_own_instruction(tokenizer: PreTrainedTokenizerFast) -> None:
     processor = _make(tokenizer, instruction='Say "normal" or not.')
+    rendered = processor.apply_chat_template(_message({"type": "image"}), add_generation_prompt=True)
+    assert rendered == f"<s>{processor.default_prompt}"
+
+
+def test_chat_template_without_bos_where_the_tokenizer_has_none(
+    tokenizer_with_eos_only: PreTrainedTokenizerFast,
+) -> None:
+    processor = _make(tokenizer_with_eos_only)
     rendered = processor.apply_chat_template(_message({"type": "image"}), add_generation_prompt=True)
     assert rendered == processor.default_prompt
 
@@ -308,7 +390,7 @@ def test_chat_with_answers_and_system_message(processor: MambaXrayProcessor) -> 
         {"role": "user", "content": "Sure?"},
     ]
     assert processor.apply_chat_template(chat, add_generation_prompt=True) == (
-        "Be brief. \nHuman: <Img><image></Img> What? \nAssistant:Normal.</s>Human: Sure? \nAssistant:"
+        "<s>Be brief. \nHuman: <Img><image></Img> What? \nAssistant:Normal.</s>Human: Sure? \nAssistant:"
     )
 
 
@@ -318,7 +400,7 @@ def test_chat_can_continue_an_answer(processor: MambaXrayProcessor) -> None:
         {"role": "assistant", "content": [{"type": "text", "text": "The heart"}]},
     ]
     rendered = processor.apply_chat_template(chat, continue_final_message=True)
-    assert rendered == "Human: <Img><image></Img> What? \nAssistant:The heart"
+    assert rendered == "<s>Human: <Img><image></Img> What? \nAssistant:The heart"
 
 
 def test_tokenized_chat_equals_the_direct_call(processor: MambaXrayProcessor, png: Path) -> None:
@@ -334,10 +416,32 @@ def test_tokenized_chat_equals_the_direct_call(processor: MambaXrayProcessor, pn
 
 def test_batch_of_chats_is_tokenized(processor: MambaXrayProcessor, png: Path) -> None:
     chats = [_message({"type": "image", "path": str(png)}, {"type": "text", "text": text}) for text in ("A?", "Or B?")]
-    inputs = processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)
+    inputs = processor.apply_chat_template(
+        chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
     direct = processor([png, png], ["A?", "Or B?"])
     assert torch.equal(inputs["input_ids"], direct["input_ids"])
     assert torch.equal(inputs["pixel_values"], direct["pixel_values"])
+
+
+def test_chats_without_return_tensors_are_unpadded_lists_and_arrays(processor: MambaXrayProcessor, png: Path) -> None:
+    chats = [_message({"type": "image", "path": str(png)}, {"type": "text", "text": text}) for text in ("A?", "Or B?")]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    inputs = processor.apply_chat_template(chats, **options)
+    assert inputs["input_ids"] == [_prompt(processor, "A?"), _prompt(processor, "Or B?")]
+    assert inputs["attention_mask"] == [[1] * len(row) for row in inputs["input_ids"]]
+    assert isinstance(inputs["pixel_values"], np.ndarray)
+    assert inputs["pixel_values"].shape == (2, 1, 3, 32, 32)
+    assert inputs["pixel_attention_mask"].tolist() == [[True], [True]]
+    tensors = processor.apply_chat_template(chats, **options, processor_kwargs={"return_tensors": "pt"})
+    assert torch.equal(tensors["pixel_values"], torch.tensor(inputs["pixel_values"]))
+
+
+def test_assistant_masks_are_refused(processor: MambaXrayProcessor) -> None:
+    with pytest.raises(ValueError, match="give prompt and completion apart"):
+        processor.apply_chat_template(
+            [{"role": "user", "content": "Hi"}], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
 
 
 # Saving
@@ -376,3 +480,39 @@ def test_custom_chat_template_survives_saving(tokenizer: PreTrainedTokenizerFast
 def test_options_can_be_changed_while_loading(processor: MambaXrayProcessor, tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     assert MambaXrayProcessor.from_pretrained(tmp_path, num_image_tokens=7).num_image_tokens == 7
+
+
+@pytest.mark.parametrize("loader", [MambaXrayProcessor, AutoProcessor])
+@pytest.mark.parametrize(
+    "change",
+    [{"instruction": 'Say "ja".'}, {"prompt_template": "Q: {image} {instruction} A:"}, {"image_token": "<xray>"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_chat_follows_what_is_changed_while_loading(
+    loader: type, change: dict[str, str], processor: MambaXrayProcessor, tmp_path: Path
+) -> None:
+    processor.save_pretrained(tmp_path)
+    loaded = loader.from_pretrained(tmp_path, **change)
+    assert loaded.default_prompt != processor.default_prompt
+    chat = _message({"type": "image"})
+    assert loaded.apply_chat_template(chat, add_generation_prompt=True) == f"<s>{loaded.default_prompt}"
+    loaded.save_pretrained(tmp_path / "again")
+    again = loader.from_pretrained(tmp_path / "again")
+    assert again.chat_template == loaded.chat_template
+    assert again.default_prompt == loaded.default_prompt
+
+
+def test_chat_follows_what_is_changed_later(processor: MambaXrayProcessor) -> None:
+    processor.instruction = "What now?"
+    rendered = processor.apply_chat_template(_message({"type": "image"}), add_generation_prompt=True)
+    assert rendered == f"<s>{processor.default_prompt}"
+
+
+def test_own_chat_template_stays_when_the_instruction_is_changed(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    own = _make(tokenizer).chat_template.replace("Assistant", "Radiologist")
+    _make(tokenizer, chat_template=own).save_pretrained(tmp_path)
+    assert MambaXrayProcessor.from_pretrained(tmp_path, instruction="What now?").chat_template == own
+    given = MambaXrayProcessor.from_pretrained(tmp_path, instruction="What now?", chat_template="{{ 1 }}")
+    assert given.chat_template == "{{ 1 }}"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambaxray.processing.report_text import SECTIONS, UNLABELED, choose_report, split_sections
+from mambaxray.processing.report_text import SECTIONS, UNLABELED, choose_report, is_missing, split_sections
 
 MIMIC = """\
                                  FINAL REPORT
@@ -126,6 +126,118 @@ def test_a_report_of_chexpert_plus_is_cut_at_its_headings():
 )
 def test_headings_are_known_in_their_variants(heading, section):
     assert split_sections(f"{heading}\n Some words.\n") == {section: "Some words."}
+
+
+@pytest.mark.parametrize(
+    ("heading", "section"),
+    [
+        ("IMPRSSION", "impression"),
+        ("IMPERSSION", "impression"),
+        ("IMPRESSOIN", "impression"),
+        ("MPRESSION", "impression"),
+        ("CONCLUSON", "impression"),
+        ("FINDINS", "findings"),
+        ("FINDNGS", "findings"),
+        ("FIDINGS", "findings"),
+        ("NDICATION", "indication"),
+        ("INIDICATION", "indication"),
+        ("CLINICAL HISTROY", "indication"),
+        ("REASON FOR EXAMINTION", "indication"),
+        ("COMPARRISON", "comparison"),
+        ("COMPARSION", "comparison"),
+        ("TECHINQUE", "technique"),
+        ("RECOMENDATION", "other"),
+    ],
+)
+@pytest.mark.parametrize("write", [str.upper, str.capitalize])
+def test_misspelt_headings_are_known(heading, section, write):
+    report = f"COMPARISON: Film.\n\n {write(heading)}: Some words.\n\nSTUDY: Chest."
+    expected = {"comparison": "Film.", "examination": "Chest."}
+    expected[section] = f"{expected.get(section, '')} Some words.".strip()
+    assert split_sections(report) == expected
+
+
+@pytest.mark.parametrize("word", ["COMPRESSION", "DEPRESSION", "EXPRESSION", "INFLATION", "FISSURES", "HISTOLOGY"])
+def test_words_that_only_resemble_a_heading_are_text(word):
+    assert split_sections(f"FINDINGS: Clear.\n{word}: none.") == {"findings": f"Clear. {word}: none."}
+
+
+@pytest.mark.parametrize(
+    ("heading", "section"),
+    [
+        ("FINDINGS", "findings"),
+        ("IMPRESSION", "impression"),
+        ("IMPRSSION", "impression"),
+        ("INDICATION", "indication"),
+        ("CLINICAL HISTORY", "indication"),
+        ("COMPARISON", "comparison"),
+        ("TECHNIQUE", "technique"),
+        ("Findings", "findings"),
+        ("Impression", "impression"),
+    ],
+)
+def test_headings_alone_on_a_line_need_no_colon(heading, section):
+    assert split_sections(f"STUDY: Chest.\n\n{heading}\n\nSome words.\n") == {
+        "examination": "Chest.",
+        section: "Some words.",
+    }
+
+
+def test_a_wrapped_line_of_one_word_is_no_heading():
+    text = "FINDINGS: There are no acute cardiopulmonary\nImpression\nor findings."
+    assert list(split_sections(text)) == ["findings"]
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "CHEST, TWO VIEWS",
+        "CHEST, PA AND LATERAL",
+        "PA AND LATERAL CHEST RADIOGRAPHS",
+        "PORTABLE AP CHEST RADIOGRAPH",
+        "FRONTAL AND LATERAL VIEWS OF THE CHEST",
+        "CHEST",
+    ],
+)
+def test_the_views_head_the_findings_as_in_mimic_unless_nothing_is_said(heading):
+    assert split_sections(f"{heading}: The lungs are clear.\nHEART: normal.\nIMPRESSION: Normal.") == {
+        "findings": "The lungs are clear. HEART: normal.",
+        "impression": "Normal.",
+    }
+    assert split_sections(f"{heading}: 1-1-2000\nFINDINGS: Clear.") == {
+        heading.lower(): "1-1-2000",
+        "findings": "Clear.",
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " . ",
+        "___",
+        "nan",
+        "NaN",
+        "None.",
+        "none",
+        "N/A",
+        "n/a.",
+        "See impression.",
+        "Please see impression",
+        "As above.",
+    ]
+    + ["See report.", "Not available.", "null", "-"],
+)
+def test_placeholders_are_missing_reports(text):
+    assert is_missing(text)
+    assert choose_report(text, "Normal.", "findings+impression") == "Normal."
+
+
+@pytest.mark.parametrize(
+    "text", ["Normal.", "No findings of pneumonia.", "None of the lines has moved.", "Clear.", "Edema"]
+)
+def test_short_reports_are_not_missing(text):
+    assert not is_missing(text)
 
 
 def test_headings_in_capitals_are_found_where_line_breaks_were_lost():

@@ -13,10 +13,10 @@ from mambaxray import (
     MambaXrayForPreTraining,
     MambaXrayImageProcessor,
     MambaXrayPreTrainingConfig,
-    PatchPictureCallback,
+    PatchPredictionCallback,
 )
 from mambaxray.data.phantoms import make_phantoms, make_study
-from mambaxray.evaluation.pages.patch_picture import draw_patches, predict_patches
+from mambaxray.evaluation.pages.patch_predictions import draw_patches, predict_patches
 
 COLLATOR = ImageCollator(MambaXrayImageProcessor(size={"height": 32, "width": 32}))
 
@@ -98,7 +98,7 @@ def test_pictures_come_every_n_steps_into_the_folder_and_tensorboard_and_change_
             args=arguments(run, max_steps=5, report_to=["tensorboard"]),
             train_dataset=rows,
             data_collator=COLLATOR,
-            callbacks=[PatchPictureCallback(pictures, every_n_steps=2)] if watched else [],
+            callbacks=[PatchPredictionCallback(pictures, every_n_steps=2)] if watched else [],
         )
         trainer.train()
         weights.append(trainer.model.state_dict())

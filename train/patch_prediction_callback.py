@@ -1,4 +1,4 @@
-"""Watching pre-training: a picture of predicted patches every so many steps."""
+"""Watching pre-training: the predicted patches as an image every N steps."""
 
 import os
 from pathlib import Path
@@ -8,10 +8,10 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..evaluation.pages.patch_picture import draw_patches, predict_patches
+from ..evaluation.pages.patch_predictions import draw_patches, predict_patches
 
 
-class PatchPictureCallback(TrainerCallback):
+class PatchPredictionCallback(TrainerCallback):
     """Draws what a pre-training model predicts, into the run's folder and into TensorBoard.
 
     The files are `pictures/step-000100.png` and so on in the run's folder. When `report_to` has TensorBoard, the
@@ -75,4 +75,4 @@ class PatchPictureCallback(TrainerCallback):
             self._writer = None
 
 
-__all__ = ["PatchPictureCallback"]
+__all__ = ["PatchPredictionCallback"]
