@@ -77,7 +77,7 @@ def explain_report(
 
     Raises:
         ImageReadError, FileNotFoundError: an image that can't be read.
-        ValueError: the model wrote nothing, or its visual tokens are no square of patches.
+        ValueError: the model wrote nothing, or its visual tokens do not form a square of patches.
     """
     inputs = processor.prepare_studies([{"images": list(views)}], instruction=prompt).to(model.device)
     options = generate_kwargs | {"num_return_sequences": 1, "return_dict_in_generate": True}
@@ -135,7 +135,7 @@ def words_of_tokens(tokenizer: Any, ids: Sequence[int]) -> tuple[list[str], list
 
 @contextmanager
 def _eager(language_model: PreTrainedModel) -> Iterator[None]:
-    """The decoder with the attention that tells its weights."""
+    """The decoder with the attention implementation that returns its weights."""
     usual = language_model.config._attn_implementation
     language_model.set_attn_implementation("eager")
     try:

@@ -99,7 +99,7 @@ def generate_predictions(
             and, when the data set knows it, `patient_id`.
         output: JSON lines file that receives the predictions of every step, in the order of the data set. Only the
             main process writes, so the others need not see the folder.
-        resume: go on with an `output` that exists, and make one that doesn't.
+        resume: continue an `output` that exists; a new one is made otherwise.
         batch_size: studies in work at a time, per process.
         num_workers: processes (per process) that read images ahead.
         prompt: instruction for all studies, in place of the processor's own.

@@ -36,7 +36,7 @@ from .tokenization import Tokenize, one_line, tokenize_reports
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Reports = Sequence[str] | Mapping[Hashable, str]
+Reports = Sequence[str] | Mapping[Any, str]
 
 _CANDIDATES = 2000
 """Most reports among which the best constant one is sought."""
@@ -66,7 +66,7 @@ def evaluate_reports(
     tokenize: Tokenize = "none",
     protocol: Protocol = "full-reference",
     ci: bool = True,
-    patients: Sequence[Hashable] | Mapping[Hashable, Hashable] | None = None,
+    patients: Sequence[Hashable] | Mapping[Any, Hashable] | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     max_tokens: int | None = None,
     section: str = "report",
@@ -115,7 +115,7 @@ def evaluate_reports(
 
     Raises:
         ValueError: no studies, studies that don't match, unknown names, options that don't fit each other.
-        TypeError: a report that is no string.
+        TypeError: a report that is not a string.
         MetricUnavailableError: "ptb" without Java or pycocoevalcap.
     """
     wanted = wanted_scores(metrics, RADEVAL_METRICS)
@@ -251,7 +251,7 @@ def score_systems(
 def prepare_studies(
     references: Reports,
     hypotheses: Reports,
-    patients: Sequence[Hashable] | Mapping[Hashable, Hashable] | None,
+    patients: Sequence[Hashable] | Mapping[Any, Hashable] | None,
     protocol: Protocol,
     tokenizer: "PreTrainedTokenizerBase | None",
     max_tokens: int | None,

@@ -213,7 +213,7 @@ def _run_demo(
         seconds=perf_counter() - started,
     )
     page = _write_page(output / _PAGE, test, hypotheses, scores, curves, data, seed, settings)
-    _tell(console, scores, page, output / _MODEL)
+    _summarize(console, scores, page, output / _MODEL)
     return scores
 
 
@@ -542,7 +542,7 @@ def _write_page(
     )
 
 
-def _tell(console: Console, scores: DemoScores, page: Path, model: Path) -> None:
+def _summarize(console: Console, scores: DemoScores, page: Path, model: Path) -> None:
     console.print(
         f"\nlabel F1 (micro, 14 observations): {scores.model[_F1]:.3f}, best constant report {scores.constant[_F1]:.3f}"
         f"\nunique reports: {scores.unique:.2f} (references {scores.reference_unique:.2f})"

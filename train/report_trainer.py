@@ -42,7 +42,7 @@ class ReportTrainer(Trainer):
         compute_metrics: Callable[[EvalPrediction], Mapping[str, float]] | None = None,
         **kwargs: Any,
     ):
-        self._metrics_of_texts = compute_metrics
+        self._metrics_of_texts = compute_metrics or (lambda prediction: {})
         super().__init__(
             compute_metrics=None if compute_metrics is None else self._decode_and_compute,
             processing_class=processor,
