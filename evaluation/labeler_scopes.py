@@ -74,8 +74,7 @@ _PUNCTUATION = (
 )
 _QUERY = Cue(Reach.EITHER, UNCERTAIN, ("?",))
 _KINDS = ["cue"] * len(CUES) + [mark.kind for mark in MARKS]
-_PHRASES = [*(cue.phrases for cue in CUES), *(mark.phrases for mark in MARKS)]
-_WORDS = "|".join(f"(?P<w{i}>{'|'.join(phrases)})" for i, phrases in enumerate(_PHRASES))
+_WORDS = "|".join(f"(?P<w{i}>{'|'.join(entry.phrases)})" for i, entry in enumerate((*CUES, *MARKS)))
 _MARKS = "|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _PUNCTUATION)
 _SIGNAL = re.compile(rf"(?=[^\w\s])(?:{_MARKS})|\b(?:{_WORDS})\b")
 _MASK = "¤"
@@ -238,8 +237,7 @@ class _Reader:
 
     def _looks_ahead(self, clause: Sequence[_Event], i: int, previous: Sequence[_Event]) -> bool:
         """Whether the cue `clause[i]` speaks of what follows it."""
-        cue = clause[i].cue
-        reach = cue.reach if cue else Reach.NONE
+        reach = clause[i].cue.reach if clause[i].cue else Reach.NONE
         if reach in (Reach.AHEAD, Reach.NONE):
             return reach is Reach.AHEAD
         if reach is Reach.EITHER:
@@ -335,11 +333,10 @@ class _Reader:
 
     def _predicate(self, clause: Sequence[_Event], i: int) -> int:
         """Where the predicate begins that the cue `clause[i]` belongs to: "have now been …"."""
-        while i:
-            before = clause[i - 1]
-            denied = before.named is not None and before.named.denied
-            if before.kind not in ("verb", "trend", "asserting", "quantity") and not denied:
-                break
+        while i and (
+            clause[i - 1].kind in ("verb", "trend", "asserting", "quantity")
+            or (clause[i - 1].named and clause[i - 1].named.denied)
+        ):
             i -= 1
         return i
 
