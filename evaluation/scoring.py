@@ -207,7 +207,7 @@ def score_reports(
 class LabelCache:
     """The labeler with a memory: constant and stock reports are read once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._labeler = CheXpertStyleLabeler()
         self._known: dict[str, Labels] = {}
 
