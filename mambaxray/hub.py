@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path, PurePath
+from typing import Any
 
 from .configuration.saved_parts import read_separate_parts, without_earlier_fields
 from .info import first_line
