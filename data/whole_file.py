@@ -2,7 +2,10 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+
+_PROBE_BYTES = 2**20
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -17,6 +20,29 @@ def put_in_place(draft: Path, file: Path) -> None:
     flush_to_disk([draft])
     os.replace(draft, file)
     flush_to_disk([file.parent])
+
+
+def require_writable(file: Path) -> None:
+    """Tries whether a file can be written, before the work whose result goes there: makes its folder, and writes and
+    removes a megabyte beside it. What the file holds stays.
+
+    Raises:
+        OSError: it can't: the folder or the file is read-only, or the disk is full.
+    """
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a folder: give the name of a file")
+    if file.exists() and not os.access(file, os.W_OK):
+        raise PermissionError(f"{file} is read-only: choose another output, or make it writable")
+    probe = file.with_name(f".{file.name}.probe")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(_PROBE_BYTES))
+        flush_to_disk([probe])
+    except OSError as error:
+        raise OSError(f"{file} can't be written ({error.strerror or error}): choose another output") from error
+    finally:
+        with suppress(OSError):
+            probe.unlink()
 
 
 def flush_to_disk(paths: Iterable[Path]) -> None:

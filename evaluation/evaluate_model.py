@@ -16,7 +16,9 @@ from typing import Any
 from accelerate.utils import extract_model_from_parallel
 from transformers import PreTrainedModel, ProcessorMixin
 
+from ..data.whole_file import require_writable
 from ..modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline
+from .made_with import MadeWith
 from .report_files import PREDICTED, ReportFile
 from .report_writing import in_main_process, process_state, write_reports
 from .scoring import evaluate_reports
@@ -111,8 +113,8 @@ def generate_predictions(
         One prediction per study, in the order of the data set, in every process.
 
     Raises:
-        ValueError: no studies, a column missing, a study id twice, an `output` of other studies or settings, or
-            processes that accelerate does not know.
+        ValueError: no studies, a column missing, a study id twice, an `output` of other studies, settings or weights,
+            or processes that accelerate does not know.
         FileExistsError: `output` exists and `resume` is not set.
         ImageReadError: an image that can't be read.
         LostProcessError: another process has ended; `output` is complete up to there.
@@ -123,10 +125,12 @@ def generate_predictions(
         {"model": model.config.name_or_path, "prompt": prompt, **generate_kwargs}, sort_keys=True, default=str
     )
     file: ReportFile | None = None
+    made_with = ""
 
     def start(path: Path) -> list[StudyReport]:
-        nonlocal file
-        file = _start(path, resume, studies, settings)
+        nonlocal file, made_with
+        made = MadeWith.of_loaded(model, processor, {"prompt": prompt, **generate_kwargs})
+        file, made_with = _start(path, resume, studies, settings, made), str(made)
         return file.kept
 
     # The main process alone reads and writes the file.
@@ -154,7 +158,8 @@ def generate_predictions(
         open_studies = [studies[index] for index in todo]
         for written in write_reports(pipeline, open_studies, rows=_Studies(dataset, todo), **options):
             seconds = (perf_counter() - started) / len(written)
-            reports = [replace(report, seconds=seconds, settings=settings) for report in written]
+            made = {"seconds": seconds, "settings": settings, "made_with": made_with or None}
+            reports = [replace(report, **made) for report in written]
             done |= {report.study_id: report for report in reports}
             if file is not None:
                 file.write(reports)
@@ -189,10 +194,13 @@ def _references(dataset: Sequence[Mapping[str, Any]]) -> list[StudyReport]:
     ]
 
 
-def _start(output: Path, resume: bool, studies: Sequence[StudyReport], settings: str) -> ReportFile:
+def _start(
+    output: Path, resume: bool, studies: Sequence[StudyReport], settings: str, made_with: MadeWith
+) -> ReportFile:
     """The file of predictions, with those that it holds already."""
     if output.exists() and not resume:
         raise FileExistsError(f"{output} exists: resume=True adds the studies that it lacks; else remove it first")
+    require_writable(output)
     file = ReportFile(output, PREDICTED, resume=True)
     references = {study.study_id: study.reference for study in studies}
     for report in file.kept:
@@ -205,6 +213,7 @@ def _start(output: Path, resume: bool, studies: Sequence[StudyReport], settings:
             raise ValueError(
                 f"{output} can't be resumed: its reports were written with {report.settings}, not with {settings}"
             )
+    file.keep(made_with)
     if output.exists():
         # Takes away half a line at its end, also where no report is left to be written.
         file.write([])

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from ..data.csv_table import delimiter_of, plain_cell, write_csv
 from ..data.whole_file import put_in_place
+from .made_with import MadeWith
 from .study_report import StudyReport
 
 _ID_COLUMNS = ("study_id", "id")
@@ -100,7 +101,7 @@ def _study_report(where: str, values: Any) -> StudyReport:
         raise ValueError(f"{where} has no {' or '.join(_ID_COLUMNS)}")
     if not any(name in values for name in (*_REPORT_COLUMNS, "reference")):
         raise ValueError(f"{where} has neither a report ({', '.join(_REPORT_COLUMNS)}) nor a reference")
-    texts: dict[str, Any] = {name: values.get(name) for name in ("reference", "error", "settings")}
+    texts: dict[str, Any] = {name: values.get(name) for name in ("reference", "error", "settings", "made_with")}
     texts["report"] = _first(values, _REPORT_COLUMNS)
     for name, text in texts.items():
         if not isinstance(text, str | None):
@@ -192,8 +193,12 @@ class ReportLayout:
     fields: tuple[str, ...]
 
 
-GENERATED = ReportLayout("an output of `mambaxray generate`", ("study_id", "images", "report", "error"))
-PREDICTED = ReportLayout("a prediction", ("study_id", "patient_id", "reference", "report", "seconds", "settings"))
+GENERATED = ReportLayout("an output of `mambaxray generate`", ("study_id", "images", "report", "error", "made_with"))
+PREDICTED = ReportLayout(
+    "a prediction", ("study_id", "patient_id", "reference", "report", "seconds", "settings", "made_with")
+)
+_SINCE_LATER = "made_with"
+"""A field that files of earlier versions lack."""
 
 
 class ReportFile:
@@ -223,6 +228,35 @@ class ReportFile:
         self._is_started = False
         held = self._read() if resume and self.path.exists() else []
         self.kept = [report for report in held if report.error is None]
+
+    def keep(self, made_with: MadeWith, studies: Iterable[StudyReport] = ()) -> int:
+        """Keeps only what was made with the same, and leaves out reports of studies whose images have changed.
+
+        Args:
+            made_with: what the coming reports are made with.
+            studies: those to report on, by whose images the reports that are there are checked.
+
+        Returns:
+            how many reports were left out, to be written again.
+
+        Raises:
+            ValueError: reports that are there were made with something else; nothing is changed.
+        """
+        images = {study.study_id: study.images for study in studies}
+        kept = []
+        for report in self.kept:
+            made = MadeWith.read(report.made_with or "")
+            if differing := replace(made_with, images="").differences(made):
+                raise ValueError(
+                    f"{self.path} can't be resumed: its reports were made with another {', another '.join(differing)} "
+                    "than is given now. Give the same again, or another output, or replace the file (--overwrite)"
+                )
+            now = made_with.with_images(images[report.study_id]) if report.study_id in images else made
+            if not now.differences(made):
+                kept.append(report)
+        left_out = len(self.kept) - len(kept)
+        self.kept = kept
+        return left_out
 
     def write(self, reports: Iterable[StudyReport]) -> None:
         """Adds reports at the end. What the file held before is replaced no earlier than here."""
@@ -263,7 +297,8 @@ class ReportFile:
         reports = []
         try:
             for where, values in read(content):
-                if missing := [name for name in self._layout.fields if name not in values]:
+                missing = [name for name in self._layout.fields if name not in values and name != _SINCE_LATER]
+                if missing:
                     raise ValueError(f"{where} lacks {', '.join(missing)}")
                 reports.append(_study_report(where, values))
         except (TypeError, ValueError, csv.Error) as error:

@@ -25,6 +25,7 @@ class StudyReport:
         error: why there is no report: an image that can't be read.
         seconds: the study's share of the time since the reports before it, reading of images included.
         settings: the model and the generation settings, as JSON: what made this report.
+        made_with: what the report was made with, by content, see `MadeWith`.
         evidence: what the report rests on, by observation: a probability, a map over the image, recalled or retrieved
             studies. A dict of JSON values; None where the model gives none.
     """
@@ -39,4 +40,5 @@ class StudyReport:
     error: str | None = None
     seconds: float | None = None
     settings: str | None = None
+    made_with: str | None = None
     evidence: Mapping[str, Any] | None = None

@@ -133,12 +133,14 @@ def evaluate(
     """
     console = error_console()
     try:
-        from .data.whole_file import write_whole
+        from .data.whole_file import require_writable, write_whole
         from .evaluation.report_files import matched_reports
         from .evaluation.scoring import evaluate_reports
 
         for written in (output, html):
             refuse_inputs(written, predictions, references, training_reports)
+            if written is not None:
+                require_writable(written)
         rows = matched_reports(predictions, references, split=split, only_present=only_present)
         empty = sum(row.report is None for row in rows)
         if empty:

@@ -1,5 +1,6 @@
 """The command that generates reports: `mambaxray generate`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,11 +10,12 @@ from .cli_options import MODEL_HELP, AllowBlankOption, DeviceOption, PromptOptio
 from .console import SAFETY, error_console, failure, quiet_transformers, study_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
     from rich.progress import Progress
 
+    from .evaluation.made_with import MadeWith
     from .evaluation.report_files import ReportFile
     from .evaluation.study_report import StudyReport
     from .modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline
@@ -78,6 +80,24 @@ def generate(
             help="Number of beams; 1 is greedy search. Default: the model's own, or 1.",
         ),
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T", help="Sample instead of taking the likeliest words: 1 as the model says, lower is less varied."
+        ),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, metavar="P", help="Sample from the likeliest tokens whose probability adds up to P."
+        ),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, metavar="N", help="Sample from the N likeliest tokens.")] = None,
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Divide the scores of tokens that were written before by X; 1 changes nothing."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of sampling.")] = 0,
     evidence: Annotated[
         bool,
         typer.Option(
@@ -108,27 +128,41 @@ def generate(
     - mambaxray generate scans/ --model demo/model --output reports.csv
 
     - mambaxray generate studies.csv --model demo/model --output reports.jsonl --resume
+
+    - mambaxray generate scans/ --model demo/model --temperature 0.7 --top-p 0.9 --seed 1
     """
-    from .generate import default_workers, is_main, load_pipeline
+    from .generate import default_workers, generation_options, is_main, load_pipeline
 
     console = error_console()
     console.quiet = not is_main()
     try:
         with console.status("Looking for images and loading the model"):
+            options = generation_options(
+                max_new_tokens=max_new_tokens,
+                num_beams=num_beams,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                repetition_penalty=repetition_penalty,
+                prompt=prompt,
+            )
+            settings = options | {"strict": strict, "allow_blank": allow_blank}
+            if options.get("do_sample"):
+                settings["seed"] = seed
             file = _open_output(context, output, overwrite=overwrite, resume=resume, evidence=evidence)
-            studies, total = _remaining_studies(images, file, console)
+            studies, total = _remaining_studies(images, file, model, settings, console)
             if not studies:
                 return
             quiet_transformers()
-            pipeline = load_pipeline(model, device, strict=strict, allow_blank=allow_blank)
+            pipeline = load_pipeline(model, device, strict=strict, allow_blank=allow_blank, seed=seed)
+            # Of a model on the Hub, loading may have fetched a newer revision.
+            made_with = None if file is None else _made_with(model, settings, file)
     except (OSError, ValueError) as error:
         raise failure(error) from error
     console.print(SAFETY)
-    options = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "prompt": prompt}
-    options = {name: value for name, value in options.items() if value is not None}
     options["evidence"] = evidence
     options["num_workers"] = default_workers(pipeline.device) if workers is None else workers
-    failed = _run_batches(studies, pipeline, batch_size, options, file, console)
+    failed = _run_batches(studies, pipeline, batch_size, options, file, made_with, console)
     where = "" if output is None else f" in {output}"
     failures = f", {failed} failed" if failed else ""
     console.print(f"{total - failed} of {total} studies have a report{where}{failures}")
@@ -141,12 +175,14 @@ def _open_output(
 ) -> "ReportFile | None":
     """The file that the reports go to, checked and locked until the command ends; None to print them."""
     from .data.output_lock import locked_output
+    from .data.whole_file import require_writable
     from .evaluation.report_files import GENERATED, ReportFile
     from .generate import check_output, is_main
 
     if output is not None:
         check_output(output, overwrite=overwrite, resume=resume)
         if is_main():
+            require_writable(output)
             context.with_resource(locked_output(output, is_folder=False))
     elif resume or overwrite:
         raise ValueError("--resume and --overwrite need --output")
@@ -156,9 +192,10 @@ def _open_output(
 
 
 def _remaining_studies(
-    images: "Sequence[str]", file: "ReportFile | None", console: "Console"
+    images: "Sequence[str]", file: "ReportFile | None", model: str, settings: "Mapping[str, Any]", console: "Console"
 ) -> "tuple[list[StudyReport], int]":
     """The studies that have no report in the file yet, and how many there are in all."""
+    from .evaluation.made_with import MadeWith
     from .generate import agree, collect_studies
 
     skipped: list[str] = []
@@ -166,11 +203,24 @@ def _remaining_studies(
     for held in sorted(set(skipped)):
         console.print(f"not an image, left out: {skipped.count(held)} x {held}")
     total = len(studies)
+    if file is not None and file.kept:
+        if any(report.made_with is None for report in file.kept):
+            console.print(f"reports in {file.path} do not say what they were made with: this is not checked")
+        if changed := file.keep(MadeWith.of_saved(model, settings), studies):
+            console.print(f"{changed} reports are written again: the images of their studies have changed")
     finished = agree(set() if file is None else {report.study_id for report in file.kept})
     if file is not None and finished:
         studies = [study for study in studies if study.study_id not in finished]
         console.print(f"{total - len(studies)} of {total} studies have a report in {file.path} already")
     return studies, total
+
+
+def _made_with(model: str, settings: "Mapping[str, Any]", file: "ReportFile") -> "MadeWith":
+    from .evaluation.made_with import MadeWith
+
+    made_with = MadeWith.of_saved(model, settings)
+    file.keep(made_with)
+    return made_with
 
 
 def _run_batches(
@@ -179,6 +229,7 @@ def _run_batches(
     batch_size: int,
     options: dict[str, Any],
     file: "ReportFile | None",
+    made_with: "MadeWith | None",
     console: "Console",
 ) -> int:
     """Generates the reports and writes or prints them; returns the number of studies that failed."""
@@ -192,6 +243,8 @@ def _run_batches(
         with progress:
             task = progress.add_task("Studies", total=len(studies))
             for records in generate_reports(studies, pipeline, batch_size=batch_size, **options):
+                if made_with is not None:
+                    records = [replace(each, made_with=str(made_with.with_images(each.images))) for each in records]
                 if is_main():
                     _hand_out(records, file, progress)
                 for record in records:
@@ -204,6 +257,9 @@ def _run_batches(
         kept = "" if file is None else "; they are in the output file, --resume continues from there"
         console.print(f"interrupted after {written} of {len(studies)} studies{kept}")
         raise typer.Exit(130)
+    except OSError as error:
+        console.quiet = False
+        raise failure(OSError(f"after {written} of {len(studies)} studies: {error}")) from error
     except LostProcessError as error:
         console.quiet = False
         console.print(f"error: after {written} of {len(studies)} studies: {error}")

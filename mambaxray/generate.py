@@ -189,8 +189,23 @@ def resolve_device(name: str) -> "torch.device":
     return device
 
 
+def generation_options(**given: Any) -> dict[str, Any]:
+    """Arguments of `model.generate` from those of the command line: those that were given, and sampling with its own.
+
+    Raises:
+        ValueError: a value that `generate` does not take.
+    """
+    for name in ("temperature", "repetition_penalty"):
+        if given.get(name) is not None and not given[name] > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {given[name]}")
+    options = {name: value for name, value in given.items() if value is not None}
+    if options.keys() & {"temperature", "top_p", "top_k"}:
+        options["do_sample"] = True
+    return options
+
+
 def load_pipeline(
-    model: str, device: str = "auto", *, strict: bool = False, allow_blank: bool = False
+    model: str, device: str = "auto", *, strict: bool = False, allow_blank: bool = False, seed: int | None = None
 ) -> "ImageToTextPipeline":
     """The `image-to-text` pipeline of a model folder or Hub id.
 
@@ -198,6 +213,7 @@ def load_pipeline(
         model: the folder or id.
         device: see `resolve_device`.
         strict, allow_blank: how images are read, see `processing.image_reading.load_xray`.
+        seed: start of the random numbers for sampling.
 
     Raises:
         ModelLoadError: there is no such model, it is not one of ours, or it lacks a part.
@@ -213,6 +229,10 @@ def load_pipeline(
         loaded = pipeline("image-to-text", model=model, device=where)
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{model}: the model can't be loaded ({first_line(error)})") from error
+    if seed is not None:
+        from transformers import set_seed
+
+        set_seed(seed)
     if strict:
         loaded.image_processor.strict = True
     if allow_blank:

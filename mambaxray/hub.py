@@ -2,22 +2,17 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
-from .configuration.saved_parts import is_local, read_separate_parts, without_earlier_fields
+from .configuration.saved_parts import read_separate_parts, without_earlier_fields
 from .info import first_line
 from .model_card import write_model_card
-from .model_facts import read_facts
-from .modeling_mambaxray.hub.repository_code import PATIENT_TEXT_FOLDER
+from .model_facts import SCORES_FILE, public_scores, read_facts
+from .modeling_mambaxray.hub.published_files import SETTINGS_FILES, published_files, without_local_paths
 from .modeling_mambaxray.hub.separate_parts import LocalPartError, refuse_local_parts
 
-# What training leaves beside a model: nothing that a user of the model needs, and paths of the machine in it.
-_RUN_FILES = (
-    *("checkpoint-*", "runs", "optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args.bin"),
-    *("trainer_state.json", "complete.json", "events.out.*"),
-)
 _logger = logging.getLogger(__name__)
 _ADVICE = {
     401: "; log in with `hf auth login`, or give a token that may write",
@@ -45,7 +40,9 @@ def push_folder(
     """Makes a folder with a model, its code, processor and card into a repository on the Hub, in one commit.
 
     The card is made (or brought up to date, see `write_model_card`) first. The repository is made when it is absent.
-    What training leaves beside a model (optimizer, checkpoints) stays here, and so do paths of this machine.
+    Only files that belong to a model go there (see `published_files`): what training leaves beside it, predictions and
+    whatever else lies in the folder stays here, and so do paths of this machine. Of `scores.json` the repository gets
+    the numbers, without texts and ids of studies.
 
     Args:
         folder: what `save_pretrained` wrote.
@@ -78,10 +75,17 @@ def push_folder(
     if b"auto_map" not in b"".join(changed.values()) and "config.json" in changed:
         _logger.warning("%s was saved without its code and loads only where mambaxray is installed", folder)
     write_model_card(folder, base_model=base_model, repo_id=repo_id, examples=examples)
-    operations = [
-        CommitOperationAdd(path.as_posix(), changed.get(path.as_posix(), folder / path))
-        for path in _files(folder, include_patient_text)
-    ]
+    files = published_files(folder, include_patient_text=include_patient_text)
+    for path in files:
+        if path.as_posix() in SETTINGS_FILES - changed.keys():
+            changed[path.as_posix()] = _public(folder / path, {})
+    if (folder / SCORES_FILE).is_file():
+        changed[SCORES_FILE] = _scores(folder / SCORES_FILE)
+    left = sum(path.is_file() for path in folder.rglob("*")) - len({*files, *map(PurePath, changed)})
+    if left:
+        _logger.warning("%d files in %s are none that a model needs, and stay here", left, folder)
+    names = sorted({path.as_posix() for path in files} | changed.keys())
+    operations = [CommitOperationAdd(name, changed.get(name, folder / name)) for name in names]
     api = HfApi(token=token)
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -96,17 +100,6 @@ def push_folder(
         advice = _ADVICE.get(status, "; nothing was changed there, try again")
         raise PushError(f"{folder} was not pushed to {repo_id}: {first_line(error)}{advice}") from error
     return commit.commit_url
-
-
-def _files(folder: Path, include_patient_text: bool) -> Iterator[Path]:
-    """What is pushed, relative to the folder."""
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        private = PATIENT_TEXT_FOLDER in relative.parts
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
-        left_over = any(Path(part).match(pattern) for part in relative.parts for pattern in _RUN_FILES)
-        if path.is_file() and not hidden and not left_over and (include_patient_text or not private):
-            yield relative
 
 
 def _needed(folder: Path, base_model: str | Mapping[str, str] | None) -> dict[str, str]:
@@ -137,16 +130,12 @@ def _public(file: Path, needed: Mapping[str, str]) -> bytes:
         for part, entry in parts.items():
             if entry["source"] != needed[part]:
                 entry |= {"source": needed[part], "revision": None}
-    _forget_paths(values)
-    return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(without_local_paths(values), indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
-def _forget_paths(values: dict[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            _forget_paths(value)
-        elif key == "_name_or_path" and isinstance(value, str) and is_local(value):
-            values[key] = ""
+def _scores(file: Path) -> bytes:
+    """A file of scores without texts and ids: the numbers of the whole, and how they were computed."""
+    return json.dumps(public_scores(json.loads(file.read_text(encoding="utf-8"))), indent=1).encode() + b"\n"
 
 
 __all__ = ["PushError", "push_folder"]

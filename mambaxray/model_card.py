@@ -17,7 +17,8 @@ from . import __version__
 from .configuration.families import families
 from .configuration.saved_parts import read_separate_parts
 from .console import SAFETY
-from .model_facts import ModelFacts, is_local, read_facts, without_paths
+from .evaluation.metric_names import metric_in_words
+from .model_facts import ModelFacts, is_local, public_scores, read_facts, without_paths
 from .modeling_mambaxray.hub.repository_code import PATIENT_TEXT_FOLDER, has_code
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def write_model_card(
 
     Args:
         folder: what `save_pretrained` wrote.
-        scores: what `mambaxray evaluate --output` wrote; see `read_facts`.
+        scores: what `mambaxray evaluate --output` wrote; see `read_facts`. The card shows them beside the baselines'.
         base_model: Hub name of the model that this one needs, in place of a folder of this machine (see
             `ModelFacts.needed_models`).
         repo_id: name of the repository, for the lines of code that load it.
@@ -78,7 +79,7 @@ def write_model_card(
     existing = ModelCard.load(file, ignore_metadata_errors=True) if file.is_file() else None
     if existing is not None and _BLANK in existing.text and not _MARKED.search(existing.text):
         existing = None  # the form that transformers and peft leave to be filled in
-    title = facts.recipe.get("description") or (folder if folder.name != "model" else folder.resolve().parent).name
+    title = _title(facts)
     data = _metadata(facts, needed)
     kept = {} if existing is None else existing.data.to_dict()
     # What the author wrote stays; numbers are ours, as is the list of what the repository is.
@@ -137,7 +138,8 @@ def _template_values(facts: ModelFacts, needed: Mapping[str, str], repo_id: str)
         ],
         "image_encoder": without_paths(encoder) if isinstance(encoder, str) else None,
         "recipe_yaml": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
-        "scores": _main_scores(facts),
+        "scores": [(metric, metric_in_words(metric), value) for metric, value in _main_scores(facts)],
+        "baselines": public_scores(facts.scores)["honesty"]["baselines"],
         "losses": losses,
         "papers": _papers(facts),
         "patient_text_folder": PATIENT_TEXT_FOLDER,
@@ -151,7 +153,7 @@ def _metadata(facts: ModelFacts, needed: Mapping[str, str]) -> "ModelCardData":
     licences = [licence for source in on_hub if (licence := _licence(source)[1]) is not None]
     name, results = None, _eval_results(facts)
     if results:
-        name = str(facts.recipe.get("description") or _family(facts))
+        name = _title(facts)
     values: dict[str, Any] = {
         "library_name": "peft" if facts.adapter else "transformers",
         "pipeline_tag": "image-to-text" if _writes_reports(facts) else "image-feature-extraction",
@@ -210,6 +212,15 @@ def _main_scores(facts: ModelFacts) -> list[tuple[str, float]]:
     )
     scores = facts.scores.get("scores", {})
     return [(name, value) for name, value in scores.items() if names.fullmatch(name) and value is not None]
+
+
+def _title(facts: ModelFacts) -> str:
+    """What the model was to become, and what it was trained on; never the folder's name, which is its owner's."""
+    title = str(facts.recipe.get("description") or f"{_family(facts)}, a model of chest X-rays")
+    data_set = facts.data.get("data_set")
+    if not data_set or str(data_set).lower() in title.lower():
+        return title
+    return f"{title}, trained on {data_set}"
 
 
 def _family(facts: ModelFacts) -> str:

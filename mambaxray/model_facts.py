@@ -13,11 +13,15 @@ from safetensors import SafetensorError, safe_open
 
 from .configuration.saved_parts import is_local, read_separate_parts
 from .data.prepared import CARD_FILE as DATA_CARD_FILE
+from .modeling_mambaxray.hub.published_files import published_files
 from .modeling_mambaxray.hub.separate_parts import read_local_parts
 from .train.run_folder import ENVIRONMENT_FILE, RECIPE_FILE, RESULT_FILE
 
 SCORES_FILE = "scores.json"
 """Where the scores of a run's model are looked for: what `mambaxray evaluate --output` wrote."""
+
+BASELINES = ("best constant report", "random report", "random training report", "nearest neighbour")
+"""Reports that were written without understanding the image, by the names that their scores have."""
 
 _AGREEMENTS = {
     "mimic-cxr": "PhysioNet's credentialed data use agreement (MIMIC-CXR)",
@@ -128,7 +132,7 @@ def read_facts(folder: str | Path, scores: str | Path | None = None) -> ModelFac
         result,
         _read_data(recipe.get("data", {})),
         scored,
-        sum(_count_parameters(file) for file in folder.glob("*.safetensors")),
+        sum(_count_parameters(folder / file) for file in published_files(folder) if file.suffix == ".safetensors"),
         read_local_parts(folder),
     )
 
@@ -163,7 +167,40 @@ def _read_data(section: Mapping[str, Any]) -> dict[str, Any]:
         total = options.get("num_studies")
         return {"data_set": "phantoms", "section": "the whole report", "total": total}
     known = _read_json(Path(source) / DATA_CARD_FILE) if source else {}
-    return known or {name: options[name] for name in ("section", "cleaning") if name in options}
+    if known or not source:
+        return known
+    # The name of a file or folder of somebody's machine may tell more than its owner wants.
+    is_on_hub = str(source).startswith("hf://")
+    data_set = str(source).removeprefix("hf://datasets/") if is_on_hub else "its author's own data"
+    return {"data_set": data_set, **{name: options[name] for name in ("section", "cleaning") if name in options}}
+
+
+def public_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What may be published of a file of scores: numbers of the whole and the signature; no texts, ids or values of
+    single studies.
+
+    Args:
+        scores: what `evaluate_reports` returned.
+    """
+    honesty = scores.get("honesty") or {}
+    public: dict[str, Any] = {"scores": _numbers(scores.get("scores")), "signature": str(scores.get("signature", ""))}
+    intervals = {
+        name: [_number(bound) for bound in bounds]
+        for name, bounds in (scores.get("intervals") or {}).items()
+        if isinstance(bounds, list) and all(_number(bound) is not None for bound in bounds)
+    }
+    baselines = {
+        name: _numbers(values) for name, values in (honesty.get("baselines") or {}).items() if name in BASELINES
+    }
+    return public | {"intervals": intervals, "honesty": _numbers(honesty) | {"baselines": baselines}}
+
+
+def _numbers(values: Any) -> dict[str, float]:
+    return {name: number for name, value in (values or {}).items() if (number := _number(value)) is not None}
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def without_paths(values: Any) -> Any:
@@ -175,4 +212,4 @@ def without_paths(values: Any) -> Any:
     return Path(values).name if isinstance(values, str) and os.path.isabs(values) else values
 
 
-__all__ = ["SCORES_FILE", "ModelFacts", "read_facts", "without_paths"]
+__all__ = ["BASELINES", "SCORES_FILE", "ModelFacts", "public_scores", "read_facts", "without_paths"]

@@ -58,7 +58,7 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
         train_dataset=train,
         eval_dataset=validation,
         data_collator=ReportCollator(processor, recipe.model.max_report_length, for_generation=True),
-        processor=processor,
+        processing_class=processor,
         compute_metrics=None if recipe.metrics is None else report_metrics(recipe.metrics),
     )
 

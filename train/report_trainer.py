@@ -5,17 +5,27 @@ texts can choose the best checkpoint and stop the training, label smoothing that
 the log.
 """
 
-from collections.abc import Callable, Mapping
+import glob
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 from transformers import GenerationConfig, ProcessorMixin, Trainer
-from transformers.trainer_utils import EvalPrediction
+from transformers.trainer_utils import EvalPrediction, HubStrategy
+from transformers.utils import PushInProgress
 
+from ..modeling_mambaxray.hub.published_files import published_files
 from ..modeling_mambaxray.hub.separate_parts import check_can_be_published
 from .collator import GENERATION_KEYS
+
+# What a run needs to go on from a checkpoint on the Hub, which is pushed where `hub_strategy` asks for checkpoints.
+_TRAINING_STATE = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json")
+_TRAINING_STATE += ("training_args.bin",)
 
 
 class ReportTrainer(Trainer):
@@ -24,7 +34,7 @@ class ReportTrainer(Trainer):
     Use it with `ReportCollator(processor, for_generation=True)` and `remove_unused_columns=False`.
 
     Args:
-        processor: decodes what was generated, and is saved with every checkpoint.
+        processing_class: the processor, which decodes what was generated and is saved with every checkpoint.
         generation_config: how to generate at evaluation; what it leaves open the model's own decides.
         compute_metrics: takes an `EvalPrediction` whose `predictions` are the generated reports and whose `label_ids`
             are the complete reference reports, both lists of str in the order of the data set, and returns named
@@ -37,7 +47,7 @@ class ReportTrainer(Trainer):
     def __init__(
         self,
         *,
-        processor: ProcessorMixin,
+        processing_class: ProcessorMixin,
         generation_config: GenerationConfig | None = None,
         compute_metrics: Callable[[EvalPrediction], Mapping[str, float]] | None = None,
         **kwargs: Any,
@@ -45,7 +55,7 @@ class ReportTrainer(Trainer):
         self._metrics_of_texts = compute_metrics or (lambda prediction: {})
         super().__init__(
             compute_metrics=None if compute_metrics is None else self._decode_and_compute,
-            processing_class=processor,
+            processing_class=processing_class,
             **kwargs,
         )
         self.generation_config = generation_config
@@ -61,6 +71,77 @@ class ReportTrainer(Trainer):
         """
         check_can_be_published(self.accelerator.unwrap_model(self.model))
         super().init_hf_repo(*args, **kwargs)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As usual, but of the folder only the files that belong to a model are pushed (see `published_files`).
+
+        Arguments as in `Trainer.push_to_hub`.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = self.args.hub_token if token is None else token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        model_name = kwargs.pop("model_name", None) or self.hub_model_id.split("/")[-1]
+        self.create_model_card(model_name=model_name, **kwargs)
+        self._finish_current_push()
+        revision = self.args.hub_revision if revision is None else revision
+        return self._upload(Path(self.args.output_dir), commit_message, token, not blocking, revision)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        strategy = self.args.hub_strategy
+        if not self.is_world_process_zero() or strategy == HubStrategy.END:
+            return
+        in_progress = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if in_progress and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        checkpoint, output = Path(checkpoint_folder), Path(self.args.output_dir)
+        # A checkpoint may be deleted before it is uploaded, so the model is uploaded from the folder above.
+        for name in published_files(checkpoint):
+            (output / name).parent.mkdir(exist_ok=True)
+            shutil.copy(checkpoint / name, output / name)
+        message = f"Training in progress, step {self.state.global_step}"
+        options = (self.args.hub_token, True, self.args.hub_revision)
+        jobs = [self._upload(output, message, *options)]
+        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
+            jobs.append(self._upload(checkpoint, f"{message}, checkpoint", *options, place, _TRAINING_STATE))
+        if in_progress:
+            self.push_in_progress.jobs.extend(jobs)
+        else:
+            self.push_in_progress = PushInProgress(jobs)
+
+    def _upload(
+        self,
+        folder: Path,
+        message: str | None,
+        token: str | None,
+        as_future: bool,
+        revision: str | None,
+        place: str | None = None,
+        further: Sequence[str] = (),
+    ) -> Any:
+        files = [glob.escape(name.as_posix()) for name in published_files(folder)]
+        return HfApi(token=token).upload_folder(
+            repo_id=self.hub_model_id,
+            folder_path=folder,
+            path_in_repo=place,
+            commit_message=message,
+            run_as_future=as_future,
+            allow_patterns=[*files, *further],
+            revision=revision,
+        )
 
     def compute_loss(
         self,

@@ -92,7 +92,8 @@ class ProcessorCodeMixin(_CodeMixin):
         """As usual, with the code by which the folder loads without this package."""
         for cls in self._classes_of_files():
             write_code(cls, save_directory)
-        return super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        # transformers 5.24 pushes only from a folder that is named by a string.
+        return super().save_pretrained(os.fspath(save_directory), push_to_hub, **kwargs)
 
     def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As usual, with the place of the code."""

@@ -233,7 +233,7 @@ def test_the_trainers_push_tells_no_path_of_this_machine(
     # The folder of the run itself needs no help.
     MambaXrayForConditionalGeneration.from_pretrained("run/checkpoint-2")
     with pytest.raises(LocalPartError, match="a folder of this machine"):
-        ReportTrainer(processor=processor, model=with_local_decoder, args=arguments, train_dataset=[row])
+        ReportTrainer(processing_class=processor, model=with_local_decoder, args=arguments, train_dataset=[row])
 
 
 def test_an_adapter_to_a_model_in_a_folder_is_refused_however_its_path_was_noted(hub, folder, tmp_path, monkeypatch):

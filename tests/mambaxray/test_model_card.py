@@ -64,7 +64,7 @@ def test_a_card_says_what_the_run_says(run):
         "NVIDIA X",
         "54,321",
         "torch 2.13.0",
-        "| Bleu_4 | 0.123 | 0.100 to 0.150 |",
+        '| <span title="Bleu_4">BLEU-4</span> | 0.123 | 0.100 to 0.150 |',
         "nrefs:1|x",
         "cxpmrg_bench",
     ):
@@ -96,7 +96,7 @@ def test_what_is_unknown_is_called_not_measured(models):
 def test_what_the_author_wrote_stays_and_the_rest_follows_the_run(run):
     file = write_model_card(run / "model", examples=False)
     text = file.read_text(encoding="utf-8")
-    text = text.replace("# A trial", "# My model\n\nWritten by hand.").replace(
+    text = text.replace("# A trial, trained on mimic-cxr", "# My model\n\nWritten by hand.").replace(
         "library_name:", "license: mit\nlibrary_name:"
     )
     # The author takes the section on limits over.
@@ -111,7 +111,7 @@ def test_what_the_author_wrote_stays_and_the_rest_follows_the_run(run):
     assert "Written by hand." in card.text
     assert "My own." in card.text
     assert "mambaxray: limits" not in card.text
-    assert "| Bleu_4 | 0.200 |" in card.text
+    assert '| <span title="Bleu_4">BLEU-4</span> | 0.200 |' in card.text
     assert card.data.license == "mit"
     assert card.data.eval_results[0].metric_value == 0.2
     again = write_model_card(run / "model", examples=False).read_text(encoding="utf-8")

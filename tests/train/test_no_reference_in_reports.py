@@ -41,7 +41,7 @@ def write_with_report_trainer(model, processor, studies, folder):
         args=short_run(folder),
         eval_dataset=studies,
         data_collator=ReportCollator(processor, for_generation=True),
-        processor=processor,
+        processing_class=processor,
         generation_config=GenerationConfig(max_new_tokens=20, do_sample=False),
         compute_metrics=lambda prediction: seen.extend(prediction.predictions) or {},
     )

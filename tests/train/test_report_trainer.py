@@ -30,7 +30,7 @@ def report_trainer(folder, studies, processor, model=None, **more):
         "train_dataset": studies["train"],
         "eval_dataset": studies["validation"],
         "data_collator": ReportCollator(processor, max_report_length=9, for_generation=True),
-        "processor": processor,
+        "processing_class": processor,
         "generation_config": GenerationConfig(max_new_tokens=5, do_sample=False),
     }
     return ReportTrainer(**defaults | more)
