@@ -158,8 +158,9 @@ def generate_predictions(
         open_studies = [studies[index] for index in todo]
         for written in write_reports(pipeline, open_studies, rows=_Studies(dataset, todo), **options):
             seconds = (perf_counter() - started) / len(written)
-            made = {"seconds": seconds, "settings": settings, "made_with": made_with or None}
-            reports = [replace(report, **made) for report in written]
+            reports = [
+                replace(report, seconds=seconds, settings=settings, made_with=made_with or None) for report in written
+            ]
             done |= {report.study_id: report for report in reports}
             if file is not None:
                 file.write(reports)

@@ -24,8 +24,10 @@ from ..modeling_mambaxray.hub.separate_parts import check_can_be_published
 from .collator import GENERATION_KEYS
 
 # What a run needs to go on from a checkpoint on the Hub, which is pushed where `hub_strategy` asks for checkpoints.
-_TRAINING_STATE = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json")
-_TRAINING_STATE += ("training_args.bin",)
+_TRAINING_STATE = (
+    *("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth"),
+    *("trainer_state.json", "training_args.bin"),
+)
 
 
 class ReportTrainer(Trainer):
@@ -43,6 +45,8 @@ class ReportTrainer(Trainer):
 
     A model's named losses (its output's `losses`) are logged under their names beside the total loss.
     """
+
+    push_in_progress: Any
 
     def __init__(
         self,
@@ -133,7 +137,8 @@ class ReportTrainer(Trainer):
         further: Sequence[str] = (),
     ) -> Any:
         files = [glob.escape(name.as_posix()) for name in published_files(folder)]
-        return HfApi(token=token).upload_folder(
+        api: Any = HfApi(token=token)
+        return api.upload_folder(
             repo_id=self.hub_model_id,
             folder_path=folder,
             path_in_repo=place,
