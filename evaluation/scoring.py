@@ -138,18 +138,7 @@ def evaluate_reports(
         labels=labels,
         unavailable=unavailable,
     )
-    radeval_version = None
-    fixed: dict[str, float] = {}
-    for name in [name for name in wanted if name in RADEVAL_METRICS]:
-        try:
-            family = radeval_scores(name, studies.references, studies.hypotheses, external_python=external_python)
-        except MetricUnavailableError as error:
-            unavailable[name] = str(error)
-            continue
-        radeval_version = family.version
-        fixed |= family.corpus
-        tables += [family.table] if family.table else []
-        wanted += [*(family.table.names if family.table else ()), *family.corpus]
+    radeval_version, fixed = _add_radeval(tables, wanted, studies, external_python, unavailable)
     intervals = {}
     if ci and tables:
         intervals = bootstrap_intervals(tables, studies.patients, resamples=resamples, confidence=confidence, seed=seed)
@@ -180,6 +169,33 @@ def evaluate_reports(
         "unavailable": unavailable,
         "ids": studies.ids,
     }
+
+
+def _add_radeval(
+    tables: list[MetricTable],
+    wanted: list[str],
+    studies: Studies,
+    external_python: str | PathLike | None,
+    unavailable: dict[str, str],
+) -> tuple[str | None, dict[str, float]]:
+    """Adds the wanted metrics of radeval to `tables`, and their names to `wanted`.
+
+    Returns:
+        radeval's version, None where it scored nothing, and the scores that only the whole corpus has.
+    """
+    version = None
+    corpus: dict[str, float] = {}
+    for name in [name for name in wanted if name in RADEVAL_METRICS]:
+        try:
+            family = radeval_scores(name, studies.references, studies.hypotheses, external_python=external_python)
+        except MetricUnavailableError as error:
+            unavailable[name] = str(error)
+            continue
+        version = family.version
+        corpus |= family.corpus
+        tables += [family.table] if family.table else []
+        wanted += [*(family.table.names if family.table else ()), *family.corpus]
+    return version, corpus
 
 
 def score_reports(

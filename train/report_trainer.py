@@ -46,7 +46,7 @@ class ReportTrainer(Trainer):
     A model's named losses (its output's `losses`) are logged under their names beside the total loss.
     """
 
-    push_in_progress: Any
+    push_in_progress: Any  # transformers' own, None before the first push
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class ReportTrainer(Trainer):
             shutil.copy(checkpoint / name, output / name)
         message = f"Training in progress, step {self.state.global_step}"
         options = (self.args.hub_token, True, self.args.hub_revision)
-        jobs = [self._upload(output, message, *options)]
+        jobs: list[Any] = [self._upload(output, message, *options)]
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
             jobs.append(self._upload(checkpoint, f"{message}, checkpoint", *options, place, _TRAINING_STATE))
@@ -137,8 +137,8 @@ class ReportTrainer(Trainer):
         further: Sequence[str] = (),
     ) -> Any:
         files = [glob.escape(name.as_posix()) for name in published_files(folder)]
-        api: Any = HfApi(token=token)
-        return api.upload_folder(
+        # Its overloads distinguish the literals of `run_as_future`, which is a variable here.
+        return HfApi(token=token).upload_folder(  # type: ignore[call-overload]
             repo_id=self.hub_model_id,
             folder_path=folder,
             path_in_repo=place,
