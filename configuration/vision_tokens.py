@@ -44,6 +44,12 @@ def patch_positions(vision_config: PreTrainedConfig) -> list[int]:
     return positions
 
 
+def visual_width(vision_config: PreTrainedConfig) -> int:
+    """Size of each visual token: the encoder's `hidden_size`, or that of its last stage."""
+    width = getattr(vision_config, "hidden_size", None)
+    return int(vision_config.hidden_sizes[-1] if width is None else width)
+
+
 def _positions(vision_config: PreTrainedConfig) -> tuple[int, list[int]]:
     family = _FAMILIES.get(vision_config.model_type)
     if family is None:
@@ -83,6 +89,25 @@ def _hierarchical(config: PreTrainedConfig) -> tuple[int, list[int]]:
     return count, list(range(count))
 
 
+def _feature_map(rounded_up: bool) -> PatchPositions:
+    """Convolutional encoders, whose last feature map, row by row, is the sequence of tokens."""
+
+    def positions(config: PreTrainedConfig) -> tuple[int, list[int]]:
+        side = getattr(config, "image_size", None)
+        if not isinstance(side, int):
+            raise ValueError(
+                f"a {config.model_type} encoder takes images of any size, and its configuration names none: give "
+                "image_size, or set encoder.config.image_size"
+            )
+        # A stem of stride 4 (a ConvNeXt's patch size), and half the size behind each stage but the first.
+        stem = getattr(config, "patch_size", 4)
+        stride = stem * 2 ** (len(config.depths) - 1 + int(getattr(config, "downsample_in_first_stage", False)))
+        side = -(-side // stride) if rounded_up else side // stride
+        return side**2, list(range(side**2))
+
+    return positions
+
+
 register_vision_family(VisionMambaConfig.model_type, _vision_mamba)
 register_vision_family(VMambaConfig.model_type, _vmamba)
 for _name in ("vit", "vit_mae", "vit_msn", "beit", "clip_vision_model", "dinov2"):
@@ -92,5 +117,8 @@ for _name in ("siglip_vision_model", "ijepa"):
 register_vision_family("deit", _behind(2))
 for _name in ("swin", "swinv2"):
     register_vision_family(_name, _hierarchical)
+for _name in ("convnext", "convnextv2"):
+    register_vision_family(_name, _feature_map(rounded_up=False))
+register_vision_family("resnet", _feature_map(rounded_up=True))
 
-__all__ = ["PatchPositions", "count_visual_tokens", "patch_positions", "register_vision_family"]
+__all__ = ["PatchPositions", "count_visual_tokens", "patch_positions", "register_vision_family", "visual_width"]

@@ -100,7 +100,12 @@ def explain_report(
     rows = slice(length - 1, None)
     owners = owners[: last + 1]
     own = torch.stack([layer[0, :, rows].float().mean(dim=0)[:, image] for layer in attentions]).mean(dim=0)
-    sources = [AttentionMaps(f"Self-attention, mean of {len(attentions)} layers", _by_word(own, owners, len(words)))]
+    sources = [
+        AttentionMaps(
+            f"Self-attention, mean of {len(attentions)} layer{'s' if len(attentions) > 1 else ''}",
+            _by_word(own, owners, len(words)),
+        )
+    ]
     for index, (weights, gates) in crossed.items():
         maps = _by_word(weights[0, :, rows].float().mean(dim=0)[:, patches], owners, len(words))
         by_word = _mean_by_word(gates[0, rows].float().cpu().numpy(), owners, len(words))[:, 0]

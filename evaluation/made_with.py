@@ -4,6 +4,7 @@ Every file of reports that can be resumed notes it with each report, as `model=â
 digest each. Reading and comparing it loads neither torch nor transformers.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -126,6 +127,13 @@ def _digest_of_files(folder: Path, patterns: Iterable[str]) -> str:
 
 
 def _digest_of_file(path: Path) -> str:
+    status = path.stat()
+    return _digest_of_content(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _digest_of_content(path: Path, size: int, changed: int) -> str:
+    """Of a file as it is; read anew when its size or time of change are others."""
     if path.name.endswith("config.json"):
         try:
             return _digest_of_data(json.loads(path.read_text(encoding="utf-8")))

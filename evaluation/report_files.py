@@ -287,6 +287,8 @@ class ReportFile:
                 continue
             if report.evidence is not None:
                 values["evidence"] = report.evidence
+            if report.made_with is None:
+                values.pop(_SINCE_LATER, None)
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
     def _read(self) -> list[StudyReport]:

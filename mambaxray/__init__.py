@@ -42,6 +42,7 @@ _PUBLIC = {
     "encoder_from_pretraining": "modeling_mambaxray.modeling_mambaxray_pretraining",
     "MambaXrayImageProcessor": "processing.image_processing_mambaxray",
     "MambaXrayProcessor": "processing.processing_mambaxray",
+    "build_generator": "processing.build_generator",
     "generate_continuously": "modeling_mambaxray.generation.continuous_generation",
     "ImageToTextPipeline": "modeling_mambaxray.generation.pipeline_image_to_text",
     "ReportCollator": "train.collator",

@@ -91,6 +91,15 @@ def prepare(
             min=1, metavar="PIXELS", help="Downscale larger images to this shorter side. Default: keep the size."
         ),
     ] = None,
+    max_lost: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Share of studies that may be lost to absent or unreadable images; more is exit code 1.",
+        ),
+    ] = 0.5,
     num_proc: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Worker processes. Default: one per CPU core."),
@@ -149,6 +158,13 @@ def prepare(
     except RuntimeError as error:  # a process that was killed, usually for want of memory
         raise failure(RuntimeError(f"{error}; the same command resumes; try a smaller --num-proc")) from error
     _summarize(card, output, console)
+    lost = len(found.studies) - sum(card["counts"].values())
+    if lost > max_lost * len(found.studies):
+        console.print(
+            f"{lost:,} of {len(found.studies):,} studies are lost to absent or unreadable images, more than --max-lost "
+            f"{max_lost:g} allows: exit code 1"
+        )
+        raise typer.Exit(1)
 
 
 def _cores() -> int:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..configuration.vision_tokens import visual_width
 from .modeling_vision_mamba import VisionMambaModel
 
 
@@ -23,7 +24,7 @@ class FindingMapModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.presence_weight = presence_weight
-        self.classifier = nn.Linear(encoder.config.hidden_size, num_observations)
+        self.classifier = nn.Linear(visual_width(encoder.config), num_observations)
 
     def forward(self, pixel_values: Tensor, finding_maps: Tensor) -> dict[str, Tensor]:
         """Loss and logits `(batch, patches, observations)`.

@@ -6,6 +6,7 @@ else a study hands the model), `extra_decoder_inputs` (its decoder's layers are 
 configuration `num_image_tokens` and `loss_names`. `docs/adding_a_system.md` shows each.
 """
 
+import copy
 import inspect
 import os
 from collections.abc import Mapping
@@ -14,7 +15,14 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, distributed, nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.conversion_mapping import WeightRenaming, register_checkpoint_conversion_mapping
@@ -30,6 +38,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..configuration.study_inputs import StudyInputs
+from ..configuration.vision_tokens import visual_width
 from .generation.pipeline_image_to_text import ImageToTextPipeline
 from .hub.given_parts import build_around, given_part
 from .hub.private_memory import PrivateMemoryMixin
@@ -151,8 +160,9 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         self.vision_encoder = given_part(self, "vision_encoder") or AutoModel.from_config(config.vision_config)
         decoder = given_part(self, "language_model")
         self.language_model = decoder or self._decoder_class.from_config(config.text_config)
+        _refuse_stateful(self.language_model)
         llm_hidden = self.language_model.get_input_embeddings().embedding_dim
-        self.projector = nn.Linear(config.vision_config.hidden_size, llm_hidden)
+        self.projector = nn.Linear(visual_width(config.vision_config), llm_hidden)
         self.layer_norm = nn.LayerNorm(llm_hidden, eps=config.projector_layer_norm_eps)
         decoder_arguments = inspect.signature(self.language_model.forward).parameters
         self._decoder_takes_positions = "position_ids" in decoder_arguments
@@ -310,6 +320,12 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         counts = is_image.sum(dim=1).tolist()
         if len(counts) != len(image_embeds):
             raise ValueError(f"{len(image_embeds)} studies were given for {len(counts)} prompts")
+        if not any(counts):
+            raise ValueError(
+                f"the prompts hold no placeholder (id {self.config.image_token_id}) for the image. The processor fills "
+                "in another id: make both with build_generator, or set model.config.image_token_id = "
+                "processor.image_token_id"
+            )
         if any(count != image_embeds.shape[1] for count in counts):
             raise ValueError(
                 f"the model makes {image_embeds.shape[1]} image tokens per study, but the prompts have {counts} "
@@ -508,6 +524,27 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
         return model
 
     @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, image_size: int | None = None, **kwargs: Any
+    ) -> Self:
+        """As usual.
+
+        Args:
+            pretrained_model_name_or_path, model_args, kwargs: see `SeparatePartsMixin.from_pretrained`.
+            image_size: side of the images to come, in pixels, where it is another than the model was saved for. The
+                processor must make images of that size, and `config.num_image_tokens` placeholders for each study.
+        """
+        if image_size is not None:
+            config = copy.deepcopy(kwargs.get("config"))  # the Auto classes have read it
+            if not isinstance(config, PreTrainedConfig):
+                names = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+                where = {name: kwargs[name] for name in names if name in kwargs}
+                config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **where)
+            config.vision_config.image_size = image_size
+            kwargs["config"] = config
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    @classmethod
     def for_released_weights(cls, weights: Mapping[str, Tensor]) -> tuple[type[Self], dict[str, Any]]:
         """Which class a released checkpoint of this family is for, and the fields of its configuration that the
         weights, under our names, tell."""
@@ -704,6 +741,15 @@ _IMAGE_ARGUMENTS = ("pixel_values", "view_mask", "pixel_attention_mask", "visual
 
 def _is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _refuse_stateful(decoder: nn.Module) -> None:
+    if getattr(decoder, "_is_stateful", False):
+        raise ValueError(
+            f"a {decoder.config.model_type} decoder ({type(decoder).__name__}) keeps a recurrent state, which can be "
+            "neither cut nor put together as reports begin and end; give a decoder that keeps keys and values of "
+            "attention, such as Llama or Qwen. As a vision encoder, Mamba is supported (VisionMambaModel)"
+        )
 
 
 def _one_mask(view_mask: Tensor | None, pixel_attention_mask: Tensor | None) -> Tensor | None:

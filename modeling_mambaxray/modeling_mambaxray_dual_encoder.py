@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
+from ..configuration.vision_tokens import visual_width
 from .hub.given_parts import build_around, given_part
 from .hub.repository_code import ModelCodeMixin
 from .layers.contrastive import contrastive_loss
@@ -79,7 +80,7 @@ class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedM
         self.text_encoder = text_encoder or AutoModel.from_config(
             config.text_config, **without_pooler(config.text_config)
         )
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
+        self.visual_projection = nn.Linear(visual_width(config.vision_config), config.projection_dim)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
         # One dimension, not none: FSDP2 shards no scalars.
         self.logit_scale = nn.Parameter(torch.full((1,), config.logit_scale_init_value))

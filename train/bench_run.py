@@ -22,6 +22,7 @@ from ..data.output_lock import locked_output
 from ..data.studies import first_studies, load_studies
 from ..data.whole_file import write_whole
 from ..evaluation.evaluate_model import generate_predictions, score_predictions
+from ..evaluation.made_with import MadeWith
 from ..evaluation.pages.evaluation_page import write_evaluation_page
 from ..evaluation.report_files import read_reports
 from ..evaluation.study_report import StudyReport
@@ -30,6 +31,7 @@ from .finetune import make_generator
 from .processes import run_in_processes
 from .recipe import FinetuneRecipe, RecipeError
 from .run import read_result, run_recipe
+from .run_folder import delete_run
 from .stage_parts import named_part
 
 if TYPE_CHECKING:
@@ -114,12 +116,27 @@ def _run_cells(
         if result.state != "done":
             if progress is not None:
                 progress(cell, None)
+            _forget_other_parts(output, cell, bench)
             result = _attempt(cell, bench, output)
             _write(output, cell, bench, result)
         if progress is not None:
             progress(cell, result)
         results.append((cell, result))
     return results
+
+
+def _forget_other_parts(output: Path, cell: Cell, bench: Bench) -> None:
+    """Deletes what the cell's folder holds of a model whose parts have since been changed where they lie, and notes the
+    parts of the coming one."""
+    folder, parts = output / cell.folder, _settings(cell, bench).get("parts", {})
+    known: dict[str, str] = {}
+    if (folder / _RESULT_FILE).is_file():
+        known = json.loads((folder / _RESULT_FILE).read_text(encoding="utf-8"))["settings"].get("parts", {})
+    if any(known[name] != parts.get(name) for name in known):
+        _logger.warning("%s: its model's parts have changed, so it begins again", cell.title)
+        delete_run(folder / "run")
+        (folder / _PREDICTIONS_FILE).unlink(missing_ok=True)
+    _write(output, cell, bench, CellResult("open"))
 
 
 def read_bench(output: str | Path) -> tuple[Bench, list[tuple[Cell, CellResult]]]:
@@ -284,6 +301,12 @@ def _settings(cell: Cell, bench: Bench) -> dict[str, Any]:
     test = bench.test
     scored = {"max_studies": test.max_studies, "metrics": test.metrics}
     settings = {"recipe": cell.recipe.to_dict(), "train": cell.train, **scored}
+    model = cell.recipe.model
+    named = {key: getattr(model, key) for key in ("checkpoint", "vision_encoder", "language_model")}
+    # A folder's content counts, which may be trained anew under the same name.
+    folders = {key: name for key, name in named.items() if isinstance(name, str) and Path(name).is_dir()}
+    if folders:
+        settings["parts"] = {key: MadeWith.of_saved(name, {}).model for key, name in folders.items()}
     if cell.predictions is None:
         return settings
     file = Path(cell.predictions)

@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
-from ..configuration.families import Family, families_of_stage
+from ..configuration.families import families_of_stage
 from ..evaluation.trainer_metrics import report_metrics
-from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
+from ..processing.build_generator import build_generator
 from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
 from .collator import ReportCollator
 from .partial_lora import apply_efficient_tuning
@@ -72,7 +72,7 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
     """
     if section.checkpoint is not None:
         return _whole_generator(section)
-    family = _system(section)
+    _check_system(section)
     encoder = make_vision_encoder(section.vision_encoder, section.image_size)
     instruction = section.instruction or DEFAULT_INSTRUCTION
     if isinstance(section.language_model, str):
@@ -83,22 +83,17 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
         # The prompt is part of what the tokenizer learns, or its rare words would be spelled letter by letter.
         tokenizer = train_report_tokenizer([*reports, *[instruction] * len(reports)], section.vocab_size)
         language_model = _new_language_model(section.language_model, tokenizer)
-    side = encoder.config.image_size
-    processor = family.processor_class(
-        MambaXrayImageProcessor(size={"height": side, "width": side}),
-        tokenizer,
-        instruction=instruction,
-        prompt_template=section.prompt_template or DEFAULT_PROMPT_TEMPLATE,
-    )
     with named_part("model.language_model", section.language_model):
-        model = family.model_class.from_encoder_decoder_pretrained(
+        model, processor = build_generator(
             encoder,
             language_model,
-            image_token_id=processor.image_token_id,
+            tokenizer,
+            system=section.system,
+            instruction=instruction,
+            prompt_template=section.prompt_template or DEFAULT_PROMPT_TEMPLATE,
             text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
             **section.options,
         )
-    processor.num_image_tokens = model.config.num_image_tokens
     if section.save_language_model:
         model.language_model_reference = None
     return model, processor
@@ -123,7 +118,7 @@ def _whole_generator(section: GeneratorSection) -> tuple[PreTrainedModel, Proces
     return model, processor
 
 
-def _system(section: GeneratorSection) -> Family:
+def _check_system(section: GeneratorSection) -> None:
     systems = families_of_stage("finetune")
     if section.system not in systems:
         raise RecipeError(
@@ -136,7 +131,6 @@ def _system(section: GeneratorSection) -> Family:
     known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
     if unknown := sorted(section.options.keys() - known):
         raise RecipeError(f"model.options: {section.system} has no field {', '.join(unknown)}")
-    return systems[section.system]
 
 
 def _new_language_model(values: dict[str, Any] | None, tokenizer: Any) -> PreTrainedModel:

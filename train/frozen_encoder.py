@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 from transformers.image_processing_base import BatchFeature
 
+from ..configuration.vision_tokens import visual_width
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def encode_studies(
         batch_size: studies encoded at once.
     """
     model.eval()
-    shape = (len(studies), model.config.visual_sequence_length, model.config.vision_config.hidden_size)
+    shape = (len(studies), model.config.visual_sequence_length, visual_width(model.config.vision_config))
     tokens = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
     for start in range(0, len(studies), batch_size):
         images = processor.image_processor(studies[start : start + batch_size]["images"], return_tensors="pt")

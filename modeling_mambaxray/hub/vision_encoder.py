@@ -27,6 +27,10 @@ def load_vision_encoder(name_or_path: str, *, image_size: int | None = None, **k
     config = AutoConfig.from_pretrained(name_or_path, **{name: kwargs[name] for name in _WHERE if name in kwargs})
     is_part = "vision_config" in config.sub_configs
     if image_size is not None and not is_part and config.model_type != MambaXrayForPreTraining.config_class.model_type:
+        if not hasattr(config, "image_size"):  # a ResNet, which takes any
+            model = AutoModel.from_pretrained(name_or_path, **kwargs)
+            model.config.image_size = image_size
+            return model
         kwargs["image_size"] = image_size
     model = AutoModel.from_pretrained(name_or_path, **kwargs)
     if isinstance(model, MambaXrayForPreTraining):

@@ -25,7 +25,9 @@ def encode_images(vision_encoder: PreTrainedModel, images: Tensor) -> Tensor:
     images = images.to(vision_encoder.dtype)
     if vision_encoder.config.model_type == "vit_mae":
         return _all_patches_of_masked_autoencoder(vision_encoder, images)
-    return vision_encoder(pixel_values=images).last_hidden_state
+    features = vision_encoder(pixel_values=images).last_hidden_state
+    # A convolutional encoder gives a map (images, hidden, rows, columns).
+    return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
 
 
 def _all_patches_of_masked_autoencoder(encoder: PreTrainedModel, images: Tensor) -> Tensor:

@@ -53,9 +53,11 @@ def triton_problem() -> str:
         return ""
     if not torch.cuda.is_available():
         return "there is no GPU"
+    from triton.errors import TritonError
+
     try:
         worst = _difference_from_reference()
-    except (RuntimeError, OSError, ImportError, subprocess.SubprocessError) as error:
+    except (TritonError, RuntimeError, OSError, ImportError, AttributeError, subprocess.SubprocessError) as error:
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     else:
         if worst < 1e-4:
@@ -65,6 +67,7 @@ def triton_problem() -> str:
     return f"its trial on this GPU failed ({reason})"
 
 
+@torch.inference_mode(False)  # it needs gradients, wherever the first scan is
 def _difference_from_reference() -> float:
     """Greatest difference in output and gradients of a small scan and of what stands before and behind it."""
     from .directional_convolution import directional_convolution_torch, merge_directions_torch
@@ -81,8 +84,8 @@ def _difference_from_reference() -> float:
     scan_inputs = [normal(2, 2, 33, 48), -normal(2, 48, 4).exp(), normal(2, 2, 33, 4), normal(2, 2, 33, 4)]
     scan_inputs += [normal(2, 48), normal(2, 48)]
 
-    def run(convolve, scan, merge) -> list[Tensor]:
-        inputs = [t.clone().requires_grad_() for t in (x, gate, weight, bias, *scan_inputs)]
+    def run(dtype: torch.dtype, convolve, scan, merge) -> list[Tensor]:
+        inputs = [t.to(dtype, copy=True).requires_grad_() for t in (x, gate, weight, bias, *scan_inputs)]
         with torch.enable_grad():
             u = convolve(inputs[0], orders, inverse_orders, *inputs[2:4])
             out = merge(scan(u, *inputs[4:]), inputs[1])
@@ -90,11 +93,13 @@ def _difference_from_reference() -> float:
 
     results = (
         run(
+            torch.float32,
             directional_convolution_triton,
             selective_scan_triton,
             lambda y, gate: merge_directions_triton(y, gate, orders, inverse_orders),
         ),
         run(
+            torch.float64,  # PyTorch's float32 convolutions may use TF32
             directional_convolution_torch,
             selective_scan_reference,
             lambda y, gate: merge_directions_torch(y, gate, orders, inverse_orders),

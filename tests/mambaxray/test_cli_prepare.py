@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import source_trees
+from PIL import Image
 
 COMMAND = [sys.executable, "-m", "mambaxray.cli", "prepare"]
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -34,6 +35,26 @@ def test_a_data_set_is_prepared_and_its_counts_are_told(tmp_path: Path) -> None:
     ):
         assert line in result.stderr
     assert json.loads((output / "prepared.json").read_text())["cleaning"] == "mimic-cxr"
+
+
+def test_most_studies_lost_is_an_exit_code_of_its_own_and_the_threshold_is_told(tmp_path: Path) -> None:
+    annotation = {"train": [], "val": [], "test": []}
+    for number in range(8):
+        file = tmp_path / "images" / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        if number:
+            file.write_text("no picture")
+        else:
+            Image.linear_gradient("L").save(file)
+        annotation["train"].append({"id": str(number), "report": "no effusion", "image_path": [file.name]})
+    (tmp_path / "annotation.json").write_text(json.dumps(annotation))
+    arguments = ("annotation-json", "--source", tmp_path, "--section", "findings", "--num-proc", "1", "--output")
+    result = run(*arguments, tmp_path / "out")
+    assert result.returncode == 1
+    assert "7 of 8 studies are lost to absent or unreadable images, more than --max-lost 0.5 allows" in " ".join(
+        result.stderr.split()
+    )
+    assert run(*arguments, tmp_path / "all", "--max-lost", "0.9").returncode == 0
 
 
 def test_the_section_must_be_given(tmp_path: Path) -> None:

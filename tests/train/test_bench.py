@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from html_page import Page
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from mambaxray.cli import app
@@ -222,6 +224,27 @@ def test_a_checkpoint_is_evaluated_as_it_is(finished, tmp_path):
     assert result.scores == results[0][1].scores
     assert result.trained_parameters is None
     assert not (tmp_path / "bench/cells/ready/run").exists()
+
+
+def test_a_cell_whose_model_was_trained_anew_in_its_folder_is_run_again(finished, tmp_path, caplog):
+    checkpoint = tmp_path / "model"
+    shutil.copytree(finished[0] / "cells/phantoms/tiny/run/model", checkpoint)
+    model = {"model.checkpoint": str(checkpoint)}
+    model |= {"model.vision_encoder": None, "model.language_model": None, "model.vocab_size": 1000}
+    bench = grid(variant={"ready": {"set": model, "train": False}})
+    run_bench(bench, tmp_path / "bench")
+    predictions = tmp_path / "bench/cells/ready/predictions.jsonl"
+    before = predictions.read_text(encoding="utf-8")
+    run_bench(bench, tmp_path / "bench")
+    assert predictions.read_text(encoding="utf-8") == before
+    weights = load_file(checkpoint / "model.safetensors")
+    save_file(
+        {name: weight * 2 for name, weight in weights.items()}, checkpoint / "model.safetensors", {"format": "pt"}
+    )
+    ((_, result),) = run_bench(bench, tmp_path / "bench")
+    assert result.state == "done", result.reason
+    assert "parts have changed" in caplog.text
+    assert predictions.read_text(encoding="utf-8") != before
 
 
 def test_somebodys_prediction_file_is_a_row_scored_as_ours(finished, tmp_path):

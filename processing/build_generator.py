@@ -1,0 +1,102 @@
+"""A report generator and its processor from parts, in one call that hands on what one has to know of the other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..configuration.families import families
+from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
+from .image_processing_mambaxray import MambaXrayImageProcessor
+from .processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE, MambaXrayProcessor
+
+
+def build_generator(
+    vision_encoder: str | PreTrainedModel,
+    language_model: str | PreTrainedModel,
+    tokenizer: str | PreTrainedTokenizerBase | None = None,
+    *,
+    system: str = "mambaxray",
+    image_size: int | None = None,
+    instruction: str = DEFAULT_INSTRUCTION,
+    prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
+    vision_kwargs: Mapping[str, Any] | None = None,
+    text_kwargs: Mapping[str, Any] | None = None,
+    **config_kwargs: Any,
+) -> tuple[PreTrainedModel, MambaXrayProcessor]:
+    """Puts a pre-trained vision encoder and a pre-trained language model together, with the processor for both.
+
+    The image's placeholder is the first token behind the tokenizer's own, also where the decoder has more embeddings
+    than the tokenizer has tokens. Images have the encoder's size, and a prompt holds as many placeholders as the model
+    makes image tokens.
+
+    Args:
+        vision_encoder: folder or Hub name of any `AutoModel` vision encoder that makes a sequence of tokens or a
+            feature map, or such a model.
+        language_model: folder or Hub name of any attention-based `AutoModelForCausalLM`, or such a model.
+        tokenizer: the language model's, or its folder or Hub name; by default from where the language model is.
+        system: name of the family of the model, such as `"mambaxray"` or `"emrrg"`.
+        image_size: side of the images in pixels; the encoder's own when not given.
+        instruction, prompt_template: what the processor asks for, see `MambaXrayProcessor`.
+        vision_kwargs, text_kwargs: passed to the parts' `from_pretrained` (`revision`, `dtype`, …).
+        config_kwargs: fields of the model's configuration.
+
+    Returns:
+        The model, with projection and whatever else the system adds newly initialised, and its processor.
+
+    Raises:
+        ValueError: an unknown system, no tokenizer, or a part that does not fit.
+
+    Example:
+        >>> model, processor = build_generator("facebook/convnextv2-tiny-22k-224", "Qwen/Qwen2.5-0.5B")
+    """
+    family = families().get(system)
+    if family is None or family.stage != "finetune":
+        known = [name for name, each in families().items() if each.stage == "finetune"]
+        raise ValueError(f"system must be one of {', '.join(known)}, got {system!r}")
+    text_options, vision_options = dict(text_kwargs or {}), dict(vision_kwargs or {})
+    tokenizer = _tokenizer(tokenizer, language_model, text_options.get("revision"))
+    encoder = vision_encoder
+    if not isinstance(encoder, PreTrainedModel):
+        encoder = load_vision_encoder(encoder, image_size=image_size, **vision_options)
+    elif image_size is not None and getattr(encoder.config, "image_size", None) is None:
+        encoder.config.image_size = image_size
+    side = getattr(encoder.config, "image_size", None)
+    if not isinstance(side, int):
+        raise ValueError(f"the {encoder.config.model_type} encoder names no size of a square image: give image_size")
+    if image_size is not None and image_size != side:
+        raise ValueError(
+            f"the {encoder.config.model_type} encoder takes images of {side} px, not {image_size}: give it by its "
+            "folder or Hub name, or leave image_size out"
+        )
+    processor = family.processor_class(
+        MambaXrayImageProcessor(size={"height": side, "width": side}),
+        tokenizer,
+        instruction=instruction,
+        prompt_template=prompt_template,
+    )
+    model = family.model_class.from_encoder_decoder_pretrained(
+        encoder,
+        language_model,
+        image_token_id=processor.image_token_id,
+        text_kwargs=text_options or None,
+        **config_kwargs,
+    )
+    processor.num_image_tokens = model.config.num_image_tokens
+    return model, processor
+
+
+def _tokenizer(
+    tokenizer: str | PreTrainedTokenizerBase | None, language_model: str | PreTrainedModel, revision: str | None
+) -> PreTrainedTokenizerBase:
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return tokenizer
+    source = tokenizer
+    if source is None:
+        source = language_model.name_or_path if isinstance(language_model, PreTrainedModel) else language_model
+    if not source:
+        raise ValueError("the language model was not loaded, so its tokenizer isn't known: give tokenizer")
+    return AutoTokenizer.from_pretrained(source, revision=revision if tokenizer is None else None)
+
+
+__all__ = ["build_generator"]
