@@ -32,7 +32,7 @@ lint: $(VENV)/.installed types
 types: $(VENV)/.installed
 	rm -rf build/types
 	$(BIN)/python -c "import setuptools; setuptools.setup()" --quiet build_py --build-lib build/types
-	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../mypy
+	cd build/types && $(abspath $(BIN))/python -m mypy --config-file ../../pyproject.toml --cache-dir ../mypy
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

@@ -139,10 +139,6 @@ def scans_here(report: Report) -> list[str]:
     return sorted(found, key=lambda name: ["triton", "native", "mamba_ssm", "torch"].index(name))
 
 
-def parse(size: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in size.split("x"))
-
-
 def correctness(report: Report) -> None:
     """Relative differences, by norm, from the float64 reference."""
     report.say(f"Scans that run here: {', '.join(scans_here(report))}.")
@@ -153,7 +149,7 @@ def correctness(report: Report) -> None:
     worst = {torch.float32: 0.0, torch.bfloat16: 0.0}
     for size in report.sizes.correctness:
         for dtype in worst:
-            inputs = bench_scan.make_inputs(*parse(size), report.device, dtype, 0)
+            inputs = bench_scan.make_inputs(*bench_scan.parse(size), report.device, dtype, 0)
             weights = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1)).to(inputs[0])
             exact = [x.detach().double().requires_grad_() for x in inputs]
             expected = results(selective_scan_reference, exact, weights.double())
@@ -207,7 +203,7 @@ def scan(report: Report) -> None:
     reached: dict[tuple[str, str, str], tuple[float, float]] = {}
     for size in report.sizes.scan:
         for dtype in (torch.bfloat16, torch.float32):
-            inputs = bench_scan.make_inputs(*parse(size), report.device, dtype, 0)
+            inputs = bench_scan.make_inputs(*bench_scan.parse(size), report.device, dtype, 0)
             names = [name for name in scans_here(report) if name != "torch" or not on_gpu(report)]
             forward: dict[str, Callable[[], object]] = {n: partial(bench_scan.forward, n, inputs) for n in names}
             both: dict[str, Callable[[], object]] = {

@@ -45,7 +45,7 @@ def is_local(name: str) -> bool:
 
 
 class PrivatePathsMixin:
-    """For configurations of models that are made of others: saved, they do not tell from which folder those came."""
+    """For configurations of models that are made of others: saved, they do not reveal the folders of these models."""
 
     def to_diff_dict(self) -> dict[str, Any]:
         """As usual, which is what `save_pretrained` writes, without the paths that transformers notes for each part."""

@@ -14,7 +14,7 @@ class StudyInput:
         dtype: `"float32"`, `"int64"` or `"bool"`.
         required: whether every study must have it. In a batch where only some studies have an optional one, the
             others are all `padding`, and need a shape that is known.
-        for_training_only: whether it is withheld when reports are generated, as everything is that tells of the
+        for_training_only: whether it is withheld when reports are generated, as is everything that reveals the
             reference.
     """
 

@@ -54,7 +54,7 @@ def _positions(vision_config: PreTrainedConfig) -> tuple[int, list[int]]:
     family = _FAMILIES.get(vision_config.model_type)
     if family is None:
         raise ValueError(
-            f"cannot tell how many tokens a {vision_config.model_type!r} vision encoder makes of an image; "
+            f"the number of tokens that a {vision_config.model_type!r} vision encoder makes of an image is not known; "
             "give num_visual_tokens, the length of its last_hidden_state, or make the family known with "
             "register_vision_family"
         )

@@ -47,7 +47,7 @@ def load_annotation_json(
 
     Args:
         folder: holds `annotation.json`.
-        section: what its reports consist of, which the file does not tell; R2Gen's own hold findings. `"findings"` and
+        section: what its reports consist of, which the file does not state; R2Gen's own hold findings. `"findings"` and
             `"impression"` fill the column of that name, else both stay empty.
         cleaning: how to clean the reports, see `processing.report_cleaning`; None leaves them as they are.
         allow_shared_patients: whether a patient may be in two splits.
@@ -104,7 +104,7 @@ def read_annotation_json(
     Args:
         source: the folder.
         section: what the reports of this file consist of; R2Gen's own files hold findings. They are put into the
-            column of that name; reports of both sections can't be told apart and stay in `report` only.
+            column of that name; reports of both sections can't be separated and stay in `report` only.
         cleaning: how to clean the reports; None leaves them as they are.
         allow_shared_patients: whether a patient may be in two splits.
         name: of the data set.

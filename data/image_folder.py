@@ -1,4 +1,4 @@
-"""Folders of pictures without reports, for pre-training."""
+"""Folders of images without reports, for pre-training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 def load_images(
     folders: Sequence[str | Path], streaming: bool = False
 ) -> "datasets.Dataset | datasets.IterableDataset":
-    """All pictures below some folders, as rows with one `image` (`imagefolder` of `datasets`).
+    """All images below some folders, as rows with one `image` (`imagefolder` of `datasets`).
 
     Args:
-        folders: searched with all that lies below; what is no picture is left out.
-        streaming: read the pictures one after the other instead of listing them in a table first.
+        folders: searched recursively; files that are not images are skipped.
+        streaming: read the images one after the other instead of listing them in a table first.
 
     Raises:
-        FileNotFoundError: a folder is absent, or there is no picture at all.
+        FileNotFoundError: a folder is absent, or there is no image at all.
         ValueError: no folder is given.
     """
     import datasets
@@ -26,7 +26,7 @@ def load_images(
     from .xray_feature import read_by_us
 
     if not folders:
-        raise ValueError("give at least one folder of pictures")
+        raise ValueError("give at least one folder of images")
     absent = [str(folder) for folder in folders if not Path(folder).is_dir()]
     if absent:
         raise FileNotFoundError(f"no such folder: {', '.join(absent)}")
@@ -41,7 +41,7 @@ def load_images(
             drop_metadata=True,
         )
     except (FileNotFoundError, ValueError) as error:
-        raise FileNotFoundError(f"no pictures below {', '.join(map(str, folders))}: {error}") from error
+        raise FileNotFoundError(f"no images below {', '.join(map(str, folders))}: {error}") from error
     read_by_us(rows, "image", is_list=False)
     return rows
 

@@ -121,7 +121,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def _read_studies(split_file: Path, folder: Path, images: Path) -> dict[str, dict[str, Any]]:
     metadata = find_csv(folder, "mimic-cxr-2.0.0-metadata.csv")
     if metadata is None:
-        raise FileNotFoundError(f"{folder}: mimic-cxr-2.0.0-metadata.csv(.gz), which tells the views, is absent")
+        raise FileNotFoundError(f"{folder}: mimic-cxr-2.0.0-metadata.csv(.gz), which names the views, is absent")
     views = {row["dicom_id"]: row["ViewPosition"] for row in read_csv(metadata, ("dicom_id", "ViewPosition"))}
     studies: dict[str, dict[str, Any]] = {}
     for row in read_csv(split_file, ("dicom_id", "study_id", "subject_id", "split")):
@@ -172,7 +172,7 @@ def _find_reports(folder: Path, reports: str | Path | None) -> Path:
 
 
 def _read_reports(studies: dict[str, dict[str, Any]], place: Path) -> list[LeftOut]:
-    """Fills in the sections, and tells the studies whose report is absent or can't be read."""
+    """Fills in the sections; returns the studies whose report is absent or can't be read."""
     left_out = []
     with ZipFile(place) if place.is_file() else nullcontext() as opened:
         root = place if opened is None else ZipPath(opened)

@@ -13,7 +13,7 @@ def call_with_options(
     Args:
         function: what to call.
         name: what to call it in messages.
-        given: arguments that are no options.
+        given: arguments that are not options.
         options: the user's.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One process at a time on one output: the second is told so before it does anything."""
+"""One process at a time on one output: a second one gets an error before it does anything."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

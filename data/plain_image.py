@@ -1,7 +1,7 @@
 """JPEG and PNG files without what is written beside the pixels: EXIF, XMP, IPTC, comments, texts, thumbnails.
 
 The compressed pixels are copied as they are, so nothing is lost and nothing is encoded again. What is kept is a list of
-what decoding needs; everything else goes, known or not, with what follows the end of the picture.
+what decoding needs; everything else goes, known or not, and so does what follows the image's end.
 
 JPEG: ITU-T T.81, annex B; PNG: W3C's PNG specification, section 5.
 """
@@ -24,7 +24,7 @@ class ImageStructureError(ValueError):
 
 
 def strip_metadata(content: bytes) -> bytes:
-    """The same picture without anything beside the pixels.
+    """The same image without anything but the pixels.
 
     Args:
         content: a JPEG or PNG file.

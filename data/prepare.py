@@ -1,7 +1,7 @@
 """From a data set's own files to parquet files in one schema, with images that any program can decode.
 
 The work is cut into shards, each written by one process into one file that is put in place when it is complete. A run
-that was killed therefore goes on with the shards that are not there.
+that was killed therefore resumes with the missing shards.
 """
 
 import hashlib
@@ -91,10 +91,10 @@ def prepare_studies(
     num_proc: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Writes a data set as parquet files that `load_prepared` reads, or goes on with it after an interruption.
+    """Writes a data set as parquet files that `load_prepared` reads, or resumes after an interruption.
 
     PNG and JPEG images of 8 bits keep their compressed pixels, without metadata, texts and thumbnails; all others
-    (DICOM, 16 bits, transparency, rotated by EXIF) become the 8-bit picture that `load_xray` makes of them, in PNG. An
+    (DICOM, 16 bits, transparency, rotated by EXIF) become the 8-bit image that `load_xray` makes of them, in PNG. An
     image that can't be read is left out and named; a study whose images all can't be is left out whole.
 
     Args:
@@ -163,7 +163,7 @@ def _begin(output: Path, fingerprint: str) -> None:
     if begun.is_file():
         if begun.read_text() != fingerprint:
             raise PreparedError(
-                f"{output} was begun from other studies or with other settings: give the same ones to go on, delete "
+                f"{output} was begun from other studies or with other settings: give the same ones to resume, delete "
                 "the folder, or choose another"
             )
         return
@@ -223,7 +223,7 @@ def _end_with_parent() -> None:
 
 
 def _write_shard(shard: _Shard) -> int:
-    """Reads the images of a shard's studies, writes its file, and tells the number of studies it was made of."""
+    """Reads the images of a shard's studies, writes its file; returns the number of studies in it."""
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
@@ -240,7 +240,7 @@ def _write_shard(shard: _Shard) -> int:
                 writer.write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema))
                 rows = []
     write_whole(shard.problems, json.dumps([asdict(problem) for problem in problems]))
-    # Last, since a shard's file is what tells that it is done.
+    # Last: the presence of a shard's file means that it is complete.
     put_in_place(draft, shard.file)
     return len(shard.studies)
 
@@ -285,7 +285,7 @@ def encode_xray(path: Path, shorter_side: int | None = None) -> bytes:
 
 
 def _is_plain(content: bytes, picture: Image.Image) -> bool:
-    """Whether a decoder that knows nothing of X-rays makes the same picture of a file."""
+    """Whether any decoder, without knowledge of X-rays, decodes the file to the same image."""
     try:
         with Image.open(BytesIO(content)) as stored:
             upright = stored.getexif().get(0x0112, 1) == 1

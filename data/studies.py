@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def first_studies(studies: "datasets.Dataset", count: int | None) -> "datasets.Dataset":
-    """At most so many studies, the first ones; all when None."""
+    """The first `count` studies at most; all when None."""
     return studies if count is None else studies.select(range(min(count, len(studies))))
 
 

@@ -1,4 +1,4 @@
-"""Tables of images and reports that follow nobody's layout: a data set of Hugging Face, or a CSV or JSON lines file.
+"""Tables of images and reports in any layout: a Hugging Face data set, or a CSV or JSON Lines file.
 
 Only a column of images and one of reports are needed. What else the schema asks for is made: study ids from the number
 of the row, and splits, where the table has one only, by patient from a seed.

@@ -77,7 +77,7 @@ def explain_report(
 
     Raises:
         ImageReadError, FileNotFoundError: an image that can't be read.
-        ValueError: the model wrote nothing, or its visual tokens are no square of patches.
+        ValueError: the model wrote nothing, or its visual tokens do not form a square of patches.
     """
     inputs = processor.prepare_studies([{"images": list(views)}], instruction=prompt).to(model.device)
     options = generate_kwargs | {"num_return_sequences": 1, "return_dict_in_generate": True}
@@ -100,7 +100,12 @@ def explain_report(
     rows = slice(length - 1, None)
     owners = owners[: last + 1]
     own = torch.stack([layer[0, :, rows].float().mean(dim=0)[:, image] for layer in attentions]).mean(dim=0)
-    sources = [AttentionMaps(f"Self-attention, mean of {len(attentions)} layers", _by_word(own, owners, len(words)))]
+    sources = [
+        AttentionMaps(
+            f"Self-attention, mean of {len(attentions)} layer{'s' if len(attentions) > 1 else ''}",
+            _by_word(own, owners, len(words)),
+        )
+    ]
     for index, (weights, gates) in crossed.items():
         maps = _by_word(weights[0, :, rows].float().mean(dim=0)[:, patches], owners, len(words))
         by_word = _mean_by_word(gates[0, rows].float().cpu().numpy(), owners, len(words))[:, 0]
@@ -135,7 +140,7 @@ def words_of_tokens(tokenizer: Any, ids: Sequence[int]) -> tuple[list[str], list
 
 @contextmanager
 def _eager(language_model: PreTrainedModel) -> Iterator[None]:
-    """The decoder with the attention that tells its weights."""
+    """The decoder with the attention implementation that returns its weights."""
     usual = language_model.config._attn_implementation
     language_model.set_attn_implementation("eager")
     try:

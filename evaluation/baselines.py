@@ -133,7 +133,7 @@ def nearest_reports(
     return chosen
 
 
-def patient_numbers(patients: Sequence[Hashable]) -> np.ndarray:
+def patient_numbers(patients: Sequence[Hashable] | np.ndarray) -> np.ndarray:
     """The patients as numbers from 0, in the order in which they first occur."""
     numbers: dict[Hashable, int] = {}
     return np.asarray([numbers.setdefault(patient, len(numbers)) for patient in patients], dtype=np.int64)

@@ -21,7 +21,7 @@ DEFAULT_SCORES = (
     "CIDEr",
     *(f"F1_{kind}_{size}_uncertain-negative" for size in (14, 5) for kind in ("micro", "macro", "example")),
 )
-"""What is compared unless told otherwise: each further score makes the correction for many tests stricter."""
+"""Compared by default: each further score makes the correction for multiple tests stricter."""
 
 
 def compare_reports(
@@ -32,7 +32,7 @@ def compare_reports(
     metrics: Iterable[str] | None = None,
     tokenize: Tokenize = "none",
     protocol: Protocol = "full-reference",
-    patients: Sequence[Hashable] | Mapping[Hashable, Hashable] | None = None,
+    patients: Sequence[Hashable] | Mapping[Any, Hashable] | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     max_tokens: int | None = None,
     section: str = "report",
@@ -82,7 +82,7 @@ def compare_reports(
     ours, theirs = systems
     scores = [collected(tables, wanted) for tables in systems]
     if not scores[0]:
-        raise ValueError(f"nothing to compare: {'; '.join(unavailable.values()) or 'supports are no scores'}")
+        raise ValueError(f"nothing to compare: {'; '.join(unavailable.values()) or 'supports are not scores'}")
     p_values = in_order(randomization_test(ours, theirs, studies.patients, exchanges=exchanges, seed=seed), wanted)
     intervals = paired_differences(
         ours, theirs, studies.patients, resamples=resamples, confidence=confidence, seed=seed

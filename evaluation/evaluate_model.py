@@ -101,7 +101,7 @@ def generate_predictions(
             and, when the data set knows it, `patient_id`.
         output: JSON lines file that receives the predictions of every step, in the order of the data set. Only the
             main process writes, so the others need not see the folder.
-        resume: go on with an `output` that exists, and make one that doesn't.
+        resume: continue an `output` that exists; a new one is made otherwise.
         batch_size: studies in work at a time, per process.
         num_workers: processes (per process) that read images ahead.
         prompt: instruction for all studies, in place of the processor's own.
@@ -158,8 +158,9 @@ def generate_predictions(
         open_studies = [studies[index] for index in todo]
         for written in write_reports(pipeline, open_studies, rows=_Studies(dataset, todo), **options):
             seconds = (perf_counter() - started) / len(written)
-            made = {"seconds": seconds, "settings": settings, "made_with": made_with or None}
-            reports = [replace(report, **made) for report in written]
+            reports = [
+                replace(report, seconds=seconds, settings=settings, made_with=made_with or None) for report in written
+            ]
             done |= {report.study_id: report for report in reports}
             if file is not None:
                 file.write(reports)

@@ -64,7 +64,7 @@ _CANNOT = (
 _EXCLUDE = r"(?:exclu(?:de[sd]?|ding|sion)|rul(?:e[sd]?|ing) out|r/o|rule-?out|eliminated?|refuted?|discount(?:ed)?)"
 _EARLIER = (
     r"(?:previous(?:ly)?|prior|before(?:hand)?|earlier|yesterday|then|formerly|initially|originally|last (?:\w+)"
-    r"|on the day before|at that time|(?:\w+ ){1,3}ago"
+    r"|on the day before|at that time|in (?:19|20)\d\d|(?:\w+ ){1,3}ago"
     r"|(?:on|in|at) (?:the |any |his |her |a |that )?(?:\w+ )?(?:prior|previous|old|older|earlier|remote|comparison"
     r"|preceding|last|outside|yesterday'?s?|lateral"
     r"|frontal|pa|ap|other|first|initial|baseline|examination from|exam from|study from|film from|exam of|study of"
@@ -138,6 +138,7 @@ CUES: tuple[Cue, ...] = (
             r"|as regards|affecting|compared(?: to| with)?)",
             r"(?:interval change|significant change|change),? ",
             r"(?:decreas|increas|improv|worsen|progress|enlarg)(?:e|ing) (?:of|in)",
+            rf"{_GOING} of(?=[^.,;]{{1,40}} (?:is|remains) (?:incomplete|partial|not (?:yet )?complete))",
             rf"{_PARTLY}(?:[ -]\w+){{0,2}}?[ -](?:{_GOING}|resolving|improvement) of",
             r"(?:ensure|document|confirm|assess|assure|demonstrate|verify|monitor|evaluate|establish|show|see"
             rf"|until|for|to)(?: for)?(?: [\w-]+){{0,2}}? {_GOING} of",
@@ -154,7 +155,7 @@ CUES: tuple[Cue, ...] = (
         Reach.BACK,
         UNCERTAIN,
         (
-            rf"{_CANNOT}(?: \w+){{0,4}}? (?:excluded|ruled out|eliminated|refuted|discounted)(?! by)",
+            rf"{_CANNOT}(?: \w+){{0,4}}? (?:excluded|ruled out|eliminated|refuted|discounted)",
             rf"(?:still |also |therefore |thus )?possible to (?:\w+ )?{_EXCLUDE}(?=[^\w¤]*$)",
             rf"{_IS}{_SLIGHTLY} (?:also )?(?:an? )?(?:\w+ )?(?:possibility|consideration|concern|question"
             r"|of concern|raised)(?! (?:for|of|that|whether|about)\b)",
@@ -175,7 +176,7 @@ CUES: tuple[Cue, ...] = (
         Reach.EITHER,
         UNCERTAIN,
         (
-            rf"{_CANNOT}(?: \w+){{0,4}}? {_EXCLUDE}(?: of| the possibility of| for)?(?! by)",
+            rf"{_CANNOT}(?: \w+){{0,4}}? {_EXCLUDE}(?: of| the possibility of| for)?",
             r"if (?:any|present|real|there at all|at all(?: present)?)\b,?",
             rf"(?:without|insufficiently)(?: \w+){{0,2}}? {_EXCLUDE}",
             r"(?:limits?|limited|limiting|preclud\w+|hamper\w*|prevent\w*|no)(?: \w+){0,3}? (?:exclusion|exclude"
@@ -295,6 +296,10 @@ MARKS: tuple[Mark, ...] = (
         (r"favou?r(?:s|ed|ing)?|more (?:likely|suggestive|consistent|typical|compatible)(?: with| of)?|prefer\w*",),
     ),
     Mark("over", (r"over|than",)),
+    Mark(
+        "asserting",
+        (r"in (?:(?:good|unchanged|satisfactory|standard|appropriate|expected|stable) )?(?:position|place|situ)",),
+    ),
     Mark("preposition", (_PLACE, r"(?:of|to|involving) (?:the|this|these|that|his|her|known)")),
     Mark(
         "given",
@@ -325,8 +330,11 @@ MARKS: tuple[Mark, ...] = (
     Mark(
         "asserting",
         (
-            r"(?:un|not )changed|stable|stably|persist\w*|residual|again|re-?demonstrat\w+|continued|continues|similar"
-            r"|remain\w*|now|as before|identical|change in|development of",
+            r"(?:un|not )changed|stable|stably|persist\w*|residual|again|re-?demonstrat\w+|continued|continues"
+            r"|similar"
+            r"|remain\w*|now|as before"
+            r""
+            r"|identical|change in|development of",
         ),
     ),
     Mark(

@@ -288,7 +288,8 @@ _MEDIASTINUM = (
 )
 _NOT_NORMAL = r"not (?:quite |entirely )?normal|no longer normal|abnormal(?! contours?)(?:ly (?:large|big|wide))?"
 _NORMAL = (
-    r"(?<!not )(?<!longer )(?<!quite )(?<!near )normal(?!ly)|unremarkable|within (?:the )?(?:normal )?limits"
+    r"(?<!not )(?<!longer )(?<!quite )(?<!near )(?<!above )(?<!exceeds )(?<!than )normal(?!ly)|unremarkable"
+    r"|within (?:the )?(?:normal )?limits"
     r"|(?:upper|top)(?: \w+)? limits"
 )
 
@@ -296,7 +297,10 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement(
         "Cardiomegaly",
         _HEART,
-        r"(?:(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to|or) (?:\w+ )?)?(?:enlarged|enlargement|borderline"
+        r"(?:(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to"
+        r"|or) (?:\w+ )?)?(?:(?<!previously )(?<!formerly )enlarged"
+        r"|enlargement|borderline|(?:larger|bigger)(?= than| in size|\W*$|[.,;])|(?:above|exceeds"
+        r"|greater than) normal"
         r"|large(?= (?:heart|cardiac|for|in|and|but)\b|\W*$|[.,;)]))"
         rf"|increased(?= heart| cardiac| size of)|increased(?! (?!in size)\w)|{_NOT_NORMAL})"
         r"(?! (?!and\b)(?:\w+ )?(?:lymph|nodes?|effusions?|hil\w+|aort\w+|hernia|pulmonary|central|pericardial))",

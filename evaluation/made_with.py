@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 _DIGITS = 16
-_MODEL_FILES = ("config.json", "adapter_config.json", "generation_config.json", "*.safetensors", "*.index.json")
-_MODEL_FILES += ("*.bin", "_patient_text/**/*")
-_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "*.jinja", "additional_chat_templates/*")
-_PROCESSOR_FILES += ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
+_MODEL_FILES = (
+    *("config.json", "adapter_config.json", "generation_config.json", "*.safetensors", "*.index.json"),
+    *("*.bin", "_patient_text/**/*"),
+)
+_PROCESSOR_FILES = (
+    *("processor_config.json", "preprocessor_config.json", "*.jinja", "additional_chat_templates/*"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model"),
+)
 # What says where a model was, or who saved it, and not what it is.
 _NOT_CONTENT = ("_name_or_path", "name_or_path", "transformers_version", "_commit_hash")
 

@@ -1,4 +1,4 @@
-"""What every metric hands on: sums per study from which the score of any selection of studies follows at once."""
+"""What every metric returns: sums per study from which the score of any selection of studies follows at once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class MetricUnavailableError(RuntimeError):
 class MetricTable:
     """One or more metrics of one system in the form of sufficient statistics.
 
-    A corpus score such as BLEU is no mean over studies, but it is a function of sums over studies. With the sums'
+    A corpus score such as BLEU is not a mean over studies, but a function of sums over studies. With the sums'
     terms at hand, a bootstrap is a matrix product and needs neither the reports nor the metric's program again.
 
     Attributes:

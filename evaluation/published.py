@@ -122,7 +122,7 @@ def _rows(paper: str, table: Any, name: str) -> Iterator[PublishedRow]:
         cells = dict(zip(columns, values, strict=True))
         texts = {column: cells.get(column, "") for column in _TEXTS}
         if wrong := [column for column, text in texts.items() if not isinstance(text, str)]:
-            raise PublishedError(f"{where}: {wrong[0]} of the row {values} is no text; put it in quotes")
+            raise PublishedError(f"{where}: {wrong[0]} of the row {values} is not a string; put it in quotes")
         scores = {column: cells[column] for column in columns if column not in _TEXTS and cells[column] is not None}
         for column, value in scores.items():
             if not _is_possible(column, value):

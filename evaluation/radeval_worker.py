@@ -3,7 +3,7 @@
     python -P radeval_worker.py REQUEST.json ANSWER.json
 
 So it imports nothing of this package. The request has `metric`, `references` and `hypotheses`; the answer is what
-`run_radeval` returns. An error ends the program with a traceback, whose last line tells the user what went wrong.
+`run_radeval` returns. An error ends the program with a traceback, whose last line states what went wrong.
 """
 
 import json

@@ -83,19 +83,19 @@ def _csv_lines(content: str) -> Iterator[tuple[str, Any]]:
 def _annotation(content: str, split: str | None) -> Iterator[tuple[str, Any]]:
     annotation = json.loads(content)
     if not isinstance(annotation, Mapping):
-        raise ValueError("is no annotation.json: it holds no splits")
-    splits = {_SPLIT_ALIASES.get(name, name): studies for name, studies in annotation.items()}
+        raise ValueError("is not an annotation.json: it holds no splits")
+    splits: dict[str | None, Any] = {_SPLIT_ALIASES.get(name, name): studies for name, studies in annotation.items()}
     if split not in splits:
-        raise ValueError(f"has no split {split!r}; there are {', '.join(splits)}")
+        raise ValueError(f"has no split {split!r}; there are {', '.join(map(str, splits))}")
     if not isinstance(splits[split], list):
-        raise ValueError(f"its split {split!r} is no list of studies")
+        raise ValueError(f"its split {split!r} is not a list of studies")
     for number, values in enumerate(splits[split], start=1):
         yield f"{split}[{number}]", values
 
 
 def _study_report(where: str, values: Any) -> StudyReport:
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where} is no record of names and values")
+        raise ValueError(f"{where} is not a record of names and values")
     study = _first(values, _ID_COLUMNS)
     if study in (None, ""):
         raise ValueError(f"{where} has no {' or '.join(_ID_COLUMNS)}")
@@ -105,13 +105,13 @@ def _study_report(where: str, values: Any) -> StudyReport:
     texts["report"] = _first(values, _REPORT_COLUMNS)
     for name, text in texts.items():
         if not isinstance(text, str | None):
-            raise ValueError(f"{where}: its {name} is no text")
+            raise ValueError(f"{where}: its {name} is not a string")
     patient, seconds, evidence = (values.get(name) for name in ("patient_id", "seconds", "evidence"))
     images = values.get("images") or ()
     if not isinstance(images, str | list | tuple):
         raise ValueError(f"{where}: its images must be a list, got {images!r}")
     if not isinstance(evidence, Mapping | None):
-        raise ValueError(f"{where}: its evidence is no record of names and values")
+        raise ValueError(f"{where}: its evidence is not a record of names and values")
     return StudyReport(
         str(study),
         tuple(images.split(IMAGE_SEPARATOR) if isinstance(images, str) else map(str, images)),
@@ -126,7 +126,7 @@ def _as_number(where: str, name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: its {name} {value!r} is no number") from error
+        raise ValueError(f"{where}: its {name} {value!r} is not a number") from error
 
 
 def _first(values: Mapping[str, Any], names: Sequence[str]) -> Any:

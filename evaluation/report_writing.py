@@ -2,7 +2,7 @@
 
 Images are decoded ahead by worker processes, reports are generated continuously (`modeling_mambaxray/generation/`), and
 the processes that `torchrun` started each write a part of the studies. Everybody gets all reports in the order of the
-studies, some at a time, so that they can be put into a file while the work goes on.
+studies, some at a time, so that they can be written to a file meanwhile.
 """
 
 import os
@@ -37,7 +37,7 @@ class _Outcome:
 
 
 class LostProcessError(RuntimeError):
-    """One of several processes has ended early; what was handed out before is complete."""
+    """One of several processes has ended early; what was returned before is complete."""
 
 
 def write_reports(
@@ -115,7 +115,7 @@ def process_state() -> PartialState:
     Raises:
         ValueError: several were started, but accelerate does not know them.
     """
-    # Without an accelerator, accelerate (1.15) joins the processes only when it is told to use the CPU.
+    # Without an accelerator, accelerate (1.15) joins the processes only when the CPU is requested.
     state = PartialState(cpu=not torch.accelerator.is_available())
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != started:
@@ -215,7 +215,7 @@ def _in_order(
         while position not in done:
             # When none is left, reading the images to their end has found that this one is missing.
             number, reports = next(generated, (None, None))
-            if number is not None:
+            if number is not None and reports is not None:
                 index = indices[readable[number]]
                 # Of several the first one is the best.
                 done[readable[number]] = _Outcome(index, reports[0], evidence=evidence.pop(number, None))

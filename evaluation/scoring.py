@@ -36,7 +36,7 @@ from .tokenization import Tokenize, one_line, tokenize_reports
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Reports = Sequence[str] | Mapping[Hashable, str]
+Reports = Sequence[str] | Mapping[Any, str]
 
 _CANDIDATES = 2000
 """Most reports among which the best constant one is sought."""
@@ -66,7 +66,7 @@ def evaluate_reports(
     tokenize: Tokenize = "none",
     protocol: Protocol = "full-reference",
     ci: bool = True,
-    patients: Sequence[Hashable] | Mapping[Hashable, Hashable] | None = None,
+    patients: Sequence[Hashable] | Mapping[Any, Hashable] | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     max_tokens: int | None = None,
     section: str = "report",
@@ -115,7 +115,7 @@ def evaluate_reports(
 
     Raises:
         ValueError: no studies, studies that don't match, unknown names, options that don't fit each other.
-        TypeError: a report that is no string.
+        TypeError: a report that is not a string.
         MetricUnavailableError: "ptb" without Java or pycocoevalcap.
     """
     wanted = wanted_scores(metrics, RADEVAL_METRICS)
@@ -138,18 +138,7 @@ def evaluate_reports(
         labels=labels,
         unavailable=unavailable,
     )
-    radeval_version = None
-    fixed: dict[str, float] = {}
-    for name in [name for name in wanted if name in RADEVAL_METRICS]:
-        try:
-            family = radeval_scores(name, studies.references, studies.hypotheses, external_python=external_python)
-        except MetricUnavailableError as error:
-            unavailable[name] = str(error)
-            continue
-        radeval_version = family.version
-        fixed |= family.corpus
-        tables += [family.table] if family.table else []
-        wanted += [*(family.table.names if family.table else ()), *family.corpus]
+    radeval_version, fixed = _add_radeval(tables, wanted, studies, external_python, unavailable)
     intervals = {}
     if ci and tables:
         intervals = bootstrap_intervals(tables, studies.patients, resamples=resamples, confidence=confidence, seed=seed)
@@ -182,6 +171,33 @@ def evaluate_reports(
     }
 
 
+def _add_radeval(
+    tables: list[MetricTable],
+    wanted: list[str],
+    studies: Studies,
+    external_python: str | PathLike | None,
+    unavailable: dict[str, str],
+) -> tuple[str | None, dict[str, float]]:
+    """Adds the wanted metrics of radeval to `tables`, and their names to `wanted`.
+
+    Returns:
+        radeval's version, None where it scored nothing, and the scores that only the whole corpus has.
+    """
+    version = None
+    corpus: dict[str, float] = {}
+    for name in [name for name in wanted if name in RADEVAL_METRICS]:
+        try:
+            family = radeval_scores(name, studies.references, studies.hypotheses, external_python=external_python)
+        except MetricUnavailableError as error:
+            unavailable[name] = str(error)
+            continue
+        version = family.version
+        corpus |= family.corpus
+        tables += [family.table] if family.table else []
+        wanted += [*(family.table.names if family.table else ()), *family.corpus]
+    return version, corpus
+
+
 def score_reports(
     references: Sequence[str],
     hypotheses: Sequence[str],
@@ -207,7 +223,7 @@ def score_reports(
 class LabelCache:
     """The labeler with a memory: constant and stock reports are read once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._labeler = CheXpertStyleLabeler()
         self._known: dict[str, Labels] = {}
 
@@ -251,7 +267,7 @@ def score_systems(
 def prepare_studies(
     references: Reports,
     hypotheses: Reports,
-    patients: Sequence[Hashable] | Mapping[Hashable, Hashable] | None,
+    patients: Sequence[Hashable] | Mapping[Any, Hashable] | None,
     protocol: Protocol,
     tokenizer: "PreTrainedTokenizerBase | None",
     max_tokens: int | None,

@@ -84,7 +84,7 @@ def randomization_test(
     for size in _batches(exchanges):
         moved = generator.integers(0, 2, size=(size, len(change))).astype(np.float64) @ change
         differences = np.abs(_scores(first, totals[0] - moved) - _scores(second, totals[1] + moved))
-        # Sums of the same terms in another order differ by rounding; that is no smaller difference.
+        # Sums of the same terms in another order differ by rounding; that is not a smaller difference.
         as_large += (differences >= observed * (1 - 1e-9) - 1e-12).sum(axis=0)
     names = [name for table in first for name in table.names]
     return dict(zip(names, ((as_large + 1) / (exchanges + 1)).tolist(), strict=True))

@@ -25,7 +25,7 @@ def run(
         str,
         typer.Argument(
             metavar="BENCH",
-            help="YAML file that defines the grid (see docs/benchmark.md), or the name of one of the package's: "
+            help="YAML file that defines the grid (see docs/benchmark.md), or the name of one of the package's:"
             " phantoms, cxpmrg, cxpmrg_stages, cxpmrg_text_encoders, emrrg_components, "
             "emrrg_tuned_parts.",
             show_default=False,

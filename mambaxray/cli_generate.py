@@ -254,7 +254,7 @@ def _run_batches(
                 written += len(records)
                 progress.update(task, completed=written)
     except KeyboardInterrupt:
-        kept = "" if file is None else "; they are in the output file, --resume goes on from there"
+        kept = "" if file is None else "; they are in the output file, --resume continues from there"
         console.print(f"interrupted after {written} of {len(studies)} studies{kept}")
         raise typer.Exit(130)
     except OSError as error:

@@ -135,16 +135,16 @@ def export(
     folder: _Folder,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", help="A new folder. Default: FOLDER-export beside the model."),
+        typer.Option("--output", "-o", metavar="FOLDER", help="New folder. Default: FOLDER-export beside the model."),
     ] = None,
     vllm: Annotated[
-        bool, typer.Option("--vllm/--no-vllm", help="Refuse a model that vLLM's transformers backend can't serve.")
+        bool, typer.Option("--vllm/--no-vllm", help="Check that vLLM's transformers backend can serve it.")
     ] = True,
 ) -> None:
-    """Put a report generator with all its weights into one folder, for servers.
+    """Export a report generator with all its weights to one folder for servers.
 
-    The language model, where the model only refers to it, comes along, and adapters are merged. What may serve the
-    folder, and how, is in docs/serving.md.
+    A language model that is saved by reference is included, and adapters are merged. docs/serving.md lists the servers
+    and how to start them.
 
     Example:
 
@@ -158,4 +158,4 @@ def export(
         export_model(folder, output, for_vllm=vllm)
     except (OSError, ValueError) as error:
         raise failure(error) from error
-    error_console().print(f"The model is in {output}")
+    error_console().print(f"model saved to {output}")

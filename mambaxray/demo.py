@@ -43,12 +43,14 @@ from .evaluation.pages.charts import Curve, Line
 from .evaluation.pages.report_page import write_report_page
 from .evaluation.pages.scores import ScoreRow, ScoreTable, observation_scores
 from .evaluation.study_report import StudyReport
+from .modeling_mambaxray.modeling_encoded_studies import EncodedStudyModel
+from .modeling_mambaxray.modeling_finding_maps import FindingMapModel
 from .modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from .processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .processing.processing_mambaxray import MambaXrayProcessor
 from .train.collator import ReportCollator
-from .train.finding_maps import FindingMapCollator, FindingMapModel
-from .train.frozen_encoder import EncodedStudies, EncodedStudyCollator, EncodedStudyModel, encode_studies
+from .train.finding_maps import FindingMapCollator
+from .train.frozen_encoder import EncodedStudies, EncodedStudyCollator, encode_studies
 from .train.processes import run_in_processes
 from .train.tokenizer import train_report_tokenizer
 
@@ -211,7 +213,7 @@ def _run_demo(
         seconds=perf_counter() - started,
     )
     page = _write_page(output / _PAGE, test, hypotheses, scores, curves, data, seed, settings)
-    _tell(console, scores, page, output / _MODEL)
+    _summarize(console, scores, page, output / _MODEL)
     return scores
 
 
@@ -540,7 +542,7 @@ def _write_page(
     )
 
 
-def _tell(console: Console, scores: DemoScores, page: Path, model: Path) -> None:
+def _summarize(console: Console, scores: DemoScores, page: Path, model: Path) -> None:
     console.print(
         f"\nlabel F1 (micro, 14 observations): {scores.model[_F1]:.3f}, best constant report {scores.constant[_F1]:.3f}"
         f"\nunique reports: {scores.unique:.2f} (references {scores.reference_unique:.2f})"

@@ -42,7 +42,7 @@ def export_model(folder: str | Path, output: str | Path, *, for_vllm: bool = Tru
         ExportError: no report generator, or with `for_vllm` one that the backend would serve wrongly.
         FileExistsError: there is something in the folder for the result.
         FileNotFoundError: there is no model in the folder.
-        PartNotFoundError: a part can't be had from where it should be.
+        PartNotFoundError: a part is not where it should be.
     """
     folder, output = Path(folder), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -95,7 +95,7 @@ def _load(folder: Path, facts: "ModelFacts") -> PreTrainedModel:
             raise
         raise ExportError(f"{source} holds no report generator") from error
     if not isinstance(model, MambaXrayForConditionalGeneration):
-        raise ExportError(f"{source} holds a {type(model).__name__}, which is no report generator of mambaxray")
+        raise ExportError(f"{source} holds a {type(model).__name__}, which is not a report generator of mambaxray")
     if facts.adapter:
         from peft import PeftModel
 

@@ -24,16 +24,16 @@ _OUTPUT_SUFFIXES = (".jsonl", ".csv")
 
 
 def collect_studies(inputs: Iterable[str], on_skip: Callable[[str], None] | None = None) -> list[StudyReport]:
-    """Turns what stands on the command line into studies, in its order and each once.
+    """Turns the inputs of the command line into studies, in order and without duplicates.
 
     Args:
         inputs: image files and URLs (one study each), folders (every image below them is a study), and CSV files
             (rows with the same `study_id` are views of one study).
-        on_skip: told of each DICOM file of a folder that holds no image (`DICOMDIR`, presentation states, structured
-            reports …) what it holds, in the standard's words; such files are no studies.
+        on_skip: called for each DICOM file of a folder without an image (`DICOMDIR`, presentation states, structured
+            reports …) with what it holds, in the standard's words; such files are not studies.
 
     Raises:
-        ValueError: a folder without images, a CSV file that can't be understood, or one study id for different
+        ValueError: a folder without images, an invalid CSV file, or one study id for different
             images.
         FileNotFoundError: no such CSV file.
     """
@@ -80,7 +80,7 @@ def _is_hidden(path: Path) -> bool:
 def _look_at(path: Path) -> tuple[bool, str | None]:
     """Whether a file is an image by its suffix or as a DICOM, and what a DICOM holds if it is none.
 
-    DICOM files often have no suffix, or a part of their UID in its place, and are told by content.
+    DICOM files often have no suffix, or a part of their UID in its place, and are identified by content.
     """
     suffix = path.suffix.lower()
     try:

@@ -27,7 +27,7 @@ def read_generator_config(model: str) -> "MambaXrayConfig":
     """Configuration of a report generator in a folder or on the Hub.
 
     Raises:
-        ModelLoadError: there is no such model, or it is no report generator of ours.
+        ModelLoadError: there is no such model, or it is not one of our report generators.
     """
     from .configuration.configuration_mambaxray import MambaXrayConfig
 
@@ -62,7 +62,7 @@ def read_config(model: str) -> "PreTrainedConfig":
         if folder.is_dir():
             raise ModelLoadError(f"{model}: its config.json can't be used ({first_line(error)})") from error
         raise ModelLoadError(
-            f"{model}: no such folder, and no such model could be had from the Hugging Face Hub "
+            f"{model}: no such folder, and no such model on the Hugging Face Hub "
             "(is the name right, are you online, is the model public or are you logged in?)"
         ) from error
     if config.model_type not in families():
@@ -200,7 +200,7 @@ def _describe_processor(model: str, config: "MambaXrayConfig") -> dict[str, str]
 
 
 def _file_sizes(model: str) -> dict[str, str]:
-    # The Hub's client tells connection errors by the HTTP library it is built on, which has changed its name before.
+    # The Hub's client raises the errors of its HTTP library, which has changed before.
     from huggingface_hub.errors import HTTPError
 
     folder = Path(model)

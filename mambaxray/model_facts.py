@@ -35,7 +35,7 @@ class ModelFacts:
 
     Attributes:
         config: the model's `config.json`; empty for an adapter alone.
-        adapter: its `adapter_config.json`; empty when it is no adapter.
+        adapter: its `adapter_config.json`; empty when it is not an adapter.
         recipe: the resolved recipe of its run.
         environment: versions and machine of the run.
         result: what the run reached: `metrics`, `steps`, `seconds`, numbers of parameters.
@@ -204,7 +204,7 @@ def _number(value: Any) -> float | None:
 
 
 def without_paths(values: Any) -> Any:
-    """The same plain data, with only the last part of every absolute path: the rest tells of somebody's machine."""
+    """The same plain data, with only the last part of every absolute path: the rest reveals somebody's machine."""
     if isinstance(values, Mapping):
         return {key: without_paths(value) for key, value in values.items()}
     if isinstance(values, list):

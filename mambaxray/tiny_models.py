@@ -82,7 +82,7 @@ def tiny_config(
         fields: further fields of the configuration.
     """
     config_class = family.config_class
-    given = {name: part for name, part in _PARTS.items() if name in config_class.sub_configs}
+    given: dict[str, Any] = {name: part for name, part in _PARTS.items() if name in config_class.sub_configs}
     given |= copy.deepcopy(dict(family.tiny)) | (fields or {})
     if "text_config" in given:
         tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
@@ -95,7 +95,7 @@ def tiny_config(
 def _chosen_systems(names: Iterable[str] | None) -> Iterator[tuple[str, Family, dict[str, Any]]]:
     """Name, family and the configuration's own fields of each system."""
     known = families()
-    systems = {name: (family, {}) for name, family in known.items()}
+    systems: dict[str, tuple[Family, dict[str, Any]]] = {name: (family, {}) for name, family in known.items()}
     systems |= {name: (known["mambaxray"], fields) for name, fields in _VARIANTS.items()}
     ours = [name for name, (family, _) in systems.items() if has_code(family.config_class)]
     for name in ours if names is None else names:

@@ -177,6 +177,23 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         self._decoder_arguments = frozenset(decoder_arguments) | TransformersKwargs.__optional_keys__ | {"return_dict"}
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`, and never with a decoder whose weights were not found.
+
+        Raises:
+            ValueError: the folder holds a generator whose decoder's body has another name than `model`.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        missing = [name for name in info["missing_keys"] if name.startswith("language_model.")]
+        if missing and not isinstance(model, GenerationMixin):
+            raise ValueError(
+                f"{model.name_or_path} has a generator's weights, without {missing[0]} and others: load the generator "
+                "(AutoModelForImageTextToText) and take its base_model"
+            )
+        return (model, info) if wants_info else model
+
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 

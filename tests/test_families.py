@@ -28,11 +28,18 @@ MODES = {"greedy": {"do_sample": False}, "beams": {"do_sample": False, "num_beam
 
 
 @pytest.fixture(scope="module")
-def subjects(tmp_path_factory):
-    """A tiny repository of each family, as `mambaxray tiny` writes it."""
+def tiny_folder(tmp_path_factory):
+    """What `mambaxray tiny` writes."""
     folder = tmp_path_factory.mktemp("families")
-    made = make_tiny_models(folder, names=NAMES)
-    return {path.name: Subject(families()[path.name], path) for path in made}
+    make_tiny_models(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def subjects(tiny_folder):
+    """A tiny repository of each family, those from elsewhere added by name."""
+    make_tiny_models(tiny_folder, names=[name for name in NAMES if not (tiny_folder / name).exists()])
+    return {name: Subject(families()[name], tiny_folder / name) for name in NAMES}
 
 
 @pytest.fixture(params=NAMES)
@@ -62,11 +69,15 @@ def generate(model, inputs, **options):
 # What there is
 
 
-def test_there_is_a_tiny_repository_of_every_family_of_the_package(tmp_path):
+def test_there_is_a_tiny_repository_of_every_family_of_the_package(tiny_folder):
     ours = {name for name, family in families().items() if has_code(family.config_class)}
-    made = {path.name for path in make_tiny_models(tmp_path)}
-    assert ours <= made
+    assert ours <= {path.name for path in tiny_folder.iterdir()}
     assert "outside_query" in set(NAMES) - ours
+
+
+def test_a_tiny_model_of_no_system_is_refused_with_the_systems_there_are(tmp_path):
+    with pytest.raises(ValueError, match=r"no system 'mambaxrai'; the systems are .*mambaxray, .*outside_query"):
+        make_tiny_models(tmp_path, names=["mambaxrai"])
 
 
 def test_a_tiny_repository_holds_the_code_and_names_it_if_the_package_has_it(subject):

@@ -38,13 +38,16 @@ def resolve(name: str) -> Any:
 
 
 def form(found: Any) -> str:
-    """The names of a function's parameters, of a class's `__init__`; "value" for anything else."""
+    """The names of a function's parameters; of a class's `__init__`, unless it comes from elsewhere; else "value"."""
     if isinstance(found, (classmethod, staticmethod)):
         found = found.__func__
-    if not (inspect.isfunction(found) or inspect.isclass(found)):
+    if inspect.isclass(found):
+        own = [base for base in found.__mro__ if base.__module__.startswith("transformers.")]
+        found = next((vars(base)["__init__"] for base in own if "__init__" in vars(base)), None)
+    if not inspect.isfunction(found):
         return "value"
     stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    parameters = inspect.signature(found.__init__ if inspect.isclass(found) else found).parameters.values()
+    parameters = inspect.signature(found).parameters.values()
     return f"({', '.join(stars.get(parameter.kind, '') + parameter.name for parameter in parameters)})"
 
 

@@ -1,6 +1,6 @@
 """Run the cells of a benchmark: train, write the test split's reports, score them; each once, and resumable.
 
-A cell that is interrupted goes on where it was; one that lacks data or weights, or fails, says why and leaves the
+A cell that is interrupted resumes where it was; one that lacks data or weights, or fails, says why and leaves the
 others alone, and is tried again by the next run.
 """
 
@@ -78,7 +78,7 @@ def run_bench(
     Args:
         bench: what `load_bench` returns.
         output: folder for everything; each cell has one below it with its run, predictions, result and page. A bench
-            that has grown can go on in the folder of its smaller self.
+            that has grown can continue in the folder of its smaller version.
         progress: called before each cell with None, and after it with its result.
 
     Returns:

@@ -109,7 +109,7 @@ def _numbers(result: CellResult) -> tuple[float | None, ...]:
 
 
 def _margin(values: Sequence[float | None]) -> float | None:
-    """How far the 95 % interval of the mean reaches, by Student's t; None where there is no spread to tell it from."""
+    """How far the 95 % interval of the mean reaches, by Student's t; None without spread."""
     known = [value for value in values if value is not None]
     if len(known) < len(values) or len(set(known)) < 2:
         return None

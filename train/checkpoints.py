@@ -1,4 +1,4 @@
-"""Checkpoints known to be complete: training that is killed while it writes one goes on from the one before."""
+"""Checkpoints known to be complete: training that is killed while it writes one resumes from the previous one."""
 
 import json
 import logging

@@ -135,7 +135,7 @@ def convert_hopfield(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Args:
         weights: by their names within the module, such as `association_core.q_proj_weight`. What else a `HopfieldLayer`
-            has, the memories (`lookup_weights`), is no part of it.
+            has, the memories (`lookup_weights`), is not part of it.
 
     Raises:
         ValueError: a name is unknown.
@@ -149,7 +149,7 @@ def convert_hopfield(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         key = _rename(name, _HOPFIELD_RENAMES)
         if key is None:
-            raise ValueError(f"{name} is no weight of a Hopfield association")
+            raise ValueError(f"{name} is not a weight of a Hopfield association")
         converted[key] = weight
     return converted
 

@@ -1,7 +1,7 @@
 """From a checkpoint file that the authors released to a folder that `from_pretrained` loads.
 
-Sizes are read off the weights; what weights do not tell (the heads of an attention, a tokenizer, the frozen language
-model) comes from the model that the stage was trained with.
+Sizes are read off the weights. What they do not determine (number of heads, tokenizer, the frozen language model)
+comes from the model that the stage was trained with.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is no checkpoint, or holds objects that could run code.
+        CheckpointError: the file is not a checkpoint, or holds objects that could run code.
     """
     file = Path(file)
     if not file.is_file():
@@ -82,7 +82,7 @@ def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is no checkpoint makes torch's reader fail in any way
+    except Exception as error:  # a file that is not a checkpoint makes torch's reader fail in any way
         # torch's own message advises to read it without this care.
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         reason = (
@@ -113,7 +113,7 @@ def convert_checkpoint(
             `"contrastive"` and `"downstream"`, do as well, and so does the `checkpoint` of any family); or `"emrrg"`,
             of which the hybrid layers are taken. Its adapters are not, nor biases that its language model's family does
             not have, and a warning says so: the released code computes with them what no other code does, so the
-            result is a model to go on from. `"vmamba"` is a classification checkpoint of VMamba's authors, of which the
+            result can be trained further. `"vmamba"` is a classification checkpoint of VMamba's authors, of which the
             encoder is taken.
         output: folder for the model.
         text_model: folder or Hub id of the text encoder (contrast) or language model (finetune, emrrg) that the
@@ -172,8 +172,8 @@ def convert_checkpoint(
         _load(model, weights, checkpoint)
         image_size = vision_config.image_size
     else:
-        _tell_what_is_lost(official, checkpoint)
-        model = _report_generator(family, weights, checkpoint, text_model, vision_encoder)
+        _warn_of_what_is_lost(official, checkpoint)
+        model = _report_generator(family, weights, checkpoint, str(text_model), vision_encoder)
         image_size = model.config.vision_config.image_size
     image_processor = MambaXrayImageProcessor(size={"height": image_size, "width": image_size})
     if is_generator:
@@ -221,12 +221,12 @@ def _report_generator(
         frozen.append("language_model.")
     _load(model, weights, checkpoint, tuple(frozen))
     if "language_model." in frozen:
-        # It is nobody's to hand on: the saved model refers to where it came from.
+        # Its licence may forbid to pass it on: the saved model refers to where it came from.
         model.freeze_language_model()
     return model
 
 
-def _tell_what_is_lost(official: Mapping[str, Tensor], checkpoint: str | Path) -> None:
+def _warn_of_what_is_lost(official: Mapping[str, Tensor], checkpoint: str | Path) -> None:
     if any(".mixer.lora_X." in name for name in official):
         _logger.warning(
             "%s holds adapters that the released code adds to the output of the last block's mixer, in every block; "
@@ -279,7 +279,7 @@ def _encoder_sizes(
     direction = f"{layer}mixer.directions.0."
     grid = math.isqrt(num_patches)
     if grid**2 != num_patches:
-        raise CheckpointError(f"{checkpoint} has positions for {num_patches} patches, which are no square")
+        raise CheckpointError(f"{checkpoint} has positions for {num_patches} patches, which do not form a square")
     return {
         "hidden_size": hidden,
         "num_hidden_layers": _count(weights, f"{prefix}layers."),
@@ -307,7 +307,7 @@ def _vision_config(weights: Mapping[str, Tensor], prefix: str, checkpoint: str |
 
 
 def _vmamba_config(weights: Mapping[str, Tensor], checkpoint: str | Path) -> VMambaConfig:
-    """Image size and drop path, which weights do not tell, are the defaults; the public checkpoints are of 224 px."""
+    """Image size and drop path, not in the weights, are the defaults; the public checkpoints are of 224 px."""
     first = "stages.0.layers.0."
     projection = _shape(weights, "embeddings.0.weight", checkpoint)
     is_linear = "embeddings.3.weight" not in weights
@@ -343,8 +343,8 @@ def _bert_config(weights: Mapping[str, Tensor], checkpoint: str | Path) -> PreTr
     vocabulary, hidden = _shape(weights, f"{embeddings}word_embeddings.weight", checkpoint)
     if hidden % 64:
         raise ValueError(
-            f"the text encoder of {checkpoint} has {hidden} channels, so its heads can't be told: give the folder or "
-            "Hub id of the model that it was made of as text_model"
+            f"the text encoder of {checkpoint} has {hidden} channels, so its number of heads is not known: give the "
+            "folder or Hub id of the model that it was made of as text_model"
         )
     return BertConfig(
         vocab_size=vocabulary,

@@ -135,7 +135,7 @@ def _check_system(section: GeneratorSection) -> None:
 
 def _new_language_model(values: dict[str, Any] | None, tokenizer: Any) -> PreTrainedModel:
     tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    # The image placeholder has no embedding: it is no token of the language model.
+    # The image placeholder has no embedding: it is not a token of the language model.
     return AutoModelForCausalLM.from_config(
         AutoConfig.for_model(**{"vocab_size": len(tokenizer)} | tokens | (values or {}))
     )

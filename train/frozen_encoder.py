@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 from transformers.image_processing_base import BatchFeature
@@ -101,32 +100,4 @@ class EncodedStudyCollator:
         return batch
 
 
-class EncodedStudyModel(nn.Module):
-    """Trains the projection and the language model of a report generator on visual tokens.
-
-    Attributes:
-        generator: the model; its vision encoder is not called.
-    """
-
-    def __init__(self, generator: MambaXrayForConditionalGeneration):
-        super().__init__()
-        self.generator = generator
-
-    def forward(
-        self, visual_tokens: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **loss_kwargs: Any
-    ) -> dict[str, Tensor]:
-        """The loss of the generator's `forward`; `loss_kwargs` are the Trainer's, as `num_items_in_batch`."""
-        # Logits before the first label, of the image above all, would be thrown away.
-        first_label = int((labels != -100).any(dim=0).int().argmax())
-        output = self.generator(
-            input_ids=input_ids,
-            visual_tokens=visual_tokens,
-            attention_mask=attention_mask,
-            labels=labels,
-            logits_to_keep=labels.shape[1] - max(0, first_label - 1),
-            **loss_kwargs,
-        )
-        return {"loss": output.loss}
-
-
-__all__ = ["EncodedStudies", "EncodedStudyCollator", "EncodedStudyModel", "encode_studies"]
+__all__ = ["EncodedStudies", "EncodedStudyCollator", "encode_studies"]

@@ -90,7 +90,7 @@ def apply_efficient_tuning(
     Args:
         model: a `VisionMambaModel` or any model that has one; or what this function returned, for one more adapter.
             When that has an adapter of this name already, loaded with `PeftModel.from_pretrained(…, is_trainable=True)`
-            for example, it goes on being trained under the same restriction.
+            for example, its training continues under the same restriction.
         features: names of `FEATURES`, joined by `+`: rows of projections (`X`, `Z`, `dt`, `B`, `C`) or whole ones.
         rank: rank of every feature's adapter, or the rank by feature.
         scale: what the product of an adapter's matrices is multiplied by (LoRA's `alpha / r`).

@@ -15,7 +15,7 @@ class PatchPredictionCallback(TrainerCallback):
     """Draws what a pre-training model predicts, into the run's folder and into TensorBoard.
 
     The files are `pictures/step-000100.png` and so on in the run's folder. When `report_to` has TensorBoard, the
-    pictures appear there as a run of their own, `pictures`, beside the Trainer's.
+    drawings appear there as a run of their own, `pictures`, beside the Trainer's.
 
     Args:
         pixel_values: a few images `(batch, channels, height, width)`, as the collator makes them.

@@ -28,7 +28,7 @@ def make_trainer(recipe: PretrainRecipe, arguments: TrainingArguments, output: P
     Args:
         recipe: what to train on what.
         arguments: the Trainer's.
-        output: the run's folder; the pictures of what is predicted go into its `pictures`.
+        output: the run's folder; drawings of the predictions go into its `pictures`.
     """
     train, validation = _load_data(recipe)
     model = _make_model(recipe.model)

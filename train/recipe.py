@@ -125,7 +125,7 @@ class PretrainerSection(Section):
     """The model that is pre-trained on images alone.
 
     Attributes:
-        checkpoint: folder or Hub name of a model to go on from.
+        checkpoint: folder or Hub name of a model to continue from.
         config: configuration of a new one, with its `model_type`: `mambaxray_pretraining`, or `vit_mae` for a masked
             autoencoder; in place of `checkpoint`.
     """
@@ -146,7 +146,7 @@ class PretrainRecipe(Recipe):
     Attributes:
         data: what is learned from.
         model: what is trained.
-        picture_every: draw what is predicted every N steps; never when null.
+        picture_every: draw the predictions every N steps; never when null.
         picture_images: how many images are drawn.
     """
 
@@ -166,7 +166,7 @@ class DualEncoderSection(Section):
     """The image and text encoders that are trained.
 
     Attributes:
-        checkpoint: folder or Hub name of a whole dual encoder to go on from; excludes the other parts.
+        checkpoint: folder or Hub name of a whole dual encoder to continue from; excludes the other parts.
         vision_encoder: folder or Hub name of a vision encoder or of what stage 1 left, or the configuration of a new
             one, with its `model_type`.
         text_encoder: folder or Hub name of a text encoder or language model, or the configuration of a new one, with
@@ -206,7 +206,7 @@ class GeneratorSection(Section):
     """The report generator that is trained.
 
     Attributes:
-        checkpoint: folder or Hub name of a whole report generator to go on from; excludes the encoder and the
+        checkpoint: folder or Hub name of a whole report generator to continue from; excludes the encoder and the
             language model.
         system: which report generator is put together: `mambaxray` or `emrrg`.
         options: fields of its configuration, such as `hybrid_layers` of `emrrg`.
@@ -529,8 +529,9 @@ def _explained(
     if error["type"] == "value_error":
         return RecipeError(str(error["ctx"]["error"]))
     # Behind the names of sections, the place holds the member of a union or of a list.
-    names, value = ([where] if where else []), values
+    names: list[str] = [where] if where else []
     kind: Any = section
+    value: Any = values
     for name in error["loc"]:
         if not _is_section(kind) or name not in kind.model_fields or name not in value:
             break

@@ -24,8 +24,10 @@ from ..modeling_mambaxray.hub.separate_parts import check_can_be_published
 from .collator import GENERATION_KEYS
 
 # What a run needs to go on from a checkpoint on the Hub, which is pushed where `hub_strategy` asks for checkpoints.
-_TRAINING_STATE = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json")
-_TRAINING_STATE += ("training_args.bin",)
+_TRAINING_STATE = (
+    *("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth"),
+    *("trainer_state.json", "training_args.bin"),
+)
 
 
 class ReportTrainer(Trainer):
@@ -44,6 +46,8 @@ class ReportTrainer(Trainer):
     A model's named losses (its output's `losses`) are logged under their names beside the total loss.
     """
 
+    push_in_progress: Any  # transformers' own, None before the first push
+
     def __init__(
         self,
         *,
@@ -52,7 +56,7 @@ class ReportTrainer(Trainer):
         compute_metrics: Callable[[EvalPrediction], Mapping[str, float]] | None = None,
         **kwargs: Any,
     ):
-        self._metrics_of_texts = compute_metrics
+        self._metrics_of_texts = compute_metrics or (lambda prediction: {})
         super().__init__(
             compute_metrics=None if compute_metrics is None else self._decode_and_compute,
             processing_class=processing_class,
@@ -113,7 +117,7 @@ class ReportTrainer(Trainer):
             shutil.copy(checkpoint / name, output / name)
         message = f"Training in progress, step {self.state.global_step}"
         options = (self.args.hub_token, True, self.args.hub_revision)
-        jobs = [self._upload(output, message, *options)]
+        jobs: list[Any] = [self._upload(output, message, *options)]
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
             jobs.append(self._upload(checkpoint, f"{message}, checkpoint", *options, place, _TRAINING_STATE))
@@ -133,7 +137,8 @@ class ReportTrainer(Trainer):
         further: Sequence[str] = (),
     ) -> Any:
         files = [glob.escape(name.as_posix()) for name in published_files(folder)]
-        return HfApi(token=token).upload_folder(
+        # Its overloads distinguish the literals of `run_as_future`, which is a variable here.
+        return HfApi(token=token).upload_folder(  # type: ignore[call-overload]
             repo_id=self.hub_model_id,
             folder_path=folder,
             path_in_repo=place,

@@ -43,7 +43,7 @@ def run_recipe(
     """Trains as a recipe says and leaves everything in a folder.
 
     The folder gets `recipe.yaml` (resolved), `environment.json`, `checkpoints/`, `model/` and `result.json`, the first
-    when training starts. When the same recipe was interrupted in this folder, training goes on from its last complete
+    when training starts. When the same recipe was interrupted in this folder, training resumes from its last complete
     checkpoint, with the losses that it would have had; when it was finished, its result is returned. A recipe with more
     steps or epochs extends the run; a run that came to no checkpoint can be given again with any recipe.
 
@@ -107,7 +107,7 @@ def _train(
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
     trainer.save_model(str(output / MODEL))
     if trainer.is_world_process_zero():
-        # A pickle with this machine's paths is no part of a model that is handed on; the recipe lies beside it.
+        # A pickle with this machine's paths does not belong to a model that others receive; the recipe lies beside it.
         (output / MODEL / TRAINING_ARGS_NAME).unlink(missing_ok=True)
         flush_to_disk([*(path for path in (output / MODEL).iterdir() if path.is_file()), output / MODEL])
     groups = parameter_groups(trainer.model)

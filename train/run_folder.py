@@ -25,7 +25,7 @@ ENVIRONMENT_FILE = "environment.json"
 CHECKPOINTS, MODEL, BASE, PICTURES = "checkpoints", "model", "base", "pictures"
 _MADE = (RECIPE_FILE, ENVIRONMENT_FILE, RESULT_FILE, CHECKPOINTS, MODEL, BASE, PICTURES)
 _PACKAGES = ("mambaxray", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy", "pillow")
-# What can change while a run goes on: how long it trains, and how it is looked at. `training.` and more.
+# What can change when a run is resumed: how long it trains, and how it is looked at. `training.` and more.
 _FREE = (
     *("description", "metrics", "picture_every", "picture_images", "early_stopping_patience", "data.max_validation"),
     *("training.max_steps", "training.num_train_epochs", "training.per_device_eval_batch_size", "training.report_to"),
@@ -37,7 +37,7 @@ def check_run_folder(folder: Path, recipe: Recipe) -> bool:
     """Whether the run of this recipe is finished in this folder; a run that can't be gone on with is refused.
 
     A folder can be used when it holds no run, when its run has not come to a checkpoint, so that nothing is lost, or
-    when its recipe differs in nothing that decides what is learned: a longer run goes on from the last checkpoint.
+    when its recipe differs in nothing that decides what is learned: a longer run resumes from the last checkpoint.
 
     Raises:
         RecipeError: the folder holds something else, or a run of another recipe, or a longer one has no checkpoint to
@@ -54,8 +54,8 @@ def check_run_folder(folder: Path, recipe: Recipe) -> bool:
     finished = (folder / RESULT_FILE).is_file()
     if decisive and (finished or checkpoint is not None):
         raise RecipeError(
-            f"{folder} holds a run of another recipe: {_tell(differences, decisive)}. Choose another output folder, or "
-            "begin again in this one with --restart, which deletes that run"
+            f"{folder} holds a run of another recipe: {_describe(differences, decisive)}. Choose another output "
+            "folder, or begin again in this one with --restart, which deletes that run"
         )
     longer = {name for name in ("training.max_steps", "training.num_train_epochs") if name in differences}
     if not finished or not longer:
@@ -63,7 +63,7 @@ def check_run_folder(folder: Path, recipe: Recipe) -> bool:
     if checkpoint is None:
         raise RecipeError(
             f"{folder} holds a finished run without a checkpoint, so it can't be extended "
-            f"({_tell(differences, longer)}); begin again with --restart, which deletes that run"
+            f"({_describe(differences, longer)}); begin again with --restart, which deletes that run"
         )
     return False
 
@@ -84,7 +84,9 @@ def delete_run(folder: Path) -> None:
     """
     if not (folder / ENVIRONMENT_FILE).is_file() or not (folder / RECIPE_FILE).is_file():
         if any((folder / name).exists() for name in _MADE):
-            raise RecipeError(f"{folder} is no run's folder, so nothing is deleted in it: choose another output folder")
+            raise RecipeError(
+                f"{folder} is not the folder of a run, so nothing in it is deleted: choose another output folder"
+            )
         return
     # The recipe last: with it the folder is still known for a run's when this is interrupted.
     for name in sorted(_MADE, key=(RESULT_FILE, ENVIRONMENT_FILE, RECIPE_FILE).__contains__):
@@ -123,7 +125,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value or None if isinstance(value, Mapping) else value
 
 
-def _tell(differences: Mapping[str, tuple[Any, Any]], names: Any) -> str:
+def _describe(differences: Mapping[str, tuple[Any, Any]], names: Any) -> str:
     shown = [f"{name} is {differences[name][0]!r} there, {differences[name][1]!r} here" for name in sorted(names)]
     return "; ".join(shown[:3]) + (f"; and {len(shown) - 3} more" if len(shown) > 3 else "")
 

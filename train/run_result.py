@@ -57,7 +57,7 @@ def finished_result(values: Mapping[str, Any], output: str | Path) -> RunResult 
         same = with_defaults(values) == read_recipe(output / RECIPE_FILE)
         return read_result(output) if same else None
     except (OSError, TypeError, ValueError, RecipeError):
-        # Nothing to rely on: what is wrong is told by the run itself.
+        # Nothing to rely on: the run itself reports what is wrong.
         return None
 
 

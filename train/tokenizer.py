@@ -11,7 +11,7 @@ def train_report_tokenizer(texts: Iterable[str], vocab_size: int = 1000) -> PreT
 
     Args:
         texts: reports, and the prompt if it is to be short.
-        vocab_size: at most so many tokens, the 256 bytes and the special tokens included.
+        vocab_size: maximum number of tokens, including the 256 bytes and the special tokens.
 
     Returns:
         A tokenizer with `<pad>` (0), `<s>` (1) and `</s>` (2).

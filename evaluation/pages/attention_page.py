@@ -20,7 +20,7 @@ _MAP_SIDE = 96
 _NOTES = (
     "A map is drawn for each word: the attention of the position that predicts it, the mean over heads. Each map has "
     "colours of its own, from none to its strongest patch.",
-    "Attention tells where a model reads from. It does not tell why it writes what it writes.",
+    "Attention shows where a model reads from, not why it writes what it writes.",
 )
 
 

@@ -67,7 +67,7 @@ def write_evaluation_page(
         summary: the paragraph under it; by default the main numbers in words.
         dataset: studies of the package's schema, from which the images of the shown studies are read where `studies`
             have none.
-        rank_by: the score per study that tells the best from the worst, a key of `result["per_sample"]`; by default
+        rank_by: the score per study that ranks the studies, a key of `result["per_sample"]`; by default
             ROUGE_L, or the first where that was not computed.
         shown: how many of the best and of the worst to show; fewer where there aren't as many.
         notes: lines for the foot of the page: date, model, data and generation settings.

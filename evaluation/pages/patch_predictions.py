@@ -1,4 +1,4 @@
-"""What a pre-training model sees, is to predict and predicts, as a picture."""
+"""A drawing of what a pre-training model sees, its targets and its predictions."""
 
 from dataclasses import dataclass
 
@@ -80,7 +80,7 @@ def predict_patches(model: PreTrainedModel, pixel_values: Tensor) -> PatchPredic
 
 
 def draw_patches(prediction: PatchPrediction) -> Image.Image:
-    """A grey picture, one row per image: input, target, prediction, and the prediction made readable."""
+    """A grey drawing, one row per image: input, target, prediction, and the prediction made readable."""
     count, _, height, width = prediction.inputs.shape
     sheet = Image.new("L", (4 * (width + _GAP) - _GAP, _CAPTION_HEIGHT + count * (height + _GAP)), _BACKGROUND)
     pen = ImageDraw.Draw(sheet)

@@ -67,7 +67,8 @@ class StepGraphs:
     def _capture(self, inputs: tuple[Tensor, ...]) -> _Graph:
         held = tuple(tensor.clone() for tensor in inputs)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads, such as those that pin a data loader's memory, may go on.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             output = self._function(*held)
         return _Graph(graph, held, output)
 

@@ -51,7 +51,7 @@ def published_files(folder: str | os.PathLike, *, include_patient_text: bool = F
     """
     folder = Path(folder)
     code = _code_files(folder)
-    found = []
+    found: list[PurePath] = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         name = relative.as_posix()

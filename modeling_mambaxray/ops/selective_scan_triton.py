@@ -53,9 +53,11 @@ def triton_problem() -> str:
         return ""
     if not torch.cuda.is_available():
         return "there is no GPU"
+    from triton.errors import TritonError
+
     try:
         worst = _difference_from_reference()
-    except (RuntimeError, OSError, ImportError, subprocess.SubprocessError) as error:
+    except (TritonError, RuntimeError, OSError, ImportError, AttributeError, subprocess.SubprocessError) as error:
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     else:
         if worst < 1e-4:
@@ -65,6 +67,7 @@ def triton_problem() -> str:
     return f"its trial on this GPU failed ({reason})"
 
 
+@torch.inference_mode(False)  # it needs gradients, wherever the first scan is
 def _difference_from_reference() -> float:
     """Greatest difference in output and gradients of a small scan and of what stands before and behind it."""
     from .directional_convolution import directional_convolution_torch, merge_directions_torch
@@ -81,8 +84,8 @@ def _difference_from_reference() -> float:
     scan_inputs = [normal(2, 2, 33, 48), -normal(2, 48, 4).exp(), normal(2, 2, 33, 4), normal(2, 2, 33, 4)]
     scan_inputs += [normal(2, 48), normal(2, 48)]
 
-    def run(convolve, scan, merge) -> list[Tensor]:
-        inputs = [t.clone().requires_grad_() for t in (x, gate, weight, bias, *scan_inputs)]
+    def run(dtype: torch.dtype, convolve, scan, merge) -> list[Tensor]:
+        inputs = [t.to(dtype, copy=True).requires_grad_() for t in (x, gate, weight, bias, *scan_inputs)]
         with torch.enable_grad():
             u = convolve(inputs[0], orders, inverse_orders, *inputs[2:4])
             out = merge(scan(u, *inputs[4:]), inputs[1])
@@ -90,11 +93,13 @@ def _difference_from_reference() -> float:
 
     results = (
         run(
+            torch.float32,
             directional_convolution_triton,
             selective_scan_triton,
             lambda y, gate: merge_directions_triton(y, gate, orders, inverse_orders),
         ),
         run(
+            torch.float64,  # PyTorch's float32 convolutions may use TF32
             directional_convolution_torch,
             selective_scan_reference,
             lambda y, gate: merge_directions_torch(y, gate, orders, inverse_orders),
@@ -153,6 +158,12 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+def _weights(x: Tensor) -> Tensor:
+    """`B` or `C` in float32. Every lane reads all of them, and would have to convert each in every step; they are small
+    beside `u`."""
+    return _rows(x.float())
+
+
 def _strides(*tensors: Tensor) -> list[int]:
     """Strides of sequences along direction, sample and time."""
     return [stride for x in tensors for stride in x.stride()[:3]]
@@ -173,7 +184,7 @@ def _forward(
 
     directions, batch, length, channels = u.shape
     state = A.shape[-1]
-    u, delta, B, C = (_rows(x) for x in (u, delta, B, C))
+    u, delta, B, C = _rows(u), _rows(delta), _weights(B), _weights(C)
     A, D, bias = (x.contiguous() for x in (A, D, delta_bias))
     y = torch.empty_like(u, memory_format=torch.contiguous_format)
     chunks = _count_chunks(directions, batch, length, channels, state) if keep_states else 0
@@ -231,11 +242,14 @@ def _backward(
 
     directions, batch, length, channels = u.shape
     state = A.shape[-1]
-    grad_y, u, delta, B, C = (_rows(x) for x in (grad_y, u, delta, B, C))
+    dtypes = B.dtype, C.dtype
+    grad_y, u, delta, B, C = _rows(grad_y), _rows(u), _rows(delta), _weights(B), _weights(C)
     starts, A, D, bias = (x.contiguous() for x in (starts, A, D, delta_bias))
     grad_u, grad_delta = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta))
     if not grad_u.numel():
-        return grad_u, grad_delta, *(torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (A, B, C, D))
+        grad_A, grad_D = torch.zeros_like(A), torch.zeros_like(D)
+        grad_B, grad_C = (x.new_zeros(x.shape, dtype=dtype) for x, dtype in zip((B, C), dtypes, strict=True))
+        return grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D
     plan = _Plan.of(directions, batch, length, channels, state)
     sizes = plan.sizes(state)
     # Summed below: A and D over segments and samples, B and C over the blocks of channels.
@@ -260,7 +274,7 @@ def _backward(
             **sizes, CHUNK=_CHUNK, PART=_PART, SEGMENTED=plan.segments > 1, num_warps=1,
         )  # fmt: skip
     grad_A = grad_A.sum((0, 2)).transpose(1, 2).contiguous()
-    return grad_u, grad_delta, grad_A, grad_B.sum(0).to(B.dtype), grad_C.sum(0).to(C.dtype), grad_D.sum((0, 2))
+    return grad_u, grad_delta, grad_A, grad_B.sum(0).to(dtypes[0]), grad_C.sum(0).to(dtypes[1]), grad_D.sum((0, 2))
 
 
 selective_scan_triton = scan_operator("selective_scan_triton", _forward, _backward, _count_chunks)

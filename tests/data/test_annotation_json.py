@@ -51,6 +51,13 @@ def test_section_and_cleaning_are_applied_and_unknown_ones_refused(tmp_path):
             load_annotation_json(tmp_path, **options)
 
 
+def test_studies_whose_report_is_a_placeholder_are_left_out_and_named(tmp_path, caplog):
+    train = [*STUDIES["train"], {"id": "CXR2", "report": "nan", "image_path": "b.png"}]
+    data = load_annotation_json(write_source(tmp_path, {**STUDIES, "train": train}))
+    assert data["train"]["study_id"] == ["CXR1"]
+    assert "study CXR2 is left out" in caplog.text
+
+
 def test_a_patient_in_two_splits_is_refused_unless_allowed(tmp_path):
     shared = {name: [{**rows[0], "patient_id": 3}] for name, rows in STUDIES.items()}
     write_source(tmp_path, shared)

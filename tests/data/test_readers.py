@@ -13,6 +13,7 @@ from mambaxray.data.source import (
     count_shared_patients,
     count_splits,
     empty_study,
+    finish_source,
     split_by_patient,
 )
 
@@ -319,6 +320,25 @@ def test_a_study_id_that_occurs_twice_is_refused(tmp_path):
     (tmp_path / "annotation.json").write_text(json.dumps({"train": rows}))
     with pytest.raises(SourceError, match="1 study ids occur more than once: 1"):
         read_source("annotation-json", tmp_path, section="findings")
+
+
+@pytest.mark.parametrize("placeholder", ["nan", "None.", "N/A", "See impression.", "___", "", None])
+def test_placeholders_are_missing_reports(tmp_path, placeholder):
+    rows = [{"id": i, "report": report, "image_path": "a.png"} for i, report in enumerate(["Clear.", placeholder])]
+    (tmp_path / "annotation.json").write_text(json.dumps({"train": rows}))
+    source = read_source("annotation-json", tmp_path, section="findings")
+    assert [(e.study_id, e.reason) for e in source.left_out] == [("1", "no findings in its report")]
+
+
+@pytest.mark.parametrize("placeholder", ["nan", "None.", "N/A", "See impression."])
+def test_a_placeholder_never_becomes_a_section_of_a_study(placeholder):
+    texts = {"findings": placeholder, "impression": "Normal.", "indication": placeholder}
+    study = empty_study("1", "p") | texts | {"images": ["a.png"], "split": "train"}
+    options = {"cleaning": None, "split_source": "made"}
+    source = finish_source("made", [study], section="findings+impression", **options)
+    assert [(s["report"], s["findings"], s["indication"]) for s in source.studies] == [("Normal.", "", "")]
+    with pytest.raises(SourceError, match="no findings in its report: 1"):
+        finish_source("made", [study], section="findings", **options)
 
 
 def test_reports_without_a_word_are_left_out_and_none_at_all_is_refused(tmp_path):

@@ -208,12 +208,9 @@ def test_endless_repetition_is_read_in_bounded_time(text):
 
 
 def test_phantom_reports_get_the_labels_they_were_written_with():
-    wrong = 0
     for seed in range(500):
         study = make_study(seed, image_size=32)
-        labels = labeler(study["report"])
-        wrong += sum(labels[name] != study["labels"][name] for name in OBSERVATIONS)
-    assert wrong <= 0.005 * 500 * len(OBSERVATIONS)
+        assert labeler(study["report"]) == study["labels"], study["report"]
 
 
 FLOORS = {

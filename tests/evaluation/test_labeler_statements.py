@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mambaxray.data.phantom import make_study
+from mambaxray.data.phantoms import make_study
 from mambaxray.evaluation.labeler import CheXpertStyleLabeler
 
 labeler = CheXpertStyleLabeler()

@@ -129,7 +129,7 @@ def test_a_small_file_is_read():
         ("0.1", '"O.1"', "Bleu_4 can't be 'O.1'"),
         ("null", "-3", "minutes can't be -3"),
         ("null", ".nan", "minutes can't be nan"),
-        ('"1", "a"', '1, "a"', "row of the row .* is no text"),
+        ('"1", "a"', '1, "a"', "row of the row .* is not a string"),
         (", null]", ', null]\n  - ["1", "b", 0.2, 3]', "has row '1' twice"),
         ("paper: P", "paper: [", "is no YAML"),
     ],

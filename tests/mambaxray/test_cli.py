@@ -258,7 +258,7 @@ def test_a_hub_model_that_cannot_be_had_is_told_on_one_line() -> None:
     result = run("info", "nobody/nothing")
     assert result.returncode == 2
     [line] = result.stderr.splitlines()
-    assert line.startswith("error: nobody/nothing: no such folder, and no such model could be had from the Hugging")
+    assert line.startswith("error: nobody/nothing: no such folder, and no such model on the Hugging")
 
 
 def test_info_shows_a_model_in_80_columns(model_folder: Path) -> None:

@@ -84,8 +84,8 @@ def test_without_java_meteor_is_reported_and_the_rest_scored(predictions, annota
         ('{"study_id": "s0"}', "line 1 has neither a report"),
         ('{"report": "a"}', "line 1 has no study_id or id"),
         ("no json", "line 1 is not JSON"),
-        ('{"study_id": "s0", "report": 3}', "its report is no text"),
-        ("[1]", "line 1 is no record"),
+        ('{"study_id": "s0", "report": 3}', "its report is not a string"),
+        ("[1]", "line 1 is not a record"),
     ],
 )
 def test_a_file_that_can_not_be_scored_is_refused_in_one_line(tmp_path, content, message):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden_cases import load_case
 from safetensors.torch import load_file
-from tiny import HYBRID_TEXT_CONFIGS, IMAGE_TOKEN_ID, TEXT_CONFIGS, VISION_CONFIGS, tiny_emrrg
+from tiny import HYBRID_TEXT_CONFIGS, IMAGE_TOKEN_ID, TEXT_CONFIGS, VISION_CONFIGS, tiny_emrrg, tiny_model
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Qwen2Config
 
 from mambaxray import EMRRGConfig, EMRRGForConditionalGeneration, MambaXrayConfig, MambaXrayForConditionalGeneration
@@ -360,3 +360,15 @@ def test_making_layers_hybrid_twice_is_making_them_once():
 
 def test_every_family_is_tested():
     assert set(HYBRID_DECODERS) == set(HYBRID_TEXT_CONFIGS)
+
+
+def test_a_decoder_that_is_given_is_not_changed():
+    donor = tiny_model()
+    decoder = donor.language_model
+    configs = [layer.self_attn.config for layer in decoder.model.layers]
+    built = EMRRGForConditionalGeneration.from_encoder_decoder_pretrained(
+        donor.vision_encoder, decoder, image_token_id=IMAGE_TOKEN_ID
+    )
+    assert [layer.self_attn.config for layer in decoder.model.layers] == configs
+    assert built.language_model is not decoder
+    assert built.language_model.model.embed_tokens.weight is decoder.model.embed_tokens.weight

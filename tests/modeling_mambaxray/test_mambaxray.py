@@ -1,5 +1,7 @@
 """The report generator: equal to the released one, and exact in every mode of `generate`."""
 
+import copy
+
 import pytest
 import torch
 from golden_cases import load_case
@@ -13,7 +15,7 @@ from transformers import (
     StaticCache,
 )
 
-from mambaxray import MambaXrayConfig, MambaXrayForConditionalGeneration, VisionMambaConfig
+from mambaxray import MambaXrayConfig, MambaXrayForConditionalGeneration, MambaXrayModel, VisionMambaConfig
 from mambaxray.train.convert import convert_state_dict, downstream_key
 
 COMBINATIONS = [
@@ -261,6 +263,48 @@ def test_a_masked_autoencoder_sees_all_patches_in_order():
     model = tiny_model("vit_mae")
     views = torch.rand(1, 3, 32, 32)
     assert torch.equal(model.encode_views(views), model.encode_views(views))
+
+
+def test_a_forward_pass_leaves_the_callers_encoder_as_it_is():
+    model = tiny_model("vit_mae")
+    before = model.vision_encoder.config.to_dict()
+    model(**make_inputs(model))
+    assert before["mask_ratio"] > 0
+    assert model.vision_encoder.config.to_dict() == before
+
+
+def test_a_masked_autoencoders_tokens_are_those_of_its_own_forward_pass_without_a_mask():
+    model = tiny_model("vit_mae")
+    images = torch.rand(2, 3, 32, 32)
+    encoder = copy.deepcopy(model.vision_encoder)
+    encoder.config.mask_ratio = 0.0
+    patches = model.config.visual_sequence_length - 1
+    expected = encoder(images, noise=torch.arange(patches).float().expand(2, -1)).last_hidden_state
+    assert torch.equal(model.encode_images(images), expected)
+
+
+def test_the_base_model_stops_before_the_head_and_holds_the_same_modules():
+    model = tiny_model()
+    inputs = make_inputs(model)
+    base = model.base_model
+    assert isinstance(base, MambaXrayModel)
+    hidden = base(**inputs).last_hidden_state
+    assert torch.equal(model.get_output_embeddings()(hidden), model(**inputs).logits)
+    assert base.projector is model.projector
+    assert "base_model" not in " ".join(model.state_dict())
+
+
+@pytest.mark.parametrize(("text", "loads"), [("llama", True), ("gpt2", False)])
+def test_the_base_model_loads_from_a_generators_folder_or_says_why_not(tmp_path, text, loads):
+    model = tiny_model(text=text)
+    model.save_pretrained(tmp_path)
+    if not loads:
+        with pytest.raises(ValueError, match=r"take its base_model"):
+            MambaXrayModel.from_pretrained(tmp_path)
+        return
+    inputs = make_inputs(model)
+    loaded = MambaXrayModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded(**inputs).last_hidden_state, model.base_model(**inputs).last_hidden_state)
 
 
 # Training, saving and loading

@@ -122,86 +122,54 @@ def test_in_the_interpreter_output_and_gradients_are_close_to_the_float64_refere
     assert result.stdout.splitlines()[-1:] == ["done"], result.stderr
 
 
-def compile_for(name, architecture, constants, half):
-    """A kernel compiled for 16 states, with pointers and strides as torch allocates them for the encoder."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+def compiled_kernel(name, architecture, half):
+    from compiled_kernels import SEQUENCES, TOOLS, compile_for
 
-    from mambaxray.modeling_mambaxray.ops import selective_scan_triton_kernels as kernels
-
-    kernel = getattr(kernels, name)
-    constants = {"N": 16, "STATES": 16, "GROUPS": 1, **constants}
-    signature, attributes = {}, {}
-    for index, argument in enumerate(kernel.arg_names):
-        if argument in constants:
-            signature[argument] = "constexpr"
-        elif argument.endswith("_ptr"):
-            signature[argument] = "*bf16" if argument in half else "*fp32"
-        else:
-            signature[argument] = "i32"
-        if argument.endswith(("_ptr", "_k", "_b", "_t")) or argument == "channels":
-            attributes[(index,)] = [["tt.divisibility", 16]]
-    return triton.compile(
-        ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes),
-        target=GPUTarget("cuda", architecture, 32),
-        options={"num_warps": 1},
-    )
-
-
-def registers_and_stack(compiled, folder):
-    """Registers of a thread, and bytes of local memory, where they are spilled to."""
-    from triton.backends import nvidia
-
-    tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
-    if not tool.exists():
+    if not (TOOLS / "cuobjdump").exists():
         pytest.skip("this build of triton has no cuobjdump")
-    (folder / "kernel.cubin").write_bytes(compiled.asm["cubin"])
-    command = [tool, "-res-usage", folder / "kernel.cubin"]
-    found = re.search(r"REG:(\d+) STACK:(\d+)", subprocess.run(command, capture_output=True, text=True).stdout)
-    return int(found[1]), int(found[2])
-
-
-HALF = {f"{name}_ptr" for name in ("u", "delta", "B", "C", "y", "grad_y", "grad_u", "grad_delta")}
+    return compile_for(name, architecture, SEQUENCES if half else set())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("half", [set(), HALF], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("keep", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["forward", "forward, keeping states"])
 @pytest.mark.parametrize("architecture", [80, 90])
-def test_forward_keeps_states_in_registers_and_moves_nothing_between_lanes(architecture, keep, half, tmp_path):
-    from mambaxray.modeling_mambaxray.ops.selective_scan_triton import _CHUNK
+def test_forward_keeps_states_in_registers_and_moves_nothing_between_lanes(architecture, name, half):
+    from compiled_kernels import registers_and_stack
 
-    constants = {"CHUNK": _CHUNK, "KEEP": keep, "SEGMENTED": False}
-    compiled = compile_for("forward", architecture, constants, half)
+    compiled = compiled_kernel(name, architecture, half)
     code = compiled.asm["ptx"]
     assert not re.search(r"shfl\.|bar\.|\.shared|div\.rn", code)
     # 16 weights each of B and C, in pieces of four.
     assert len(re.findall(r"ld\.global\S*\.v[24]\.", code)) == 2 * 4
-    registers, stack = registers_and_stack(compiled, tmp_path)
-    # 3,072 programs on 132 multiprocessors are 23.3 on each, which 65,536 registers hold at once up to here.
+    registers, stack = registers_and_stack(compiled)
+    # 3,072 programs on 132 multiprocessors are 23.3 on each, of which 65,536 registers hold 21 at once up to here.
     assert registers <= 96
     assert stack == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("architecture", "half"), [(80, set()), (90, HALF)], ids=["a100-float32", "h100-bfloat16"])
-def test_backward_spills_nothing_and_exchanges_two_values_per_state_pair(architecture, half, tmp_path):
-    from mambaxray.modeling_mambaxray.ops.selective_scan_triton import _CHUNK, _PART
+@pytest.mark.parametrize(("architecture", "half"), [(80, False), (90, True)], ids=["a100-float32", "h100-bfloat16"])
+def test_backward_spills_nothing_and_exchanges_32_values_a_step(architecture, half):
+    from compiled_kernels import registers_and_stack
 
-    compiled = compile_for("backward", architecture, {"CHUNK": _CHUNK, "PART": _PART, "SEGMENTED": False}, half)
+    from mambaxray.modeling_mambaxray.ops.selective_scan_triton import _PART
+
+    compiled = compiled_kernel("backward", architecture, half)
     code = compiled.asm["ptx"]
-    # Both sums over channels of 16 states by exchanging halves; one after the other they would need 160 a step.
+    # Both sums over channels of 16 states by exchanging halves; one after the other they would need 160.
     assert len(re.findall(r"shfl\.sync", code)) == 2 * 16 * _PART
     assert ".shared" not in code
-    registers, stack = registers_and_stack(compiled, tmp_path)
+    registers, stack = registers_and_stack(compiled)
     assert registers <= 255
     assert stack == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["summarize", "summarize_backward"])
-def test_the_kernels_for_segments_compile_and_spill_nothing(name, tmp_path):
-    registers, stack = registers_and_stack(compile_for(name, 90, {}, HALF), tmp_path)
+def test_the_kernels_for_segments_compile_and_spill_nothing(name):
+    from compiled_kernels import registers_and_stack
+
+    registers, stack = registers_and_stack(compiled_kernel(name, 90, half=True))
     assert registers <= 96
     assert stack == 0

@@ -343,7 +343,7 @@ def test_unknown_missing_and_misshapen_weights_are_listed(pretrain, tmp_path):
 
 def test_a_text_encoder_whose_heads_cannot_be_told_is_asked_for(contrastive, tmp_path):
     torch.save({"model": contrastive.tensors("weights")}, tmp_path / "official.pth")
-    with pytest.raises(ValueError, match="48 channels, so its heads can't be told"):
+    with pytest.raises(ValueError, match="48 channels, so its number of heads is not known"):
         convert_checkpoint(tmp_path / "official.pth", "contrastive", tmp_path / "model")
 
 

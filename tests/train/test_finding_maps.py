@@ -5,7 +5,8 @@ import torch
 
 from mambaxray import MambaXrayImageProcessor, VisionMambaConfig, VisionMambaModel
 from mambaxray.data.phantoms import make_mapped_phantoms
-from mambaxray.train.finding_maps import FindingMapCollator, FindingMapModel
+from mambaxray.modeling_mambaxray.modeling_finding_maps import FindingMapModel
+from mambaxray.train.finding_maps import FindingMapCollator
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ from tiny_training import phantom_processor, short_run, tiny_generator
 from transformers import Trainer
 
 from mambaxray.data.phantoms import make_phantoms
+from mambaxray.modeling_mambaxray.modeling_encoded_studies import EncodedStudyModel
 from mambaxray.train.collator import ReportCollator
-from mambaxray.train.frozen_encoder import EncodedStudies, EncodedStudyCollator, EncodedStudyModel, encode_studies
+from mambaxray.train.frozen_encoder import EncodedStudies, EncodedStudyCollator, encode_studies
 
 
 @pytest.fixture(scope="module")

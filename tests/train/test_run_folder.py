@@ -131,7 +131,7 @@ def test_a_recipe_file_that_is_damaged_is_told(folder):
             "give model.language_model=FOLDER, or its name on the Hugging Face Hub",
         ),
         ("model.language_model=setup.cfg", "model.language_model=setup.cfg is a file"),
-        ("model.vision_encoder=models/stage2", "neither a folder here nor a model that could be had from the Hub"),
+        ("model.vision_encoder=models/stage2", "neither a folder here nor a model that the Hub serves"),
     ],
 )
 def test_a_part_that_is_absent_is_told_by_the_key_that_names_it(tmp_path, monkeypatch, override, message):

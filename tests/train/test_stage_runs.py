@@ -130,7 +130,7 @@ def test_folders_are_read_whole_and_only_their_pictures(pictures):
 def test_folders_without_pictures_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such folder: .*absent"):
         load_images([tmp_path / "absent"])
-    with pytest.raises(FileNotFoundError, match="no pictures below"):
+    with pytest.raises(FileNotFoundError, match="no images below"):
         load_images([tmp_path])
     with pytest.raises(ValueError, match="at least one folder"):
         load_images([])
