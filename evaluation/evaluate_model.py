@@ -125,13 +125,21 @@ def generate_predictions(
         {"model": model.config.name_or_path, "prompt": prompt, **generate_kwargs}, sort_keys=True, default=str
     )
     file: ReportFile | None = None
-    made_with = ""
+    made_with = MadeWith()
 
     def start(path: Path) -> list[StudyReport]:
         nonlocal file, made_with
         made = MadeWith.of_loaded(model, processor, {"prompt": prompt, **generate_kwargs})
-        file, made_with = _start(path, resume, studies, settings, made), str(made)
+        file, made_with = _start(path, resume, studies, settings, made, images_of), made
         return file.kept
+
+    places = {study.study_id: index for index, study in enumerate(studies)}
+    undecoded = dataset.with_format("arrow") if hasattr(dataset, "with_format") else None
+
+    def images_of(study_id: str) -> list[Any]:
+        if undecoded is None:
+            return list(dataset[places[study_id]]["images"])
+        return undecoded[places[study_id]]["images"][0].as_py()
 
     # The main process alone reads and writes the file.
     kept = [] if output is None else in_main_process(partial(start, Path(output)))
@@ -158,9 +166,12 @@ def generate_predictions(
         open_studies = [studies[index] for index in todo]
         for written in write_reports(pipeline, open_studies, rows=_Studies(dataset, todo), **options):
             seconds = (perf_counter() - started) / len(written)
-            reports = [
-                replace(report, seconds=seconds, settings=settings, made_with=made_with or None) for report in written
-            ]
+            reports = [replace(report, seconds=seconds, settings=settings) for report in written]
+            if file is not None:
+                reports = [
+                    replace(report, made_with=str(made_with.with_images(images_of(report.study_id))))
+                    for report in reports
+                ]
             done |= {report.study_id: report for report in reports}
             if file is not None:
                 file.write(reports)
@@ -196,7 +207,12 @@ def _references(dataset: Sequence[Mapping[str, Any]]) -> list[StudyReport]:
 
 
 def _start(
-    output: Path, resume: bool, studies: Sequence[StudyReport], settings: str, made_with: MadeWith
+    output: Path,
+    resume: bool,
+    studies: Sequence[StudyReport],
+    settings: str,
+    made_with: MadeWith,
+    images_of: Callable[[str], list[Any]],
 ) -> ReportFile:
     """The file of predictions, with those that it holds already."""
     if output.exists() and not resume:
@@ -214,7 +230,7 @@ def _start(
             raise ValueError(
                 f"{output} can't be resumed: its reports were written with {report.settings}, not with {settings}"
             )
-    file.keep(made_with)
+    file.keep(made_with, [replace(report, images=images_of(report.study_id)) for report in file.kept])
     if output.exists():
         # Takes away half a line at its end, also where no report is left to be written.
         file.write([])

@@ -86,7 +86,7 @@ class MadeWith:
         return " ".join(f"{name}={value}" for name, value in parts if value)
 
     def with_images(self, images: Iterable[Any]) -> Self:
-        """The same for a study: by path, size and time of change of each file; other images are not looked at."""
+        """The same for a study: by path, size and time of change of each file, by content for images in memory."""
         return replace(self, images=_digest_of_data([_file_facts(image) for image in images]))
 
     def differences(self, other: "MadeWith") -> list[str]:
@@ -156,11 +156,17 @@ def _content(values: Any) -> Any:
     return values
 
 
-def _file_facts(image: Any) -> list[Any]:
+def _file_facts(image: Any) -> Any:
+    if isinstance(image, Mapping):  # as a data set of `datasets` keeps it: its file's bytes, or its path
+        content, image = image.get("bytes"), image.get("path")
+        if content is not None:
+            return hashlib.sha256(content).hexdigest()
+    if hasattr(image, "tobytes"):  # of Pillow, or an array
+        return hashlib.sha256(image.tobytes()).hexdigest()
     try:
         status = os.stat(image)
     except (OSError, TypeError, ValueError):
-        return [str(image) if isinstance(image, str | os.PathLike) else ""]  # an address, or an image in memory
+        return [str(image) if isinstance(image, str | os.PathLike) else ""]  # an address
     return [os.path.abspath(image), status.st_size, status.st_mtime_ns]
 
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
@@ -111,6 +113,34 @@ def test_predictions_of_a_model_that_was_retrained_in_its_folder_are_not_resumed
     processor.instruction = "Any edema?"
     with pytest.raises(ValueError, match="another model, another processor"):
         generate_predictions(again, processor, studies, resume=True, **options)
+
+
+@pytest.mark.parametrize("kind", ["list", "datasets"])
+def test_predictions_of_a_study_whose_image_has_changed_are_written_again(model_folder, tmp_path, kind):
+    model = AutoModelForImageTextToText.from_pretrained(model_folder)
+    processor = AutoProcessor.from_pretrained(model_folder)
+
+    def predict(*numbers):
+        studies = [make_study(number) | {"study_id": str(place)} for place, number in enumerate(numbers)]
+        studies = [study | {"report": "clear"} for study in studies]
+        if kind == "datasets":
+            rows = [{name: study[name] for name in ("study_id", "images", "report")} for study in studies]
+            studies = Dataset.from_list(
+                rows,
+                features=Features(
+                    {"study_id": Value("string"), "images": List(ImageFeature()), "report": Value("string")}
+                ),
+            )
+        path = tmp_path / "predictions.jsonl"
+        generate_predictions(model, processor, studies, output=path, resume=True, max_new_tokens=2)
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {row["study_id"]: row["made_with"] for row in rows}
+
+    first = predict(0, 1)
+    assert predict(0, 1) == first
+    changed = predict(0, 7)
+    assert changed["0"] == first["0"]
+    assert changed["1"] != first["1"]
 
 
 def test_an_identity_reads_what_it_wrote_and_compares_what_both_know():
