@@ -112,7 +112,7 @@ def test_a_planted_name_does_not_arrive_by_the_trainer(hub, tiny_folder, tmp_pat
     processor = AutoProcessor.from_pretrained(tiny_folder)
     model = AutoModelForImageTextToText.from_pretrained(tiny_folder)
     size = model.config.vision_config.image_size
-    prompt = processor(text=[processor.default_prompt])["input_ids"][0]
+    prompt = processor(text=[processor.default_prompt], return_tensors="pt")["input_ids"][0]
     row = {"input_ids": prompt, "labels": prompt.masked_fill(prompt == processor.image_token_id, -100)} | {
         "pixel_values": torch.zeros(3, size, size)
     }
