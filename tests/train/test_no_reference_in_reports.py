@@ -77,7 +77,8 @@ def test_the_planted_word_is_in_no_report_and_in_nothing_that_generates_it(
 
     @functools.wraps(forward)  # whose arguments transformers looks at
     def watched(self, *arguments, **inputs):
-        if inputs.get("labels") is None:
+        # Steps behind the prompt may come as embeddings of what was generated.
+        if inputs.get("labels") is None and inputs.get("input_ids") is not None:
             seen.append(inputs["input_ids"])
         return forward(self, *arguments, **inputs)
 

@@ -5,6 +5,7 @@ import torch
 from golden_cases import load_case
 
 from mambaxray import convert_checkpoint, load_recipe
+from mambaxray.data.phantoms import make_study
 from mambaxray.train.finetune import freeze, make_generator
 from mambaxray.train.recipe import list_recipes
 
@@ -40,7 +41,7 @@ def test_the_recipe_makes_a_generator_whose_encoder_and_projection_are_trained(n
     freeze(model, recipe.model.freeze)
     assert model.config.vision_config.model_type == "vmamba"
     assert processor.num_image_tokens == model.config.num_image_tokens == 64
-    batch = processor(images=[torch.zeros(3, 64, 64).numpy().transpose(1, 2, 0).astype("uint8")])
+    batch = processor(images=make_study(0, image_size=64)["images"])
     output = model.train()(**batch, labels=batch["input_ids"].clamp(max=model.config.text_config.vocab_size - 1))
     output.loss.backward()
     trained = {key.split(".")[0] for key, parameter in model.named_parameters() if parameter.grad is not None}
