@@ -14,6 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from ...data.whole_file import write_whole
+
 
 def render(template: str, **values: Any) -> Markup:
     """A template of `templates/` as safe HTML: every value that is not `Markup` is escaped."""
@@ -48,7 +50,7 @@ def write_page(path: str | PathLike, template: str, **values: Any) -> Path:
     content = render_page(template, **values)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A generated text can hold half a surrogate pair, which UTF-8 can't encode: show "?" rather than lose the page.
-    path.write_text(content, encoding="utf-8", errors="replace")
+    write_whole(path, content.encode("utf-8", errors="replace").decode("utf-8"))
     return path
 
 
