@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 3, 5])
     parser.add_argument("--studies", type=int, default=32, help="how many (default 32)")
     parser.add_argument("--batch-size", type=int, default=8, help="studies at a time (default 8)")
-    parser.add_argument("--exact", type=int, default=0, help="also with exactly so many tokens per report")
+    parser.add_argument("--exact", type=int, default=0, help="also with exactly N tokens per report")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default 3)")
     parser.add_argument("--threads", type=int, default=0, help="torch's CPU threads (default: torch's choice)")
     parser.add_argument("--device", default="cpu", help="cpu (float32) or cuda (bfloat16)")

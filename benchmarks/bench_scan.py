@@ -11,7 +11,7 @@ without CUDA kernels, once per direction, on inputs laid out as it has them.
 
 On one CPU thread in float32, times are also given as multiples of the machine's floor: the exponentials and fused
 multiply-adds that the scan can't do without, each at the best rate that this machine reaches in a core's cache in the
-same run. What the operations of the `torch` scan cost by themselves is told, and the goals of the package are
+same run. What the operations of the `torch` scan cost by themselves is printed, and the goals of the package are
 checked at the end: multiples of the floor, and memory; with AVX-512, for which they were set, times faster than the
 rivals besides. The exit code is 1 when one is missed.
 """
@@ -52,7 +52,7 @@ SPEED_GOALS = [
     ("1x8x145x768x16", FORWARD, "native", "transformers", 30),
     ("1x8x145x768x16", BOTH, "native", "mambapy", 70),
 ]
-# MiB beside the inputs: so many times the output, and so many more.
+# MiB beside the inputs: a multiple of the output, and a constant.
 MEMORY_GOALS = {FORWARD: (1, 16), BOTH: (5, 24)}
 
 

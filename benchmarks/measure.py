@@ -111,7 +111,7 @@ class OperatorCount(TorchDispatchMode):
         return outputs
 
     def copies(self, least_bytes: int = 0) -> Counter[str]:
-        """Calls of operators that only move what others computed, whose largest output has at least so many bytes."""
+        """Calls of operators that only move what others computed, whose largest output has at least that many bytes."""
         return Counter({n: c for n, c in self.calls.items() if n in COPIES and self.largest[n] >= least_bytes})
 
 

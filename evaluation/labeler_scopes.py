@@ -97,7 +97,7 @@ _REFERS_BACK = re.compile(
 )
 """Stands before a cue that speaks of the statement before its own: "…, but *it* can't be excluded"."""
 _DEEPEST = 4
-"""Brackets within brackets that are told apart."""
+"""Depth to which nested brackets are distinguished."""
 
 
 def read_values(sentence: str, named: Sequence[Named]) -> None:

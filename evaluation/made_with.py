@@ -138,7 +138,7 @@ def _digest_of_content(path: Path, size: int, changed: int) -> str:
         try:
             return _digest_of_data(json.loads(path.read_text(encoding="utf-8")))
         except ValueError:
-            pass  # what is wrong is told when it is loaded
+            pass  # loading the model reports what is wrong
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

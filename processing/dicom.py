@@ -205,7 +205,7 @@ def _parse(content: bytes, keywords: list[str], name: str, pydicom: ModuleType) 
     try:
         if is_dicom(content[:_META_START]):
             _check_deflated(content, name, pydicom)
-        # A DICOM without preamble is told by its file's name only, so the magic word is not asked for here.
+        # A DICOM without preamble is identified by its file name only, so the magic word is not asked for here.
         dataset = pydicom.dcmread(BytesIO(content), force=True, specific_tags=keywords)
         syntax = dataset.file_meta.get("TransferSyntaxUID")
         kind = dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID") or ""

@@ -13,7 +13,7 @@ from .dicom_header import DicomHeader
 from .dicom_pixels import PixelFormat
 from .pixel_rules import ImageReadError, Levels, bit_depth, blank_error, is_flat, middle_range, stretch, stretch_range
 
-# A window is useless that leaves nearly all pixels within so many grey levels.
+# A window is useless that leaves nearly all pixels within this many grey levels.
 _USELESS_BAND = 16
 # Values of more than 8 bits whose middle 96 % lie within so few steps are noise around one value.
 _FEWEST_STEPS = 16

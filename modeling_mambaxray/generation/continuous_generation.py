@@ -71,7 +71,7 @@ def generate_continuously(
 
     Options that can't be served exactly (sampling, several returned sequences, assisted decoding, a cache
     implementation, …) and decoders that can't be called as it needs (see `docs/generation.md`) are left to plain
-    `generate` in batches, which is told in the log.
+    `generate` in batches, which the log says.
 
     Args:
         model: a `MambaXrayForConditionalGeneration`, in evaluation mode.

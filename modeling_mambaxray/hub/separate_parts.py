@@ -1,4 +1,4 @@
-"""Saving a model without the weights of those of its parts that are nobody's to hand out, or simply unchanged.
+"""Saving a model without the weights of parts that may not be redistributed, or that are unchanged.
 
 A part that was loaded from somewhere (a language model, a text encoder) is known by where it came from and by what it
 was then. What is saved leaves out its weights that are still as they came, bit by bit, and the configuration says where
@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 
 class PartNotFoundError(OSError):
-    """A saved model leaves a part out, and that can't be had from where it should be."""
+    """A saved model leaves a part out, and it cannot be loaded from its source."""
 
 
 class PartChangedError(ValueError):

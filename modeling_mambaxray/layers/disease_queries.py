@@ -58,7 +58,7 @@ class DiseaseQueries(nn.Module):
         num_hidden_layers: layers.
         num_attention_heads: heads of every attention.
         intermediate_size: width of the feed-forward.
-        cross_attention_frequency: cross-attention in every so many layers.
+        cross_attention_frequency: cross-attention in every N-th layer.
         self_attention: whether queries attend to each other.
         feed_forward: whether layers have a feed-forward.
         dropout: of hidden states and attention weights, in training.

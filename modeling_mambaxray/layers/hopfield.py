@@ -31,7 +31,7 @@ class HopfieldAssociation(nn.Module):
         value_size: width `v` of the values, of each head; `head_size` when not given.
         output_size: width of the output; `hidden_size` when not given.
         beta: inverse temperature; `1 / sqrt(head_size)` when not given.
-        update_steps: at most so many updates of the states before the recall; until convergence when negative.
+        update_steps: at most N updates of the states before the recall; until convergence when negative.
         tolerance: a head is done when no state's update in the batch is longer (norm over a sample's states).
         normalize: whether states, keys' memories and values' memories go through a layer norm each.
         layer_norm_eps: epsilon of these.

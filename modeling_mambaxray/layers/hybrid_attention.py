@@ -148,7 +148,7 @@ class HybridCrossAttention(nn.Module):
 
 
 class _HybridConfig:
-    """A decoder's configuration in the eyes of a hybrid layer's attention: the same, but for who attends."""
+    """The decoder's configuration as a hybrid layer's attention sees it: the same, except for the attention function."""
 
     _attn_implementation = _NAME
 
@@ -162,7 +162,7 @@ class _HybridConfig:
 
 
 class _PlainAttention:
-    """A hybrid layer's attention in the eyes of the function that it would have without us."""
+    """A hybrid layer's attention as the decoder's own attention function sees it."""
 
     def __init__(self, module: nn.Module):
         self.module = module

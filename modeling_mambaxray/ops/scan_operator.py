@@ -28,7 +28,7 @@ def scan_operator(
             time, `(chunks, K, B, N, D)` in float32 or float64; no chunks when no backward pass follows.
         backward: takes the output's gradient, those states and the inputs, and gives the gradients of all inputs but
             `delta_bias`, each shaped and typed as its input, contiguous.
-        count_chunks: number of chunks for so many directions, samples, steps, channels and states.
+        count_chunks: number of chunks, given the numbers of directions, samples, steps, channels and states.
         device_types: the kind of device that the two run on; any when not given.
 
     Returns:

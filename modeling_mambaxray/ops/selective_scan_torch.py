@@ -84,7 +84,7 @@ def _contract_channels(weights: Tensor, states: Tensor) -> Tensor:
 
 
 def _fit(work: list[Tensor], steps: int, directions: int, samples: int) -> list[Tensor]:
-    """The part of each work buffer that a chunk of so many time steps, directions and samples needs."""
+    """The part of each work buffer that a chunk of the given time steps, directions and samples needs."""
     return [buffer[:steps, :directions, :samples] for buffer in work]
 
 

@@ -1,4 +1,4 @@
-"""Saving in pieces, and loading in another number format or spread over devices, as far as a CPU shows it."""
+"""Saving in pieces, and loading in another dtype or spread over devices, as far as a CPU shows it."""
 
 import json
 
