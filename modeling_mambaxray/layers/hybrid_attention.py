@@ -148,7 +148,7 @@ class HybridCrossAttention(nn.Module):
 
 
 class _HybridConfig:
-    """The decoder's configuration as a hybrid layer's attention sees it: the same, except for the attention function."""
+    """The decoder's configuration as a hybrid layer's attention sees it: the same but for the attention function."""
 
     _attn_implementation = _NAME
 
