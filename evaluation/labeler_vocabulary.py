@@ -231,7 +231,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"(?:micro|port)?catheters?",
             r"picc(?: lines?)?",
             r"port-?a-?cath(?:eter)?s?|(?:medi|infus-?a-?|chest )?-?ports?",
-            r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?",
+            r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?|lines?(?= (?:placement|insertion|removal|exchange)\b)",
             r"lines? (?:(?:and|or|/) tubes?|tips?)|(?:all|support|monitoring|indwelling|vascular) (?:\w+ )?lines",
             r"lines(?= (?:have|were|are) (?:all |now |been )*(?:removed|withdrawn|pulled|discontinued|unchanged"
             r"|in place|stable))",
