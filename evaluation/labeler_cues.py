@@ -22,6 +22,8 @@ class Reach(Enum):
     """What follows directly, else those before it: "resolved effusion", "effusion, resolved"."""
     BACK_ALIKE = auto()
     """The nearest before it and others of the same observation: "pneumothorax after removal of the chest tube"."""
+    BACK_AGAIN = auto()
+    """What the cue before it speaks of: "edema has cleared on the right but persists on the left"."""
     NONE = auto()
     """Nothing. The phrase only looks like a cue: "not only"."""
 
@@ -90,7 +92,8 @@ _OF_SIGNS = (
     r"(?:evidence|signs?|suggestions?|indications?|findings?|suspicion|trace|hint|features?|appearances?|areas?"
     r"|foc(?:us|i)|regions?"
     r"|recurrence|re-?accumulation|development|visuali[sz]ation|residuals?|remnants?|presence|stigmata"
-    r"|manifestations?|proof|concern|degree|component|element|amount|re-?demonstration|demonstration|re-?expansion)"
+    r"|manifestations?|proof|concern|re-?demonstration"
+    r"|(?:degree|component|element|amount)(?! of the)|demonstration|re-?expansion)"
 )
 
 _CHANGE = (
@@ -115,6 +118,11 @@ CUES: tuple[Cue, ...] = (
             rf"(?:previous|former)ly not{_SLIGHTLY} {_SEEN_OR_SUSPECTED}",
             rf"not{_SLIGHTLY} {_SEEN_OR_SUSPECTED}(?: \w+ly)? {_EARLIER}",
             rf"absent {_EARLIER}",
+            # a doubt about something else than whether it is there
+            r"(?:doubtful|questionable|uncertain|unclear|possible|indeterminate|equivocal) (?:clinical )?"
+            r"(?:significance|importance|relevance|a?etiology|age|chronicity|acuity|nature|origin|cause)",
+            r"(?:query|\?|possibly|questionably|age) (?:acute|old|chronic|subacute|healed|healing|indeterminate)"
+            r"(?=\W*$)",
             # what can't be seen of a thing that is there
             rf"tips? (?:[\w-]+ ){{0,6}}?not{_SLIGHTLY} {_SEEN}",
             rf"tips? (?:[\w-]+ ){{0,6}}?(?:excluded|no longer {_SEEN})",
@@ -150,6 +158,18 @@ CUES: tuple[Cue, ...] = (
         NOT_MENTIONED,
         (rf"(?:may|might|could|would) not{_SLIGHTLY} {_SEEN}",),
     ),
+    # What has gone from one place only.
+    Cue(
+        Reach.BACK_AGAIN,
+        PRESENT,
+        (
+            r"(?:(?<=, )|(?<=and )|(?<=but )|(?<=yet )|(?<=though ))(?:it |they |still |has |have |is |are |now |only "
+            r"|slightly |otherwise )*(?:persist\w*|remain\w*|residual|decreased|improved|diminished|increased|worse\w*"
+            r"|unchanged|stable|present|seen|smaller|larger|small|large|trace|tiny|minimal|mild|moderate)"
+            r" (?:in|at|on|within) (?:the |both |its )*(?:left|right|bases?|ap(?:ex|ices)|(?:upper|lower|mid|middle)"
+            r" (?:lobes?|zones?|lungs?)|lung bases?|lingula|rll|lll|rul|lul|rml)",
+        ),
+    ),
     # What can't be excluded, and other hedges.
     Cue(
         Reach.BACK,
@@ -162,7 +182,8 @@ CUES: tuple[Cue, ...] = (
             r"less (?:favou?red|plausible|convincing|probable)(?: than)?|not (?:favou?red|probable)|in (?:question"
             r"|doubt)",
             r"(?:would|should|could|may|might|can|must)(?: also)? be (?:considered|possible|suspected|entertained"
-            r"|questioned|raised|present|there|seen|included|unlikely|in the differential"
+            r"|questioned|raised|present|there|seen|included|unlikely|in the differential|missed|overlooked|hidden"
+            r"|masked"
             r"|an? (?:\w+ )?(?:consideration|possibility|concern))",
             r"in the differential",
             r"(?:felt|thought|believed|judged|deemed|considered)(?: to be)? (?:\w+ )?(?:unlikely|less likely"

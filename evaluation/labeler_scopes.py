@@ -11,7 +11,8 @@ words are data, in `labeler_cues.py`.
 3. A cue in front of what is named holds to the end of its statement. Once it has found something, it does not reach
    behind a preposition: what stands there is taken for granted ("no pneumothorax *after* placement of …").
 4. A cue behind what is named holds back to the statement's beginning or the last verb, and not for what stands behind
-   a preposition ("atelectasis *next to* the effusion has resolved").
+   a preposition ("atelectasis *next to* the effusion has resolved"). What it takes away, words that say where the
+   finding still is give back ("… has cleared on the right *but persists on the left*").
 """
 
 import re
@@ -238,7 +239,7 @@ class _Reader:
     def _looks_ahead(self, clause: Sequence[_Event], i: int, previous: Sequence[_Event]) -> bool:
         """Whether the cue `clause[i]` speaks of what follows it."""
         reach = clause[i].cue.reach if clause[i].cue else Reach.NONE
-        if reach in (Reach.AHEAD, Reach.NONE):
+        if reach in (Reach.AHEAD, Reach.NONE, Reach.BACK_AGAIN):
             return reach is Reach.AHEAD
         if reach is Reach.EITHER:
             for event in clause[i + 1 :]:
@@ -299,6 +300,11 @@ class _Reader:
                         self._change(self._targets(clause, i), inner.cue, True)
             cue = event.cue
             if cue is None or cue.reach is Reach.NONE or self._looks_ahead(clause, i, previous):
+                continue
+            if cue.reach is Reach.BACK_AGAIN:
+                before = clause[:i] if any(e.named for e in clause[:i]) else previous
+                cues = [j for j, e in enumerate(before) if e.cue and e.cue.reach in (Reach.BACK, Reach.EITHER)]
+                self._change(self._targets(before, cues[-1] if cues else len(before)), cue, True)
                 continue
             if cue.reach is Reach.BACK_ALIKE:
                 self._change(self._alike(clause[: self._predicate(clause, i)] or previous), cue, False)

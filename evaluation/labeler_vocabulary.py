@@ -231,7 +231,8 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"(?:micro|port)?catheters?",
             r"picc(?: lines?)?",
             r"port-?a-?cath(?:eter)?s?|(?:medi|infus-?a-?|chest )?-?ports?",
-            r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?|lines?(?= (?:placement|insertion|removal|exchange)\b)",
+            r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?",
+            r"lines?(?= (?:placement|insertion|removal|exchange)\b)",
             r"lines? (?:(?:and|or|/) tubes?|tips?)|(?:all|support|monitoring|indwelling|vascular) (?:\w+ )?lines",
             r"lines(?= (?:have|were|are) (?:all |now |been )*(?:removed|withdrawn|pulled|discontinued|unchanged"
             r"|in place|stable))",
@@ -302,7 +303,8 @@ STATEMENTS: tuple[Statement, ...] = (
         r"|enlargement|borderline|(?:larger|bigger)(?= than| in size|\W*$|[.,;])|(?:above|exceeds"
         r"|greater than) normal"
         r"|large(?= (?:heart|cardiac|for|in|and|but)\b|\W*$|[.,;)]))"
-        rf"|increased(?= heart| cardiac| size of)|increased(?! (?!in size)\w)|{_NOT_NORMAL})"
+        rf"|increased(?= heart| cardiac| size of)"
+        rf"|increased(?! (?!in size)\w)|{_NOT_NORMAL})"
         r"(?! (?!and\b)(?:\w+ )?(?:lymph|nodes?|effusions?|hil\w+|aort\w+|hernia|pulmonary|central|pericardial))",
         _NORMAL,
     ),
