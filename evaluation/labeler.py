@@ -36,8 +36,9 @@ _HEADING = re.compile(
     rf"|(?:^|(?<=\.)|(?<=[^a-z,]\n)){_NUMBER}(?:(?P<part>{_OTHER_PART})|chest)(?: ?\.| (?=1\.))"
 )
 _SILENT_SECTIONS = ("indication", "comparison", "technique", "examination")
-_SPEAKING_SECTIONS = ("findings", "impression", "other")
-"""Of the sections that `headings` tells apart, whatever the spelling."""
+"""Of the sections that `headings` tells apart, whatever their spelling; all others speak."""
+_TITLED_SECTIONS = (*_SILENT_SECTIONS, "findings", "impression", "other")
+"""Sections whose headings say nothing themselves, unlike "HEART: enlarged"."""
 _PARAGRAPH_END = re.compile(r"\S[ \t]*\n\s*\n")
 
 
@@ -173,12 +174,13 @@ def _speaking_sections(text: str, lowered: str) -> Iterator[tuple[int, int]]:
 
 
 def _cuts(text: str, lowered: str) -> list[tuple[int, int, bool]]:
-    """Where headings start and end, and whether their sections are silent, in order; one can be found twice."""
+    """Where headings start and end, and whether their sections are silent, in order."""
     found = [(m.start(), m.end(), bool(m["silent"] or m["part"])) for m in _HEADING.finditer(lowered)]
+    known = {end for _, end, _ in found}
     if ":" in text or "\n" in text:
         for section, start, end in headings(text.replace("\r\n", " \n").replace("\r", "\n")):
-            if section in _SILENT_SECTIONS or section in _SPEAKING_SECTIONS:
-                found.append((start, end, section in _SILENT_SECTIONS))
+            if end not in known:
+                found.append((start, end if section in _TITLED_SECTIONS else start, section in _SILENT_SECTIONS))
     return sorted(found)
 
 

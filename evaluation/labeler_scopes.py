@@ -307,7 +307,7 @@ class _Reader:
                 self._change(self._targets(before, cues[-1] if cues else len(before)), cue, True)
                 continue
             if cue.reach is Reach.BACK_ALIKE:
-                self._change(self._alike(clause[: self._predicate(clause, i)] or previous), cue, False)
+                self._change(self._alike(clause[: self._predicate(clause, i)] or previous), cue, cue.value == PRESENT)
                 continue
             targets = self._targets(clause, i)
             if targets or any(e.named for e in clause[:i]):
