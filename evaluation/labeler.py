@@ -48,11 +48,16 @@ def _alternatives(patterns: Iterable[tuple[str, str]]) -> str:
 
 
 _FINDING = re.compile(rf"\b(?:{_alternatives((f'f{i}', '|'.join(f.phrases)) for i, f in enumerate(FINDINGS))})\b")
+_OTHER = (
+    r"\b(?:but(?! (?:likely|probably|possibly|still|is|remains|appears|within|now|not|at)\b)|however|although|with"
+    r"|without|there|no(?! longer))\b"
+)
+"""Begins words that no longer speak of the subject."""
 _PREDICATED = r"(?:[\w-]+ ){1,3}(?:is|are|appears?|remains?)\b"
 """What has a predicate of its own: "normal heart size, *mediastinal contours are* widened"."""
 _STATEMENTS = [
     re.compile(
-        rf"\b{s.subject}\b(?: ?: ?)?(?:(?!\b(?:but|however|although|with|without|there|no(?! longer))\b)[^;:]){{0,90}}?"
+        rf"\b{s.subject}\b(?: ?: ?)?(?:(?!{_OTHER})[^;:]){{0,90}}?"
         rf"\b(?:(?P<asserted>{s.asserting})|(?P<denied>{s.denying}))\b"
         rf"|\b(?:(?P<asserted_before>{s.asserting})|(?P<denied_before>{s.denying}))"
         rf"(?:,? (?:in|sized?|of|the|stable|(?:heart|heart size)(?: and|,(?! {_PREDICATED}))))* {s.subject}\b"

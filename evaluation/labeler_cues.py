@@ -268,7 +268,7 @@ CUES: tuple[Cue, ...] = (
         ABSENT,
         (
             rf"{_TAKEN_OUT}|(?:removal|explantation|withdrawal|extraction)(?! of)|extubat(?:ion|ed)",
-            r"(?:is|are) (?:now )?out(?=[^\w¤]*$)",
+            r"(?:(?:is|are) (?:now )?|(?<=¤ ))out(?=[^\w¤]*$|[,;] )",
         ),
     ),
     Cue(
@@ -359,6 +359,7 @@ MARKS: tuple[Mark, ...] = (
         (
             r"worse\w*|improv\w*|increas\w*|decreas\w*|progress(?:ed|ing|ive(?:ly)?)|enlarging|grow(?:n|ing)|grew"
             r"|shrunk\w*|shrink\w*|resolving|evolving|recurr\w+|larger|smaller|bigger|diminish\w+|reaccumulat\w+",
+            r"(?<!than )\d+(?:\.\d+)?(?: ?x ?\d+(?:\.\d+)?)*[ -]?(?:mm|cm)",
         ),
     ),
     Mark(

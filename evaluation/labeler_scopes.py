@@ -92,7 +92,7 @@ _ADJECTIVE = re.compile(
 """Ends text after which "and" and commas join adjectives: "small and large"."""
 _PLURAL = re.compile(r"(?:are|were|have|remain|appear)\b")
 _REFERS_BACK = re.compile(
-    r"\W*(?:(?:it|this|these|those|they|that|which|one|an?|small|tiny|subtle|early|underlying|now|since|has|have|is"
+    r"(?:.*\b(?:one|ones|it)\b)?\W*(?:(?:it|this|these|those|they|that|which|one|an?|small|tiny|subtle|early|underlying|now|since|has|have|is"
     r"|are|was|were"
     r"|been|still|also|interval|completely|fully|probably|remains?|again|of|course)\b\W*)*"
 )

@@ -232,6 +232,8 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"picc(?: lines?)?",
             r"port-?a-?cath(?:eter)?s?|(?:medi|infus-?a-?|chest )?-?ports?",
             r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?",
+            r"(?:right|left) (?:ij|internal jugular|subclavian)(?= (?:in|tip|terminat\w+|ends|is|has|unchanged|with)\b"
+            r"|\W*$|[,;])",
             r"lines?(?= (?:placement|insertion|removal|exchange)\b)",
             r"lines? (?:(?:and|or|/) tubes?|tips?)|(?:all|support|monitoring|indwelling|vascular) (?:\w+ )?lines",
             r"lines(?= (?:have|were|are) (?:all |now |been )*(?:removed|withdrawn|pulled|discontinued|unchanged"
@@ -304,7 +306,7 @@ STATEMENTS: tuple[Statement, ...] = (
         r"|greater than) normal"
         r"|large(?= (?:heart|cardiac|for|in|and|but)\b|\W*$|[.,;)]))"
         rf"|increased(?= heart| cardiac| size of)"
-        rf"|increased(?! (?!in size)\w)|{_NOT_NORMAL})"
+        rf"|increased(?! (?!in size|compared|from|since|relative|when)\w)|{_NOT_NORMAL})"
         r"(?! (?!and\b)(?:\w+ )?(?:lymph|nodes?|effusions?|hil\w+|aort\w+|hernia|pulmonary|central|pericardial))",
         _NORMAL,
     ),
