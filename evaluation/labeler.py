@@ -21,7 +21,8 @@ _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 _SILENT = (
     r"indications?|(?:clinical |patient )?history|clinical (?:indications?|information|statement)|"
-    r"reason for (?:exam(?:ination)?|study)|comparisons?|techniques?|exam(?:ination)?|procedure|recommendations?"
+    r"reasons?(?: for (?:the |this )?(?:exam(?:ination)?|study|procedure|referral))?|"
+    r"comparisons?|techniques?|exam(?:ination)?|procedure|recommendations?"
 )
 _OTHER_PART = (
     r"(?:(?:left|right|bilateral)\s+)?(?:hands?|wrists?|elbows?|shoulders?|knees?|ankles?|f(?:oo|ee)t|hips?|pelvis"

@@ -134,6 +134,7 @@ CUES: tuple[Cue, ...] = (
             rf"(?:{_GONE}|{_GOING})(?:,)? (?:only )?(?:in part|partially|partly|incompletely)",
             rf"(?:that|which) (?:was|were|had been)(?: \w+ly)? {_SEEN}",
             r"yet to (?:be )?\w+",
+            r"(?<!with )(?<!complete )(?<!interval )clearing(?= (?:(?!of|in|at|on|from|since|with)\w+ ){0,3}¤)",
         ),
     ),
     # What has changed, has not gone, or stands in the way, is there.
@@ -146,7 +147,7 @@ CUES: tuple[Cue, ...] = (
             r"|as regards|affecting|compared(?: to| with)?)",
             r"(?:interval change|significant change|change),? ",
             r"(?:decreas|increas|improv|worsen|progress|enlarg)(?:e|ing) (?:of|in)",
-            rf"{_GOING} of(?=[^.,;]{{1,40}} (?:is|remains) (?:incomplete|partial|not (?:yet )?complete))",
+            rf"{_GOING} of(?=[^.,;]{{1,80}} (?:is|remains) (?:incomplete|partial|not (?:yet )?complete))",
             rf"{_PARTLY}(?:[ -]\w+){{0,2}}?[ -](?:{_GOING}|resolving|improvement) of",
             r"(?:ensure|document|confirm|assess|assure|demonstrate|verify|monitor|evaluate|establish|show|see"
             rf"|until|for|to)(?: for)?(?: [\w-]+){{0,2}}? {_GOING} of",
@@ -301,7 +302,8 @@ CUES: tuple[Cue, ...] = (
 )
 
 _PLACE = (
-    r"(?:in|within|at|on|along|about|near|around|over|overlying|underlying|underneath|under|beneath|behind"
+    r"(?:in|within|at|on|along|about|near|around|over|overlying"
+    r"|underlying(?= (?:the|this|that|these|an?|his|her)\b)|underneath|under|beneath|behind"
     r"|above|below|beyond|inside|outside|through|throughout|between|against|by|from|surrounding|adjacent to|next to"
     r"|lateral to|medial to|inferior to|superior to|anterior to|posterior to|distal to|proximal to|abutting"
     r"|projecting (?:over|within)|along with|alongside|together with|associated with|in association with|involving"

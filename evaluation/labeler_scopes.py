@@ -65,7 +65,8 @@ _PUNCTUATION = (
     ("with", r", ?with\b(?! (?:respect|regard)\b)"),
     (
         "comma",
-        r"(?<!if any)(?<!if present)(?<!if real),(?!\d| if (?:any|present|real)\b|(?<=setting,) (?:this|these|it)\b)",
+        r"(?<= )/(?= )|(?<!if any)(?<!if present)(?<!if real)"
+        r",(?!\d| if (?:any|present|real)\b|(?<=setting,) (?:this|these|it)\b)",
     ),
     ("open", r"[(\[]"),
     ("close", r"[)\]]"),

@@ -59,6 +59,7 @@ _BEHIND_HARDWARE = "|".join(
     for noun in (*_HARDWARE_NOUNS, "hardware")
     for link in (" ", "s ", " is ", "s is ", "s are ")
 )
+_ELSE = r"with|and|or|near|adjacent|since|after|following|despite|post|status"
 _LUNG_SITE = (
     r"(?:lungs?|pulmonary|(?:mid-?)?lobes?|lingula\w*|bas(?:e|es|al|ilar)|bibasilar|ap(?:ex|ices|ical)|hil(?:um|ar|a)"
     r"|peri-?hilar|supra-?hilar|infra-?hilar|mid-?lung|retrocardiac)"
@@ -102,7 +103,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"|extremit\w+|legs?|arms?)",
             r"anasarca",
             rf"fractur(?:es?|ed)(?:{_BEHIND_HARDWARE})",
-            rf"fractur(?:es?(?= of)|ed|e)(?= (?:(?!with|and|or|near|adjacent)[\w-]+ ){{0,5}}?{_HARDWARE}\b)",
+            rf"fractur(?:es?(?= of)|ed|e)(?= (?:(?!{_ELSE})[\w-]+ ){{0,5}}?{_HARDWARE}\b)",
         ),
     ),
     FindingPhrases(
