@@ -220,7 +220,7 @@ CUES: tuple[Cue, ...] = (
             r"|not likely(?: to (?:be|represent|reflect))?|improbable|doubt(?:ful)?(?: for)?|low (?:suspicion"
             r"|likelihood|probability)(?: for| of)?",
             r"suspect(?:ed|s)?|consider(?:ation|ations)?(?: (?:of|for|include))?|quer(?:y|ied)|question(?:able|ably"
-            r"|ed|ing)?(?: of)?|equivocal|possible|conceivable|debatable|unconfirmed",
+            r"|ed|ing)?(?: of)?|equivocal|possible|conceivable|uncertain|debatable|unconfirmed",
             r"(?:is|are|remains?) (?:uncertain|indeterminate|speculative)",
             r"(?:in|under) (?:the |an? )?(?:appropriate|correct|proper|right) clinical (?:setting|context|scenario"
             r"|circumstances?)",
@@ -387,7 +387,7 @@ MARKS: tuple[Mark, ...] = (
         (
             r"mild(?:ly)?|moderate(?:ly)?|minimal(?:ly)?|small|trace|tiny|slight(?:ly)?|chronic|old|healed|low"
             r"|status|patchy|streaky|linear|calcified|subsegmental|bibasilar|biapical"
-            r"|moderate-to-large|large-volume|small-to-moderate|faint|subtle|few|several|multiple|scattered"
+            r"|moderate-to-large|large-volume|small-to-moderate|faint|subtle|two|three|four|few|several|multiple|scattered"
             r"|plate-?like|interval|likely|probabl[ey]|presumabl[ey]|presumed|known|underlying",
             r"an?|the|heart|cardiac|lungs?|bilateral|left(?:-sided)?|right(?:-sided)?|both|lower|upper|bases|there"
             r"|these|this|its|rll|lll|rul|lul|rml",

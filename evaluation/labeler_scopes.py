@@ -7,7 +7,8 @@ words are data, in `labeler_cues.py`.
 1. The sentence is cut into *clauses* at semicolons, dashes, "but" and the like; a bracket is a clause within one.
 2. A clause is cut into *items* at commas, "and", "or" and "with". An item opens a new statement when it has a predicate
    of its own ("…, the right one is unchanged"), a word that asserts ("persistent") or a word that opens a phrase
-   ("small", "left"), the last not within a list that ends with "or".
+   ("small", "left"), the last not within a list that ends with "or"; or when a comma stands before it, a side behind
+   it, and neither "or" nor "and" ends the list ("…, consolidation *on the left*").
 3. A cue in front of what is named holds to the end of its statement. Once it has found something, it does not reach
    behind a preposition: what stands there is taken for granted ("no pneumothorax *after* placement of …").
 4. A cue behind what is named holds back to the statement's beginning or the last verb, and not for what stands behind
@@ -91,6 +92,8 @@ _ADJECTIVE = re.compile(
     r"|stable|patchy|discrete|hazy|linear)|\w-)$"
 )
 """Ends text after which "and" and commas join adjectives: "small and large"."""
+_SIDE = re.compile(r"(?: the)? (?:left|right)\b")
+"""Behind "in", "on" or "at": where something is, which is not said of what is not there."""
 _PLURAL = re.compile(r"(?:are|were|have|remain|appear)\b")
 _REFERS_BACK = re.compile(
     r"(?:.*\b(?:one|ones|it)\b)?\W*(?:(?:it|this|these|those|they|that|which|one|an?|small|tiny|subtle|early|underlying|now|since|has|have|is"
@@ -266,11 +269,12 @@ class _Reader:
             return False
         if _ADJECTIVE.search(self.sentence, max(0, clause[i].start - 12), clause[i].start):
             return False
-        names = asserts = begins = False
+        names = asserts = begins = placed = False
         for event in clause[i + 1 :]:
             if event.kind in _CONNECTORS or (event.cue and names):
                 asserts |= event.cue is not None and event.cue.reach is Reach.BACK
                 break
+            placed |= event.kind == "preposition" and names and _SIDE.match(self.sentence, event.end) is not None
             if event.named:
                 begins |= not names and event.named.anchor != event.named.start
                 names = True
@@ -280,6 +284,7 @@ class _Reader:
                 begins |= not names
             elif event.cue:
                 begins |= _OPENS_DOUBTFULLY.match(self.sentence, event.start) is not None
+        begins |= placed and clause[i].kind == "comma" and all(event.kind != "and" for event in clause[i + 1 :])
         return names and (asserts or (begins and not self._closed_by_or(clause, i)))
 
     def _closed_by_or(self, clause: Sequence[_Event], i: int) -> bool:
