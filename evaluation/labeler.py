@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..data.schema import ABSENT, NOT_MENTIONED, OBSERVATIONS, PRESENT, UNCERTAIN
-from ..processing.report_text import is_missing
+from ..processing.report_text import headings, is_missing
 from .labeler_scopes import Named, read_values
 from .labeler_sentences import sentences
 from .labeler_vocabulary import FINDINGS, OTHER_ABNORMALITY, STATEMENTS
@@ -21,7 +21,8 @@ _LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 _SILENT = (
     r"indications?|(?:clinical |patient )?history|clinical (?:indications?|information|statement)|"
-    r"reason for (?:exam(?:ination)?|study)|comparisons?|techniques?|exam(?:ination)?|procedure|recommendations?"
+    r"reasons?(?: for (?:the |this )?(?:exam(?:ination)?|study|procedure|referral))?|"
+    r"comparisons?|techniques?|exam(?:ination)?|procedure|recommendations?"
 )
 _OTHER_PART = (
     r"(?:(?:left|right|bilateral)\s+)?(?:hands?|wrists?|elbows?|shoulders?|knees?|ankles?|f(?:oo|ee)t|hips?|pelvis"
@@ -35,6 +36,10 @@ _HEADING = re.compile(
     # without a colon, but not where a line is only wrapped
     rf"|(?:^|(?<=\.)|(?<=[^a-z,]\n)){_NUMBER}(?:(?P<part>{_OTHER_PART})|chest)(?: ?\.| (?=1\.))"
 )
+_SILENT_SECTIONS = ("indication", "comparison", "technique", "examination")
+"""Of the sections that `headings` tells apart, whatever their spelling; all others speak."""
+_TITLED_SECTIONS = (*_SILENT_SECTIONS, "findings", "impression", "other")
+"""Sections whose headings say nothing themselves, unlike "HEART: enlarged"."""
 _PARAGRAPH_END = re.compile(r"\S[ \t]*\n\s*\n")
 
 
@@ -44,12 +49,19 @@ def _alternatives(patterns: Iterable[tuple[str, str]]) -> str:
 
 
 _FINDING = re.compile(rf"\b(?:{_alternatives((f'f{i}', '|'.join(f.phrases)) for i, f in enumerate(FINDINGS))})\b")
+_OTHER = (
+    r"\b(?:but(?! (?:likely|probably|possibly|still|is|remains|appears|within|now|not|at)\b)|however|although|with"
+    r"|without|there|no(?! longer))\b"
+)
+"""Begins words that no longer speak of the subject."""
+_PREDICATED = r"(?:[\w-]+ ){1,3}(?:is|are|appears?|remains?)\b"
+"""What has a predicate of its own: "normal heart size, *mediastinal contours are* widened"."""
 _STATEMENTS = [
     re.compile(
-        rf"\b{s.subject}\b(?:(?!\b(?:but|however|although|with|without|there|no(?! longer))\b)[^;:]){{0,90}}?"
+        rf"\b{s.subject}\b(?: ?: ?)?(?:(?!{_OTHER})[^;:]){{0,90}}?"
         rf"\b(?:(?P<asserted>{s.asserting})|(?P<denied>{s.denying}))\b"
         rf"|\b(?:(?P<asserted_before>{s.asserting})|(?P<denied_before>{s.denying}))"
-        rf"(?:,? (?:in|sized?|of|the|stable|heart size(?: and|,)|heart(?: and|,)))* {s.subject}\b"
+        rf"(?:,? (?:in|sized?|of|the|stable|(?:heart|heart size)(?: and|,(?! {_PREDICATED}))))* {s.subject}\b"
     )
     for s in STATEMENTS
 ]
@@ -120,13 +132,13 @@ def _stronger(first: int | None, second: int | None) -> int | None:
 
 
 def _says_something(text: str) -> bool:
-    return any(not is_missing(text[start:end]) for start, end in _speaking_sections(text.translate(_LOWER)))
+    return any(not is_missing(text[start:end]) for start, end in _speaking_sections(text, text.translate(_LOWER)))
 
 
 def _read(text: str) -> Iterator[Mention]:
     """All mentions, those of abnormalities outside the 14 observations included."""
     lowered = text.translate(_LOWER)
-    for start, end in _speaking_sections(lowered):
+    for start, end in _speaking_sections(text, lowered):
         for sentence in sentences(lowered, start, end, text):
             for each in _read_sentence(sentence.words):
                 if each.value is NOT_MENTIONED:
@@ -149,23 +161,33 @@ def _read_sentence(words: str) -> tuple[Named, ...]:
     return named
 
 
-def _speaking_sections(text: str) -> Iterator[tuple[int, int]]:
+def _speaking_sections(text: str, lowered: str) -> Iterator[tuple[int, int]]:
     """Spans of the text outside sections that say nothing about the chest's image.
 
     These are sections such as the indication, and the part on the knee in a report on chest and knee. Such a section
     ends at the next heading or, for reports that give their findings no heading, after its first paragraph.
     """
-    start = 0
-    silent = False
-    for heading in [*_HEADING.finditer(text), None]:
-        end = heading.start() if heading else len(text)
+    start, silent = 0, False
+    for end, next_start, next_silent in [*_cuts(text, lowered), (len(text), len(text), False)]:
+        if end < start:
+            continue
         if silent:
-            paragraph = _PARAGRAPH_END.search(text, start, end)
+            paragraph = _PARAGRAPH_END.search(lowered, start, end)
             start = paragraph.end() if paragraph else end
         if start < end:
             yield start, end
-        if heading:
-            start, silent = heading.end(), bool(heading["silent"] or heading["part"])
+        start, silent = next_start, next_silent
+
+
+def _cuts(text: str, lowered: str) -> list[tuple[int, int, bool]]:
+    """Where headings start and end, and whether their sections are silent, in order."""
+    found = [(m.start(), m.end(), bool(m["silent"] or m["part"])) for m in _HEADING.finditer(lowered)]
+    known = {end for _, end, _ in found}
+    if ":" in text or "\n" in text:
+        for section, start, end in headings(text.replace("\r\n", " \n").replace("\r", "\n")):
+            if end not in known:
+                found.append((start, end if section in _TITLED_SECTIONS else start, section in _SILENT_SECTIONS))
+    return sorted(found)
 
 
 def _names(sentence: str) -> Iterator[Named]:

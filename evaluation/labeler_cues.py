@@ -22,6 +22,8 @@ class Reach(Enum):
     """What follows directly, else those before it: "resolved effusion", "effusion, resolved"."""
     BACK_ALIKE = auto()
     """The nearest before it and others of the same observation: "pneumothorax after removal of the chest tube"."""
+    BACK_AGAIN = auto()
+    """What the cue before it speaks of: "edema has cleared on the right but persists on the left"."""
     NONE = auto()
     """Nothing. The phrase only looks like a cue: "not only"."""
 
@@ -90,7 +92,8 @@ _OF_SIGNS = (
     r"(?:evidence|signs?|suggestions?|indications?|findings?|suspicion|trace|hint|features?|appearances?|areas?"
     r"|foc(?:us|i)|regions?"
     r"|recurrence|re-?accumulation|development|visuali[sz]ation|residuals?|remnants?|presence|stigmata"
-    r"|manifestations?|proof|concern|degree|component|element|amount|re-?demonstration|demonstration|re-?expansion)"
+    r"|manifestations?|proof|concern|re-?demonstration"
+    r"|(?:degree|component|element|amount)(?! of the)|demonstration|re-?expansion)"
 )
 
 _CHANGE = (
@@ -115,6 +118,11 @@ CUES: tuple[Cue, ...] = (
             rf"(?:previous|former)ly not{_SLIGHTLY} {_SEEN_OR_SUSPECTED}",
             rf"not{_SLIGHTLY} {_SEEN_OR_SUSPECTED}(?: \w+ly)? {_EARLIER}",
             rf"absent {_EARLIER}",
+            # a doubt about something else than whether it is there
+            r"(?:doubtful|questionable|uncertain|unclear|possible|indeterminate|equivocal) (?:clinical )?"
+            r"(?:significance|importance|relevance|a?etiology|age|chronicity|acuity|nature|origin|cause)",
+            r"(?:query|\?|possibly|questionably|age) (?:acute|old|chronic|subacute|healed|healing|indeterminate)"
+            r"(?=\W*$)",
             # what can't be seen of a thing that is there
             rf"tips? (?:[\w-]+ ){{0,6}}?not{_SLIGHTLY} {_SEEN}",
             rf"tips? (?:[\w-]+ ){{0,6}}?(?:excluded|no longer {_SEEN})",
@@ -126,6 +134,7 @@ CUES: tuple[Cue, ...] = (
             rf"(?:{_GONE}|{_GOING})(?:,)? (?:only )?(?:in part|partially|partly|incompletely)",
             rf"(?:that|which) (?:was|were|had been)(?: \w+ly)? {_SEEN}",
             r"yet to (?:be )?\w+",
+            r"(?<!with )(?<!complete )(?<!interval )clearing(?= (?:(?!of|in|at|on|from|since|with)\w+ ){0,3}¤)",
         ),
     ),
     # What has changed, has not gone, or stands in the way, is there.
@@ -138,7 +147,7 @@ CUES: tuple[Cue, ...] = (
             r"|as regards|affecting|compared(?: to| with)?)",
             r"(?:interval change|significant change|change),? ",
             r"(?:decreas|increas|improv|worsen|progress|enlarg)(?:e|ing) (?:of|in)",
-            rf"{_GOING} of(?=[^.,;]{{1,40}} (?:is|remains) (?:incomplete|partial|not (?:yet )?complete))",
+            rf"{_GOING} of(?=[^.,;]{{1,80}} (?:is|remains) (?:incomplete|partial|not (?:yet )?complete))",
             rf"{_PARTLY}(?:[ -]\w+){{0,2}}?[ -](?:{_GOING}|resolving|improvement) of",
             r"(?:ensure|document|confirm|assess|assure|demonstrate|verify|monitor|evaluate|establish|show|see"
             rf"|until|for|to)(?: for)?(?: [\w-]+){{0,2}}? {_GOING} of",
@@ -149,6 +158,31 @@ CUES: tuple[Cue, ...] = (
         Reach.BACK,
         NOT_MENTIONED,
         (rf"(?:may|might|could|would) not{_SLIGHTLY} {_SEEN}",),
+    ),
+    # What has gone from one place only.
+    Cue(
+        Reach.BACK_AGAIN,
+        PRESENT,
+        (
+            r"(?:(?<=, )|(?<=and )|(?<=but )|(?<=yet )|(?<=though ))(?:it |they |still |has |have |is |are |now |only "
+            r"|slightly |otherwise )*(?:persist\w*|remain\w*|residual|decreased|improved|diminished|increased|worse\w*"
+            r"|unchanged|stable|present|seen|smaller|larger|small|large|trace|tiny|minimal|mild|moderate)"
+            r" (?:in|at|on|within) (?:the |both |its )*(?:left|right|bases?|ap(?:ex|ices)|(?:upper|lower|mid|middle)"
+            r" (?:lobes?|zones?|lungs?)|lung bases?|lingula|rll|lll|rul|lul|rml)",
+            r"(?:that|those|the (?:one|portion|component)) (?:in|at|on|within) (?:the )?(?:left|right|other|opposite"
+            r"|(?:lower|upper|left|right) (?:lobes?|bas(?:e|es)))(?: side| lung)? (?:has |have |is |are |now |still )*"
+            r"(?:persist\w*|remain\w*|decreased|improved|diminished|increased|worse\w*|unchanged|stable|smaller"
+            r"|larger)",
+        ),
+    ),
+    # What is wrong with a thing is not the thing: "no hardware failure".
+    Cue(
+        Reach.BACK_ALIKE,
+        PRESENT,
+        (
+            r"(?<=¤ )(?:failure|malfunction|complications?|loosening|kink(?:ing|s)?|malposition(?:ing)?"
+            r"|displacement|migration|dislodge?ment|discontinuity|breakage|coiling|retraction)",
+        ),
     ),
     # What can't be excluded, and other hedges.
     Cue(
@@ -162,7 +196,8 @@ CUES: tuple[Cue, ...] = (
             r"less (?:favou?red|plausible|convincing|probable)(?: than)?|not (?:favou?red|probable)|in (?:question"
             r"|doubt)",
             r"(?:would|should|could|may|might|can|must)(?: also)? be (?:considered|possible|suspected|entertained"
-            r"|questioned|raised|present|there|seen|included|unlikely|in the differential"
+            r"|questioned|raised|present|there|seen|included|unlikely|in the differential|missed|overlooked|hidden"
+            r"|masked"
             r"|an? (?:\w+ )?(?:consideration|possibility|concern))",
             r"in the differential",
             r"(?:felt|thought|believed|judged|deemed|considered)(?: to be)? (?:\w+ )?(?:unlikely|less likely"
@@ -185,7 +220,7 @@ CUES: tuple[Cue, ...] = (
             r"|not likely(?: to (?:be|represent|reflect))?|improbable|doubt(?:ful)?(?: for)?|low (?:suspicion"
             r"|likelihood|probability)(?: for| of)?",
             r"suspect(?:ed|s)?|consider(?:ation|ations)?(?: (?:of|for|include))?|quer(?:y|ied)|question(?:able|ably"
-            r"|ed|ing)?(?: of)?|equivocal|possible|conceivable|debatable|unconfirmed",
+            r"|ed|ing)?(?: of)?|equivocal|possible|conceivable|uncertain|debatable|unconfirmed",
             r"(?:is|are|remains?) (?:uncertain|indeterminate|speculative)",
             r"(?:in|under) (?:the |an? )?(?:appropriate|correct|proper|right) clinical (?:setting|context|scenario"
             r"|circumstances?)",
@@ -234,7 +269,7 @@ CUES: tuple[Cue, ...] = (
         ABSENT,
         (
             rf"{_TAKEN_OUT}|(?:removal|explantation|withdrawal|extraction)(?! of)|extubat(?:ion|ed)",
-            r"(?:is|are) (?:now )?out(?=[^\w¤]*$)",
+            r"(?:(?:is|are) (?:now )?|(?<=¤ ))out(?=[^\w¤]*$|[,;] )",
         ),
     ),
     Cue(
@@ -267,7 +302,8 @@ CUES: tuple[Cue, ...] = (
 )
 
 _PLACE = (
-    r"(?:in|within|at|on|along|about|near|around|over|overlying|underlying|underneath|under|beneath|behind"
+    r"(?:in|within|at|on|along|about|near|around|over|overlying"
+    r"|underlying(?= (?:the|this|that|these|an?|his|her)\b)|underneath|under|beneath|behind"
     r"|above|below|beyond|inside|outside|through|throughout|between|against|by|from|surrounding|adjacent to|next to"
     r"|lateral to|medial to|inferior to|superior to|anterior to|posterior to|distal to|proximal to|abutting"
     r"|projecting (?:over|within)|along with|alongside|together with|associated with|in association with|involving"
@@ -325,6 +361,7 @@ MARKS: tuple[Mark, ...] = (
         (
             r"worse\w*|improv\w*|increas\w*|decreas\w*|progress(?:ed|ing|ive(?:ly)?)|enlarging|grow(?:n|ing)|grew"
             r"|shrunk\w*|shrink\w*|resolving|evolving|recurr\w+|larger|smaller|bigger|diminish\w+|reaccumulat\w+",
+            r"(?<!than )\d+(?:\.\d+)?(?: ?x ?\d+(?:\.\d+)?)*[ -]?(?:mm|cm)",
         ),
     ),
     Mark(
@@ -350,7 +387,7 @@ MARKS: tuple[Mark, ...] = (
         (
             r"mild(?:ly)?|moderate(?:ly)?|minimal(?:ly)?|small|trace|tiny|slight(?:ly)?|chronic|old|healed|low"
             r"|status|patchy|streaky|linear|calcified|subsegmental|bibasilar|biapical"
-            r"|moderate-to-large|large-volume|small-to-moderate|faint|subtle|few|several|multiple|scattered"
+            r"|moderate-to-large|large-volume|small-to-moderate|faint|subtle|two|three|four|few|several|multiple|scattered"
             r"|plate-?like|interval|likely|probabl[ey]|presumabl[ey]|presumed|known|underlying",
             r"an?|the|heart|cardiac|lungs?|bilateral|left(?:-sided)?|right(?:-sided)?|both|lower|upper|bases|there"
             r"|these|this|its|rll|lll|rul|lul|rml",

@@ -7,11 +7,13 @@ words are data, in `labeler_cues.py`.
 1. The sentence is cut into *clauses* at semicolons, dashes, "but" and the like; a bracket is a clause within one.
 2. A clause is cut into *items* at commas, "and", "or" and "with". An item opens a new statement when it has a predicate
    of its own ("…, the right one is unchanged"), a word that asserts ("persistent") or a word that opens a phrase
-   ("small", "left"), the last not within a list that ends with "or".
+   ("small", "left"), the last not within a list that ends with "or"; or when a comma stands before it, a side behind
+   it, and neither "or" nor "and" ends the list ("…, consolidation *on the left*").
 3. A cue in front of what is named holds to the end of its statement. Once it has found something, it does not reach
    behind a preposition: what stands there is taken for granted ("no pneumothorax *after* placement of …").
 4. A cue behind what is named holds back to the statement's beginning or the last verb, and not for what stands behind
-   a preposition ("atelectasis *next to* the effusion has resolved").
+   a preposition ("atelectasis *next to* the effusion has resolved"). What it takes away, words that say where the
+   finding still is give back ("… has cleared on the right *but persists on the left*").
 """
 
 import re
@@ -64,7 +66,8 @@ _PUNCTUATION = (
     ("with", r", ?with\b(?! (?:respect|regard)\b)"),
     (
         "comma",
-        r"(?<!if any)(?<!if present)(?<!if real),(?!\d| if (?:any|present|real)\b|(?<=setting,) (?:this|these|it)\b)",
+        r"(?<= )/(?= )|(?<!if any)(?<!if present)(?<!if real)"
+        r",(?!\d| if (?:any|present|real)\b|(?<=setting,) (?:this|these|it)\b)",
     ),
     ("open", r"[(\[]"),
     ("close", r"[)\]]"),
@@ -89,9 +92,11 @@ _ADJECTIVE = re.compile(
     r"|stable|patchy|discrete|hazy|linear)|\w-)$"
 )
 """Ends text after which "and" and commas join adjectives: "small and large"."""
+_SIDE = re.compile(r"(?: the)? (?:left|right)\b")
+"""Behind "in", "on" or "at": where something is, which is not said of what is not there."""
 _PLURAL = re.compile(r"(?:are|were|have|remain|appear)\b")
 _REFERS_BACK = re.compile(
-    r"\W*(?:(?:it|this|these|those|they|that|which|one|an?|small|tiny|subtle|early|underlying|now|since|has|have|is"
+    r"(?:.*\b(?:one|ones|it)\b)?\W*(?:(?:it|this|these|those|they|that|which|one|an?|small|tiny|subtle|early|underlying|now|since|has|have|is"
     r"|are|was|were"
     r"|been|still|also|interval|completely|fully|probably|remains?|again|of|course)\b\W*)*"
 )
@@ -238,7 +243,7 @@ class _Reader:
     def _looks_ahead(self, clause: Sequence[_Event], i: int, previous: Sequence[_Event]) -> bool:
         """Whether the cue `clause[i]` speaks of what follows it."""
         reach = clause[i].cue.reach if clause[i].cue else Reach.NONE
-        if reach in (Reach.AHEAD, Reach.NONE):
+        if reach in (Reach.AHEAD, Reach.NONE, Reach.BACK_AGAIN):
             return reach is Reach.AHEAD
         if reach is Reach.EITHER:
             for event in clause[i + 1 :]:
@@ -264,11 +269,12 @@ class _Reader:
             return False
         if _ADJECTIVE.search(self.sentence, max(0, clause[i].start - 12), clause[i].start):
             return False
-        names = asserts = begins = False
+        names = asserts = begins = placed = False
         for event in clause[i + 1 :]:
             if event.kind in _CONNECTORS or (event.cue and names):
                 asserts |= event.cue is not None and event.cue.reach is Reach.BACK
                 break
+            placed |= event.kind == "preposition" and names and _SIDE.match(self.sentence, event.end) is not None
             if event.named:
                 begins |= not names and event.named.anchor != event.named.start
                 names = True
@@ -278,6 +284,7 @@ class _Reader:
                 begins |= not names
             elif event.cue:
                 begins |= _OPENS_DOUBTFULLY.match(self.sentence, event.start) is not None
+        begins |= placed and clause[i].kind == "comma" and all(event.kind != "and" for event in clause[i + 1 :])
         return names and (asserts or (begins and not self._closed_by_or(clause, i)))
 
     def _closed_by_or(self, clause: Sequence[_Event], i: int) -> bool:
@@ -300,8 +307,13 @@ class _Reader:
             cue = event.cue
             if cue is None or cue.reach is Reach.NONE or self._looks_ahead(clause, i, previous):
                 continue
+            if cue.reach is Reach.BACK_AGAIN:
+                before = clause[:i] if any(e.named for e in clause[:i]) else previous
+                cues = [j for j, e in enumerate(before) if e.cue and e.cue.reach in (Reach.BACK, Reach.EITHER)]
+                self._change(self._targets(before, cues[-1] if cues else len(before)), cue, True)
+                continue
             if cue.reach is Reach.BACK_ALIKE:
-                self._change(self._alike(clause[: self._predicate(clause, i)] or previous), cue, False)
+                self._change(self._alike(clause[: self._predicate(clause, i)] or previous), cue, cue.value == PRESENT)
                 continue
             targets = self._targets(clause, i)
             if targets or any(e.named for e in clause[:i]):

@@ -38,7 +38,7 @@ _GOES_ON = re.compile(
 """Begins a line that goes on from the one before."""
 _STARTS = re.compile(r"(?:no|there)\b")
 """Begins a line that is a sentence of its own."""
-_STOP_INSIDE = re.compile(r"[^\W\d]{2}\.\s+\w")
+_STOP_INSIDE = re.compile(r"(?i:[^\W\d]{2}(?<!\bvs)(?<!\bdr)(?<!\bapprox))\.\s+\w")
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def sentences(lowered: str, start: int, end: int, text: str) -> Iterator[Sentenc
     """The sentences of `lowered[start:end]`.
 
     A sentence ends at a full stop, a question mark, an empty line and before the number or bullet of a list item. It
-    ends at another line break unless the words on either side show that it goes on; in text of both cases the next
-    line must begin with a capital, and in text of one case there must be no full stop within a line.
+    ends at another line break unless the words on either side show that it goes on; where there are full stops within
+    lines, the next line must begin with a capital, or in text of one case with "no" or "there".
 
     Args:
         lowered: the report in lower case.
@@ -86,8 +86,10 @@ def sentences(lowered: str, start: int, end: int, text: str) -> Iterator[Sentenc
             at_break = _UNFINISHED.search(lowered, max(begin, mark.start() - 20), mark.start())
             if mark.end() >= end or at_break or (not mixed and _GOES_ON.match(lowered, mark.end())):
                 continue
-            if mixed:
+            if mixed and (wraps or text[mark.end()].isupper()):
                 ends = text[mark.end()].isupper() and not text[mark.end() : mark.end() + 2].isupper()
+            elif mixed:
+                ends = _GOES_ON.match(lowered, mark.end()) is None
             else:
                 ends = not wraps or _STARTS.match(lowered, mark.end()) is not None
             if not ends:

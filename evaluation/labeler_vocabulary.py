@@ -59,6 +59,7 @@ _BEHIND_HARDWARE = "|".join(
     for noun in (*_HARDWARE_NOUNS, "hardware")
     for link in (" ", "s ", " is ", "s is ", "s are ")
 )
+_ELSE = r"with|and|or|near|adjacent|since|after|following|despite|post|status"
 _LUNG_SITE = (
     r"(?:lungs?|pulmonary|(?:mid-?)?lobes?|lingula\w*|bas(?:e|es|al|ilar)|bibasilar|ap(?:ex|ices|ical)|hil(?:um|ar|a)"
     r"|peri-?hilar|supra-?hilar|infra-?hilar|mid-?lung|retrocardiac)"
@@ -102,7 +103,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"|extremit\w+|legs?|arms?)",
             r"anasarca",
             rf"fractur(?:es?|ed)(?:{_BEHIND_HARDWARE})",
-            rf"fractur(?:es?(?= of)|ed|e)(?= (?:(?!with|and|or|near|adjacent)[\w-]+ ){{0,5}}?{_HARDWARE}\b)",
+            rf"fractur(?:es?(?= of)|ed|e)(?= (?:(?!{_ELSE})[\w-]+ ){{0,5}}?{_HARDWARE}\b)",
         ),
     ),
     FindingPhrases(
@@ -232,6 +233,9 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"picc(?: lines?)?",
             r"port-?a-?cath(?:eter)?s?|(?:medi|infus-?a-?|chest )?-?ports?",
             r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?",
+            r"(?:right|left) (?:ij|internal jugular|subclavian)(?= (?:in|tip|terminat\w+|ends|is|has|unchanged|with)\b"
+            r"|\W*$|[,;])",
+            r"lines?(?= (?:placement|insertion|removal|exchange)\b)",
             r"lines? (?:(?:and|or|/) tubes?|tips?)|(?:all|support|monitoring|indwelling|vascular) (?:\w+ )?lines",
             r"lines(?= (?:have|were|are) (?:all |now |been )*(?:removed|withdrawn|pulled|discontinued|unchanged"
             r"|in place|stable))",
@@ -302,7 +306,8 @@ STATEMENTS: tuple[Statement, ...] = (
         r"|enlargement|borderline|(?:larger|bigger)(?= than| in size|\W*$|[.,;])|(?:above|exceeds"
         r"|greater than) normal"
         r"|large(?= (?:heart|cardiac|for|in|and|but)\b|\W*$|[.,;)]))"
-        rf"|increased(?= heart| cardiac| size of)|increased(?! (?!in size)\w)|{_NOT_NORMAL})"
+        rf"|increased(?= heart| cardiac| size of)"
+        rf"|increased(?! (?!in size|compared|from|since|relative|when)\w)|{_NOT_NORMAL})"
         r"(?! (?!and\b)(?:\w+ )?(?:lymph|nodes?|effusions?|hil\w+|aort\w+|hernia|pulmonary|central|pericardial))",
         _NORMAL,
     ),

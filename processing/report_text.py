@@ -117,7 +117,16 @@ def split_sections(report: str) -> dict[str, str]:
 
 def _pieces(report: str) -> Iterator[tuple[str, str]]:
     """The report cut at its headings: the section's name, and the text up to the next heading."""
-    name, start = UNLABELED, 0
+    name, end = UNLABELED, 0
+    for heading, start, next_end in headings(report):
+        yield name, report[end:start]
+        name, end = heading, next_end
+    yield name, report[end:]
+
+
+def headings(report: str) -> Iterator[tuple[str, int, int]]:
+    """The headings of a report, in order: the section that each opens, as `split_sections` names it, and its span."""
+    name = UNLABELED
     for match in _HEADING.finditer(report):
         kind, heading = match.lastgroup or "", match[match.lastgroup or 0]
         if kind.startswith("near"):
@@ -134,9 +143,8 @@ def _pieces(report: str) -> Iterator[tuple[str, str]]:
             continue
         if kind == "unknown" and (name in _STRUCTURED or _VIEWS.fullmatch(name)):
             continue
-        yield name, report[start : match.start()]
-        name, start = _section_of(heading), match.end()
-    yield name, report[start:]
+        name = _section_of(heading)
+        yield name, match.start(), match.end()
 
 
 def _respell(heading: str) -> str | None:
