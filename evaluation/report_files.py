@@ -53,7 +53,7 @@ def read_reports(path: str | PathLike, *, split: str | None = None) -> list[Stud
     seen: set[str] = set()
     for report in reports:
         if report.study_id in seen:
-            raise ValueError(f"{path}: study {report.study_id!r} stands in it twice")
+            raise ValueError(f"{path}: study {report.study_id!r} occurs twice")
         seen.add(report.study_id)
     if not reports:
         raise ValueError(f"{path}: holds no studies")

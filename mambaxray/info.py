@@ -1,5 +1,6 @@
 """What a model is made of, and what this installation runs on, without loading any weights."""
 
+import json
 import platform
 import re
 from importlib.metadata import version
@@ -52,7 +53,7 @@ def read_config(model: str) -> "PreTrainedConfig":
     elif not _HUB_ID.fullmatch(model):
         raise ModelLoadError(f"{model}: no such folder")
 
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     from .configuration.families import families
 
@@ -60,6 +61,12 @@ def read_config(model: str) -> "PreTrainedConfig":
         config = AutoConfig.from_pretrained(model)
     except (OSError, TypeError, ValueError) as error:
         if folder.is_dir():
+            model_type = _model_type(folder)
+            if model_type is not None and model_type not in CONFIG_MAPPING:
+                raise ModelLoadError(
+                    f"{model}: a model of type {model_type!r}, which neither mambaxray nor transformers knows; "
+                    "--plugin MODULE imports the module that registers it"
+                ) from error
             raise ModelLoadError(f"{model}: its config.json can't be used ({first_line(error)})") from error
         raise ModelLoadError(
             f"{model}: no such folder, and no such model on the Hugging Face Hub "
@@ -229,6 +236,14 @@ def _readable_size(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def _model_type(folder: Path) -> str | None:
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values.get("model_type") if isinstance(values, dict) else None
 
 
 def first_line(error: Exception) -> str:

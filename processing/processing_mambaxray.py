@@ -201,14 +201,14 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             As `__call__` with `view_mask` under its own name, and the `study_inputs`.
 
         Raises:
-            KeyError: a study has no `images`, or no `report` in training.
+            ValueError: a study has no `images` (or one `image`), or no `report` in training.
             ValueError: as `__call__`, or a study input that does not fit its declaration.
         """
         known = [{key: value for key, value in study.items() if key not in WITHHELD_KEYS} for study in studies]
         batch = self(
-            images=[study["images"] for study in studies],
+            images=[_views_of(study) for study in studies],
             text=[self.prompt_for(study, instruction) for study in known],
-            reports=[study["report"] for study in studies] if with_reports else None,
+            reports=[_report_of(study) for study in studies] if with_reports else None,
             max_report_length=max_report_length,
             include_prompt=include_prompt,
         )
@@ -434,6 +434,25 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             "input_ids": _pad_rows(rows, pad, side, multiple),
             "attention_mask": _pad_rows([[1] * len(row) for row in rows], 0, side, multiple),
         }
+
+
+def _views_of(study: Mapping[str, Any]) -> Any:
+    """The views of a study, or the one image of a row of a two-column table."""
+    if study.get("images") is not None:
+        return study["images"]
+    if study.get("image") is None:
+        raise ValueError(
+            f"a study has no images; its keys are {', '.join(map(str, study)) or 'none'}. Name the column `images` or "
+            "`image`, or load the table with mambaxray.load_studies, which takes other names"
+        )
+    return [study["image"]]
+
+
+def _report_of(study: Mapping[str, Any]) -> str:
+    report = study.get("report")
+    if not isinstance(report, str):
+        raise ValueError(f"study {study.get('study_id', '')!r} has no report to learn from: `report` is {report!r}")
+    return report
 
 
 def _pad_rows(rows: list[list[int]], value: int, side: str | None, multiple: int) -> list[list[int]]:

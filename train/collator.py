@@ -42,7 +42,7 @@ class ReportCollator:
         processes can exchange.
 
         Raises:
-            KeyError: a study has no `images` or no `report`.
+            ValueError: a study has no `images` (or one `image`), or no `report`.
         """
         batch = self.processor.prepare_studies(
             studies,

@@ -78,6 +78,7 @@ class Recipe(Section):
 
         known = [f.name for f in fields(TrainingArguments) if f.init and f.name not in self._RESERVED]
         _refuse_unknown(self.training, known, "training")
+        _check_numbers(self.training)
         if self.early_stopping_patience is not None:
             if self.early_stopping_patience < 1:
                 raise RecipeError(f"early_stopping_patience must be positive, got {self.early_stopping_patience}")
@@ -489,6 +490,20 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
             raise RecipeError(f"{key}={value!r}: {part} has no keys below it")
         values = inner
     values[last] = value
+
+
+def _check_numbers(training: Mapping[str, Any]) -> None:
+    """Refuses words where `TrainingArguments` has a number, which it would take until it calculates with them."""
+    from transformers import TrainingArguments
+
+    for argument in fields(TrainingArguments):
+        value = training.get(argument.name)
+        if isinstance(value, str) and type(argument.default) in (int, float):
+            raise RecipeError(f"training.{argument.name} must be a number, got {value!r}")
+    for name in ("max_steps", "num_train_epochs"):
+        value = training.get(name, -1)
+        if isinstance(value, int | float) and value <= 0 and value != -1:
+            raise RecipeError(f"training.{name} must be positive, or -1 for no limit, got {value!r}")
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:

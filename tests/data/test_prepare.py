@@ -179,7 +179,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_as_if_nothing_had_happened(t
     finished = {path: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
     assert 2 <= len(finished) < 15
     assert not (output / "prepared.json").exists()
-    with pytest.raises(FileNotFoundError, match=r"not to the end \(the same command goes on\)"):
+    with pytest.raises(FileNotFoundError, match=r"that was interrupted \(the same command goes on\)"):
         load_prepared(output)
 
     source = read_source("annotation-json", folder, section="findings")

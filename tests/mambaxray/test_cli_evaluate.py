@@ -80,7 +80,7 @@ def test_without_java_meteor_is_reported_and_the_rest_scored(predictions, annota
     [
         ("", "holds no studies"),
         ('{"study_id": "s0", "report": "a"}', "give a reference file"),
-        ('{"study_id": "s0", "report": "a", "reference": "a"}\n' * 2, "'s0' stands in it twice"),
+        ('{"study_id": "s0", "report": "a", "reference": "a"}\n' * 2, "'s0' occurs twice"),
         ('{"study_id": "s0"}', "line 1 has neither a report"),
         ('{"report": "a"}', "line 1 has no study_id or id"),
         ("no json", "line 1 is not JSON"),
