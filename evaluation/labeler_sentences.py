@@ -10,6 +10,7 @@ _END = re.compile(
     r"|(?<=[a-z]{2})\.(?=[a-z]{2}|\d+[.)] ?[a-z])"  # in lower case: "ptx.heart", "clear.2.no"
     r"|\n\s*\n|\n(?=\s*(?:[-*•]|\(?\d{1,2}[.)](?!\d)))"
     r"|(?<=[\s.])(?=\(?\d{1,2}[.)] ?[a-z]{2})"
+    r"|(?<=\s)(?=[•▪◦]|#\d{1,2}[ :.)])"
     r"|(?P<line>\s*\n\s*)"
 )
 _LONGEST = 2000
@@ -21,7 +22,8 @@ _UNFINISHED = re.compile(
     r"|could|can|cannot|but|than|that|which|this|these|there|any|as|into|over|within|near|along|consistent|compatible"
     r"|due|secondary|status|post|bilateral|both|upper|lower|middle|mid|small|large|moderate|mild|severe|minimal"
     r"|trace|tiny|new|old|acute|chronic|focal|definite|significant|pleural|pulmonary|cardiac"
-    r"|mediastinal|hilar|rib|central|venous|endotracheal|nasogastric|enteric|interstitial|vascular|pericardial"
+    r"|mediastinal|hilar|(?<!th )(?<!st )(?<!nd )(?<!rd )rib"
+    r"|central|venous|endotracheal|nasogastric|enteric|interstitial|vascular|pericardial"
     r"|basilar"
     r"|bibasilar|apical|basal|evidence|interval|linear|patchy|sided|support|soft|airspace|air|costophrenic|lobar"
     r"|nodular"
@@ -29,7 +31,8 @@ _UNFINISHED = re.compile(
 )
 """Ends a line that goes on in the next one."""
 _GOES_ON = re.compile(
-    r"(?:and|or|nor|but|with|without|of|in|at|on|to|for|from|by|is|are|was|were|has|have|been|may|might|could|can"
+    r"(?:and|or|nor|but|with|without|of|in|at|on|to|for|from|by|is(?! there)|are(?! there)"
+    r"|was|were|has|have|been|may|might|could|can"
     r"|cannot|which|that"
     r"|seen|identified|noted|present|consistent|compatible|suggest\w*|represent\w*|concerning|due|secondary|within"
     r"|versus|vs|as"

@@ -199,7 +199,20 @@ def test_any_text_gets_labels_that_agree_with_its_mentions(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["effusion ", "no effusion ", "be ", "heart size ", "et-", "\n", ". ", "no new ", "tip "]
+    "text",
+    [
+        "effusion ",
+        "no effusion ",
+        "be ",
+        "heart size ",
+        "et-",
+        "\n",
+        ". ",
+        "no new ",
+        "tip ",
+        "INDICATON\n",
+        "one persists, but ",
+    ],
 )
 def test_endless_repetition_is_read_in_bounded_time(text):
     start = time.perf_counter()

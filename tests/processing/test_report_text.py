@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambaxray.processing.report_text import SECTIONS, UNLABELED, choose_report, is_missing, split_sections
+from mambaxray.processing.report_text import SECTIONS, UNLABELED, choose_report, headings, is_missing, split_sections
 
 MIMIC = """\
                                  FINAL REPORT
@@ -341,3 +341,9 @@ def test_one_of_two_sections_is_enough():
 def test_an_unknown_section_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"unknown section 'all'; a model can write findings, impression, findings\+"):
         choose_report("a", "b", "all")
+
+
+def test_headings_are_given_with_their_spans():
+    report = "INDICATON: Cough.\nFINDINGS:\nLUNGS: clear.\nIMPRESSION\nNormal."
+    found = [(section, report[start:end].strip()) for section, start, end in headings(report)]
+    assert found == [("indication", "INDICATON:"), ("findings", "FINDINGS:"), ("impression", "IMPRESSION")]
