@@ -30,8 +30,8 @@ def read_card(folder: str | Path) -> dict[str, Any]:
         card = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{file} is absent: {folder} was not made by `mambaxray prepare`, or that was interrupted (the same command "
-            "goes on)"
+            f"{file} is absent: {folder} was not made by `mambaxray prepare`, or that was interrupted (the same "
+            "command goes on)"
         ) from error
     except (ValueError, RecursionError) as error:
         raise PreparedError(f"{file} is not valid JSON: {error}") from error

@@ -143,8 +143,6 @@ def convert_checkpoint(
         raise ValueError(f"a checkpoint of stage {stage!r} holds its own vision encoder; leave vision_encoder out")
     if text_model is not None and family.processor is None:
         raise ValueError(f"a checkpoint of stage {stage!r} knows no text; leave text_model out")
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"{checkpoint} is absent; give the checkpoint's file")
     if text_model is None and is_generator:
         raise ValueError(
             f"a checkpoint of stage {stage!r} does not hold its language model: give the folder or Hub id as "

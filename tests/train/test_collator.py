@@ -92,3 +92,14 @@ def test_training_resumed_from_a_checkpoint_ends_with_the_same_weights(tmp_path,
         final.train(resume_from_checkpoint=resumed)
         weights.append(final.model.state_dict())
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
+def test_rows_of_a_two_column_table_are_studies_and_others_are_named(processor, studies):
+    row = studies["train"][0]
+    two_columns = [{"image": row["images"][0], "report": row["report"]}]
+    batch = ReportCollator(processor)(two_columns)
+    assert torch.equal(batch["input_ids"], ReportCollator(processor)([row])["input_ids"])
+    with pytest.raises(ValueError, match=r"its keys are img, report.*load_studies"):
+        ReportCollator(processor)([{"img": row["images"][0], "report": "x"}])
+    with pytest.raises(ValueError, match="no report to learn from"):
+        ReportCollator(processor)([{"image": row["images"][0], "report": None}])

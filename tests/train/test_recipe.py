@@ -171,3 +171,16 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(RecipeError, match="not a text in UTF-8"):
         load_recipe(tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.max_steps=abc", "training.max_steps must be a number, got 'abc'"),
+        ("training.max_steps=-5", "training.max_steps must be positive, or -1"),
+        ("training.learning_rate=fast", "training.learning_rate must be a number, got 'fast'"),
+    ],
+)
+def test_a_training_value_that_is_no_possible_number_is_refused_by_its_key(override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("finetune_phantoms", [override])
