@@ -49,7 +49,7 @@ def train(folder, model_folder, checkpointing):
     trainer = ReportTrainer(
         model=model,
         args=arguments,
-        processor=processor,
+        processing_class=processor,
         data_collator=ReportCollator(processor),
         train_dataset=_Shares(),
     )
