@@ -8,7 +8,7 @@ DEMO ?= demo
 STAGES ?= runs/stages
 SEED ?= 0
 
-.PHONY: demo stages test test-slow lint types format clean
+.PHONY: demo stages test test-slow coverage lint types format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mambaxray demo --output $(DEMO) --seed $(SEED) $(if $(DATA),--data $(DATA))
@@ -23,6 +23,10 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# Lines that no fast test runs, by file. Processes that tests start are not counted.
+coverage: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --cov=mambaxray --cov-report=term-missing:skip-covered
 
 lint: $(VENV)/.installed types
 	$(BIN)/ruff check .

@@ -112,9 +112,10 @@ def _studies_in_csv(path: Path) -> list[StudyReport]:
         columns = {name.lower(): name for name in row}
         image_column = next((columns[name] for name in _IMAGE_COLUMNS if name in columns), None)
         if image_column is None:
+            names = f"{', '.join(_IMAGE_COLUMNS[:-1])} or {_IMAGE_COLUMNS[-1]}"
             raise ValueError(
-                f"{path}: no column of images; name it {' or '.join(_IMAGE_COLUMNS)} and separate columns by commas, "
-                f"semicolons or tabs (columns found: {', '.join(columns)})"
+                f"{path}: no column of images; name it {names}, and separate columns by commas, semicolons or tabs "
+                f"(columns found: {', '.join(columns)})"
             )
         cell = row[image_column].strip()
         # Our own output has all views of a study in one cell.

@@ -236,7 +236,7 @@ def test_an_interruption_keeps_what_was_written(model_folder: Path, pictures: li
         (["picture.png", "-m", "."], "no config.json"),
         (["picture.png", "-m", ".", "-o", "out.txt"], "must end in .jsonl or .csv"),
         (["picture.png", "-m", ".", "-o", "taken.csv"], "--resume adds"),
-        (["table.csv", "-m", "."], "no column of images; name it image or path or image_path"),
+        (["table.csv", "-m", "."], "no column of images; name it image, path, image_path"),
         (["absent.csv", "-m", "."], "no such CSV file"),
         (["empty", "-m", "."], "no images in this folder"),
     ],
