@@ -155,6 +155,9 @@ def read_annotation(file: Path) -> Iterator[dict[str, Any]]:
     # Other keys may hold remarks, but a list of studies under another name would be lost.
     if unknown := [name for name, value in annotation.items() if name not in SPLIT_NAMES and isinstance(value, list)]:
         raise AnnotationError(f"{file} has the unknown split {unknown[0]!r}; known are {', '.join(SPLIT_NAMES)}")
+    lists = [studies for studies in annotation.values() if isinstance(studies, list)]
+    if any(isinstance(study, Mapping) and "labels" in study for studies in lists for study in studies):
+        logger.warning("%s: its labels are not read, since the format does not define them", file)
     for name, studies in annotation.items():
         if name not in SPLIT_NAMES:
             continue

@@ -679,6 +679,8 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             if isinstance(logits_to_keep, Tensor):
                 raise ValueError("with labels, logits_to_keep must be a number")
             labels = labels[:, -logits_to_keep:] if logits_to_keep else labels
+            # Labels that are a plain copy of the ids have placeholders, which may lie outside the vocabulary.
+            labels = labels.masked_fill(labels == self.config.image_token_id, -100)
             if num_items_in_batch is not None:
                 share = (labels[:, 1:] != -100).sum() / num_items_in_batch
             report = self.loss_function(

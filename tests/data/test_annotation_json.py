@@ -139,3 +139,12 @@ def test_the_real_pairs_are_read(shared_data):
     assert not patients[0] & patients[1]
     assert not (patients[0] | patients[1]) & patients[2]
     assert min(data["test"][0]["images"][0].size) == 320
+
+
+def test_labels_which_the_format_does_not_define_are_said_not_to_be_read(tmp_path, caplog):
+    studies = {"train": [STUDIES["train"][0] | {"labels": ["No Finding"]}]}
+    load_annotation_json(write_source(tmp_path, studies))
+    assert "its labels are not read" in caplog.text
+    caplog.clear()
+    load_annotation_json(write_source(tmp_path, STUDIES))
+    assert "labels" not in caplog.text

@@ -470,3 +470,11 @@ def test_configurations_survive_a_round_trip(tmp_path):
 
 def test_every_listed_decoder_is_tested_somewhere():
     assert {text for _, text in COMBINATIONS} == set(TEXT_CONFIGS)
+
+
+def test_placeholders_in_labels_that_are_a_copy_of_the_ids_are_not_learned():
+    model = tiny_model()
+    inputs = make_inputs(model)
+    copied = inputs["input_ids"].clone()
+    masked = copied.masked_fill(copied == IMAGE_TOKEN_ID, -100)
+    assert torch.equal(model(**inputs, labels=copied).loss, model(**inputs, labels=masked).loss)
