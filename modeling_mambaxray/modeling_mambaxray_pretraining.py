@@ -19,6 +19,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray_pretraining import MambaXrayPreTrainingConfig
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
+from .layers.pixel_shape import check_pixel_shape
 from .modeling_vision_mamba import (
     VisionMambaLayer,
     VisionMambaModel,
@@ -187,12 +188,12 @@ class MambaXrayForPreTraining(VisionMambaPreTrainedModel):
             ValueError: the images' shape is not the configured one.
         """
         config = self.config
-        expected = (config.num_channels, config.image_size, config.image_size)
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
-            raise ValueError(
-                f"expected pixel_values of shape (batch, {', '.join(map(str, expected))}), got "
-                f"{tuple(pixel_values.shape)}; pre-training takes one size and one image per row"
-            )
+        check_pixel_shape(
+            pixel_values,
+            config.num_channels,
+            config.image_size,
+            "pre-training takes one size and one image per row",
+        )
         tokens = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype)).flatten(2).transpose(1, 2)
         order = cluster_order(config.grid_size, config.cluster_size, tokens.device)[: -(config.cluster_size**2)]
         hidden_states = (tokens + self.position_embeddings.to(tokens.dtype))[:, order]

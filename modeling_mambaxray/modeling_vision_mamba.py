@@ -22,6 +22,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
 from .hub.repository_code import ModelCodeMixin
+from .layers.pixel_shape import check_pixel_shape
 from .ops.directional_convolution import directional_convolution, merge_directions
 from .ops.selective_scan import selective_scan
 
@@ -107,13 +108,12 @@ class VisionMambaEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`(B, channels, height, width)` to `(B, L, D)`."""
-        expected = (self.num_channels, self.image_size, self.image_size)
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
-            raise ValueError(
-                f"expected pixel_values of shape (batch, {', '.join(map(str, expected))}), got "
-                f"{tuple(pixel_values.shape)}; another image size needs "
-                "from_pretrained(..., image_size=SIZE), which resizes the position embeddings"
-            )
+        check_pixel_shape(
+            pixel_values,
+            self.num_channels,
+            self.image_size,
+            "another image size needs from_pretrained(..., image_size=SIZE), which resizes the position embeddings",
+        )
         tokens = self.patch_embeddings(pixel_values).flatten(2).transpose(1, 2)
         if self.cls_token is not None:
             middle = tokens.shape[1] // 2

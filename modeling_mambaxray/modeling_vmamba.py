@@ -19,6 +19,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_vmamba import VMambaConfig
 from .hub.repository_code import ModelCodeMixin
+from .layers.pixel_shape import check_pixel_shape
 from .ops.selective_scan import selective_scan
 
 _DIRECTIONS = 4
@@ -300,13 +301,12 @@ class VMambaModel(VMambaPreTrainedModel):
             ValueError: the images' shape is not the configured one.
         """
         config = self.config
-        expected = (config.num_channels, config.image_size, config.image_size)
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
-            raise ValueError(
-                f"expected pixel_values of shape (batch, {', '.join(map(str, expected))}), got "
-                f"{tuple(pixel_values.shape)}; for another image size load the encoder with "
-                "from_pretrained(..., image_size=SIZE)"
-            )
+        check_pixel_shape(
+            pixel_values,
+            config.num_channels,
+            config.image_size,
+            "for another image size load the encoder with from_pretrained(..., image_size=SIZE)",
+        )
         maps = [self.embeddings(pixel_values.to(self.dtype).permute(0, 2, 3, 1))]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
