@@ -20,12 +20,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from measure import OperatorCount, describe_machine, timed_in_turns, times_faster
+from measure import OperatorCount, add_timing_options, leave_out_absent, print_machine, timed_in_turns, times_faster
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.mamba.modeling_mamba import causal_conv1d_fn, mamba_selective_scan
-from transformers.utils.import_utils import is_mambapy_available
 
 from mambaxray import VisionMambaConfig, VisionMambaModel, use_scan_backend
 from mambaxray.modeling_mambaxray.modeling_vision_mamba import VisionMambaMixer
@@ -91,20 +90,14 @@ def main() -> None:
     parser.add_argument("--rivals", nargs="*", choices=list(RIVALS), default=list(RIVALS))
     parser.add_argument("--skip", action="store_true", help="leave out transformers' training step")
     parser.add_argument("--passes", nargs="+", choices=[FORWARD, TRAINING], default=[FORWARD, TRAINING])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="torch's CPU threads (default 1)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--seed", type=int, default=0)
+    add_timing_options(parser, rounds=3, dtypes=("float32", "bfloat16", "float16"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if "mambapy" in options.rivals and not is_mambapy_available():
-        print("mambapy is not installed and left out")
-        options.rivals.remove("mambapy")
+    leave_out_absent(options.rivals)
     device, dtype = options.device, getattr(torch, options.dtype)
     backends = [name for name in ours if scan_backend_runs(name, device)]
 
-    print(", ".join(f"{name} {value}" for name, value in describe_machine(device).items()))
+    print_machine(device)
     print(f"{options.dtype}, threads {options.threads}, {options.rounds} rounds, seed {options.seed}")
     torch.manual_seed(options.seed)
     config = VisionMambaConfig(image_size=options.image_size, num_hidden_layers=options.layers)

@@ -11,7 +11,7 @@ import argparse
 import sys
 
 import torch
-from measure import describe_machine, peak_memory, timed_in_turns, times_faster
+from measure import add_timing_options, peak_memory, print_machine, timed_in_turns, times_faster
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,17 +29,13 @@ def main() -> None:
     parser.add_argument("--memory-width", type=int, default=WIDTH, help="4096 for reports encoded by a language model")
     parser.add_argument("--update-steps", type=int, default=0)
     parser.add_argument("--skip", action="store_true", help="leave out the rival")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="torch's CPU threads (default 1)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--seed", type=int, default=0)
+    add_timing_options(parser, rounds=3, dtypes=("float32", "bfloat16"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     device, dtype = options.device, getattr(torch, options.dtype)
 
-    print(", ".join(f"{name} {value}" for name, value in describe_machine(device).items()))
+    print_machine(device)
     print(
         f"batch {options.batch_size}, memories {BANKS} of width {options.memory_width}, "
         f"{options.update_steps} updates, {options.dtype}, threads {options.threads}, "

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import describe_machine, timed_in_turns, times_faster
+from measure import print_machine, timed_in_turns, times_faster
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -93,7 +93,7 @@ def main() -> None:
         "exact": MambaXrayImageProcessor(size={"height": options.size, "width": options.size}),
         "gap 3": MambaXrayImageProcessor(size={"height": options.size, "width": options.size}, reducing_gap=3.0),
     }
-    print(", ".join(f"{name} {value}" for name, value in describe_machine().items()))
+    print_machine()
     print(f"{WIDTH} x {HEIGHT} px to {options.size} x {options.size} px, one core, {options.rounds} rounds\n")
     print("| file | way | images/s | times naive | difference: mean | most |")
     print("|---|---|---|---|---|---|")

@@ -12,7 +12,7 @@ import argparse
 import time
 
 import torch
-from measure import describe_machine, timed
+from measure import print_machine, timed
 from torch import Tensor
 
 from mambaxray.modeling_mambaxray.layers.exemplar_retriever import ExemplarRetriever
@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(options.seed)
-    print(", ".join(f"{name} {value}" for name, value in describe_machine().items()))
+    print_machine()
     print(f"{options.rows} rows of {options.width} + 14, threads {options.threads}, seed {options.seed}")
 
     centres = torch.randn(1000, options.width + 14, generator=generator)

@@ -23,10 +23,9 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from measure import describe_machine, peak_memory, timed_in_turns, times_faster
+from measure import add_timing_options, leave_out_absent, peak_memory, print_machine, timed_in_turns, times_faster
 from torch import Tensor
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
-from transformers.utils.import_utils import is_mambapy_available
 
 from mambaxray import use_scan_backend
 from mambaxray.modeling_mambaxray.ops.selective_scan import scan_problems, selective_scan
@@ -62,19 +61,13 @@ def main() -> None:
     parser.add_argument("--scans", nargs="+", default=[*available, *RIVALS], choices=[*available, "reference", *RIVALS])
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="directions x batch x length x channels x state")
     parser.add_argument("--passes", nargs="+", default=[FORWARD, BOTH], choices=[FORWARD, BOTH])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="torch's CPU threads (default 1)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    add_timing_options(parser, rounds=5, dtypes=("float32", "bfloat16", "float16"))
     parser.add_argument("--all-rivals", action="store_true", help="time transformers' backward pass too, which is slow")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if "mambapy" in options.scans and not is_mambapy_available():
-        print("mambapy is not installed and left out")
-        options.scans.remove("mambapy")
+    leave_out_absent(options.scans)
 
-    print(", ".join(f"{name} {value}" for name, value in describe_machine(options.device).items()))
+    print_machine(options.device)
     print(f"{options.dtype}, threads {options.threads}, {options.rounds} rounds, seed {options.seed}\n")
     print(
         "| size | pass | scan | ms, least | median | times faster than",

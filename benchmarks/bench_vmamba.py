@@ -15,11 +15,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from measure import describe_machine, peak_memory, timed_in_turns, times_faster
+from measure import add_timing_options, leave_out_absent, peak_memory, print_machine, timed_in_turns, times_faster
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
-from transformers.utils.import_utils import is_mambapy_available
 
 from mambaxray import VMambaConfig, VMambaModel
 from mambaxray.modeling_mambaxray.modeling_vmamba import VMambaMixer
@@ -82,18 +81,12 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--rivals", nargs="*", choices=list(RIVALS), default=list(RIVALS))
     parser.add_argument("--skip", action="store_true", help="leave out transformers' training step")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="torch's CPU threads (default 1)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--seed", type=int, default=0)
+    add_timing_options(parser, rounds=3, dtypes=("float32", "bfloat16"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if "mambapy" in options.rivals and not is_mambapy_available():
-        print("mambapy is not installed and left out")
-        options.rivals.remove("mambapy")
+    leave_out_absent(options.rivals)
 
-    print(", ".join(f"{name} {value}" for name, value in describe_machine(options.device).items()))
+    print_machine(options.device)
     print(
         f"VMamba {options.size}, {options.image_size} px, batch {options.batch_size}, {options.dtype}, "
         f"threads {options.threads}, {options.rounds} rounds, seed {options.seed}\n"

@@ -1,5 +1,6 @@
 """What the benchmarks share: time, memory, and what the numbers depend on."""
 
+import argparse
 import ctypes
 import datetime
 import gc
@@ -17,6 +18,7 @@ import torch
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers.utils.import_utils import is_mambapy_available
 
 
 def timed(work: Callable[[], object], device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
@@ -140,3 +142,24 @@ def describe_machine(device: str = "cpu") -> dict[str, str | int | float]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def print_machine(device: str = "cpu") -> None:
+    """Prints what the numbers depend on, in one line."""
+    print(", ".join(f"{name} {value}" for name, value in describe_machine(device).items()))
+
+
+def add_timing_options(parser: argparse.ArgumentParser, rounds: int, dtypes: tuple[str, ...]) -> None:
+    """Adds what every benchmark of a module asks for: `--rounds`, `--threads`, `--device`, `--dtype` and `--seed`."""
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=1, help="torch's CPU threads (default 1)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--dtype", default="float32", choices=dtypes)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def leave_out_absent(rivals: list[str]) -> None:
+    """Takes mambapy out of the rivals, and says so, where it is not installed."""
+    if "mambapy" in rivals and not is_mambapy_available():
+        print("mambapy is not installed and left out")
+        rivals.remove("mambapy")

@@ -15,6 +15,7 @@ from mambaxray import (
     MambaXrayImageProcessor,
     MambaXrayProcessor,
     VisionMambaConfig,
+    make_tiny_models,
 )
 from mambaxray.processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
 
@@ -76,6 +77,14 @@ def model_folder(
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One tiny report generator with its processor, to read and to copy, not to write into."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_tiny_models(folder)
+    return folder / "mambaxray"
 
 
 @pytest.fixture(scope="session")

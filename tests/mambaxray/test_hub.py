@@ -20,21 +20,12 @@ from mambaxray import (
     MambaXrayForConditionalGeneration,
     PushError,
     ReportTrainer,
-    make_tiny_models,
     push_folder,
 )
 from mambaxray.cli import app
 from mambaxray.data.phantoms import make_study
 from mambaxray.modeling_mambaxray.hub.separate_parts import LOCAL_PARTS_FILE, LocalPartError, PartNotFoundError
 from mambaxray.modeling_mambaxray.ops.selective_scan import use_scan_backend
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory):
-    """One tiny report generator with its processor."""
-    folder = tmp_path_factory.mktemp("tiny")
-    make_tiny_models(folder)
-    return folder / "mambaxray"
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainingArguments
 from typer.testing import CliRunner
 
-from mambaxray import ReportTrainer, evaluate_reports, make_tiny_models, push_folder, write_model_card
+from mambaxray import ReportTrainer, evaluate_reports, push_folder, write_model_card
 from mambaxray.cli import app
 from mambaxray.modeling_mambaxray.hub.published_files import published_files
 
@@ -32,13 +32,6 @@ STRAY = (
     "_patient_text/study_memory/texts.json",
     ".hidden",
 )
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    make_tiny_models(folder)
-    return folder / "mambaxray"
 
 
 @pytest.fixture

@@ -12,17 +12,10 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
-from mambaxray import generate_predictions, make_tiny_models
+from mambaxray import generate_predictions
 from mambaxray.cli import app
 from mambaxray.data.phantoms import make_study
 from mambaxray.evaluation.made_with import MadeWith
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    make_tiny_models(folder)
-    return folder / "mambaxray"
 
 
 @pytest.fixture
