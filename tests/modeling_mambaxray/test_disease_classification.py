@@ -16,7 +16,7 @@ from mambaxray import (
     DiseaseAwarePreTrainingConfig,
     load_vision_encoder,
 )
-from mambaxray.configuration.observations import OBSERVATIONS
+from mambaxray.data.schema import OBSERVATIONS
 from mambaxray.modeling_mambaxray.layers.classification import classification_loss
 
 NAN = math.nan
