@@ -1,6 +1,5 @@
 """Stage 3: supervised fine-tuning of a report generator, with a frozen, adapted or fully trained language model."""
 
-import inspect
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +20,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..configuration.configuration_mambaxray import MambaXrayConfig
-from ..configuration.families import families_of_stage
 from ..evaluation.trainer_metrics import report_metrics
 from ..processing.build_generator import build_generator
 from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
@@ -31,7 +28,7 @@ from .partial_lora import apply_efficient_tuning
 from .recipe import FinetuneRecipe, GeneratorSection, RecipeError
 from .report_trainer import ReportTrainer
 from .run_folder import BASE, claim_run_folder
-from .stage_parts import freeze, load_splits, make_vision_encoder, named_part
+from .stage_parts import check_system, freeze, load_splits, make_vision_encoder, named_part
 from .tokenizer import train_report_tokenizer
 
 
@@ -72,7 +69,7 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
     """
     if section.checkpoint is not None:
         return _whole_generator(section)
-    _check_system(section)
+    check_system("finetune", section.system, section.options)
     encoder = make_vision_encoder(section.vision_encoder, section.image_size)
     instruction = section.instruction or DEFAULT_INSTRUCTION
     if isinstance(section.language_model, str):
@@ -116,21 +113,6 @@ def _whole_generator(section: GeneratorSection) -> tuple[PreTrainedModel, Proces
     if section.save_language_model:
         model.language_model_reference = None
     return model, processor
-
-
-def _check_system(section: GeneratorSection) -> None:
-    systems = families_of_stage("finetune")
-    if section.system not in systems:
-        raise RecipeError(
-            f"model.system must be one of {', '.join(systems)}, got {section.system!r}; a system from elsewhere needs "
-            "its module in `plugins`"
-        )
-    # A configuration keeps whatever it is given, so a misspelt field would have no effect.
-    config_class = systems[section.system].config_class
-    bases = [base for base in config_class.__mro__ if issubclass(base, MambaXrayConfig)]
-    known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
-    if unknown := sorted(section.options.keys() - known):
-        raise RecipeError(f"model.options: {section.system} has no field {', '.join(unknown)}")
 
 
 def _new_language_model(values: dict[str, Any] | None, tokenizer: Any) -> PreTrainedModel:
