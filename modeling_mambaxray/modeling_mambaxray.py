@@ -131,6 +131,7 @@ class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
         # A subclass may have added parameters of the model itself since the last time, in its base's `__init__`.
         self._is_hf_initialized = False
         super().post_init()
+        self._frozen_from_start = [name for name, weight in self.named_parameters() if not weight.requires_grad]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -187,6 +188,9 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        # Loading (transformers 5.24) makes every parameter one that is trained.
+        for name in model._frozen_from_start:
+            model.get_parameter(name).requires_grad_(False)
         missing = [name for name in info["missing_keys"] if name.startswith("language_model.")]
         if missing and not isinstance(model, GenerationMixin):
             raise ValueError(

@@ -93,7 +93,12 @@ class HopfieldAssociation(nn.Module):
                 self.key_norm.bias.requires_grad_(False)
 
     def forward(
-        self, states: Tensor, memories: Tensor, value_memories: Tensor | None = None, output_weights: bool = False
+        self,
+        states: Tensor,
+        memories: Tensor,
+        value_memories: Tensor | None = None,
+        output_weights: bool = False,
+        are_standardized: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Recalls.
 
@@ -102,6 +107,8 @@ class HopfieldAssociation(nn.Module):
             memories: the bank, `(M, W)`, or one of each sample, `(B, M, W)`.
             value_memories: what is recalled in place of `memories`, shaped as these.
             output_weights: whether to return how much of each memory is recalled.
+            are_standardized: whether the memories went through `standardized` before. That depends on no weight, so a
+                bank can be kept so.
 
         Returns:
             `(B, L, output_size)`, and the weights `(B, H, L, M)`, which sum to 1 over the memories, or None.
@@ -110,8 +117,9 @@ class HopfieldAssociation(nn.Module):
             ValueError: the memories do not have the width or the batch that they should.
         """
         self._check_memories(states, memories, value_memories)
-        keys = self._standardized(memories)
-        values = keys if value_memories is None else self._standardized(value_memories)
+        prepared = (lambda bank: bank.to(self.k_proj.weight.dtype)) if are_standardized else self.standardized
+        keys = prepared(memories)
+        values = keys if value_memories is None else prepared(value_memories)
         states = states if self.state_norm is None else self.state_norm(states)
         patterns = self.q_proj(states).unflatten(-1, (self.num_heads, -1))  # (B, L, H, d)
         patterns = self._updated(patterns, keys)
@@ -133,8 +141,9 @@ class HopfieldAssociation(nn.Module):
             if not bank.shape[-2]:
                 raise ValueError("there are no memories to recall from")
 
-    def _standardized(self, memories: Tensor) -> Tensor:
-        """The memories at mean 0 and variance 1, which both of their layer norms have in common."""
+    def standardized(self, memories: Tensor) -> Tensor:
+        """The memories at mean 0 and variance 1, which both of their layer norms have in common, in the dtype of the
+        weights; as they are without layer norms."""
         memories = memories.to(self.k_proj.weight.dtype)
         if self.key_norm is None:
             return memories
