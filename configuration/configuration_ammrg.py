@@ -34,8 +34,8 @@ class AMMRGConfig(MambaXrayConfig):
         hopfield_value_size: width of the values, of each head.
         hopfield_beta: inverse temperature of the recall.
         hopfield_update_steps: updates of the queries before the recall; until convergence when negative.
-        token_order: of the tokens behind the image's: `"blocks"`, all queries, then all of the visual memory, then all of
-            the report memory; or `"interleaved"`, the two or three tokens of each disease side by side.
+        token_order: of the tokens behind the image's: `"blocks"`, all queries, then all of the visual memory, then all
+            of the report memory; or `"interleaved"`, the two or three tokens of each disease side by side.
         kwargs: the fields of `MambaXrayConfig`.
 
     Raises:

@@ -71,7 +71,9 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
         )
         self.output_projection = nn.Linear(config.query_hidden_size, width)
         if config.queries_from_stage1:
-            self.disease_queries.requires_grad_(False)
+            for part in (self.disease_queries, self.qformer_projection):
+                if part is not None:
+                    part.requires_grad_(False)
         self._banks: dict[str, tuple[StudyMemory, Tensor]] = {}
         self.post_init()
 
@@ -108,7 +110,7 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
         }
 
     def start_from_stage1(self, stage1: PreTrainedModel) -> None:
-        """Takes over the disease queries, their Q-Former, projection and classifier, and freezes them.
+        """Takes over the disease queries, their Q-Former, projection and classifier, which are frozen here.
 
         Raises:
             ValueError: stage 1 has no disease queries, or its sizes are not those of this model's configuration.
@@ -128,7 +130,6 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
                         "need the same sizes and vision encoders of the same width"
                     )
             own.load_state_dict(part.state_dict())
-            own.requires_grad_(False)
 
     @property
     def memory_vectors(self) -> Mapping[str, Mapping[str, int]]:
@@ -162,7 +163,8 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
         tokens = visual_tokens.to(self.output_projection.weight.dtype)
         is_explained = not (self.training or torch.compiler.is_compiling())
         found = self.disease_queries(
-            tokens if self.qformer_projection is None else self.qformer_projection(tokens), output_attentions=is_explained
+            tokens if self.qformer_projection is None else self.qformer_projection(tokens),
+            output_attentions=is_explained,
         )
         states = found.last_hidden_state
         blocks, weights = [states], {}

@@ -147,7 +147,9 @@ def convert_hopfield(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: a name is unknown.
     """
-    converted = {_rename(name, _HOPFIELD_RENAMES): (name, weight) for name, weight in _with_split_biases(weights).items()}
+    converted = {
+        _rename(name, _HOPFIELD_RENAMES): (name, weight) for name, weight in _with_split_biases(weights).items()
+    }
     if None in converted:
         raise ValueError(f"{converted[None][0]} is not a weight of a Hopfield association")
     return {key: weight for key, (_, weight) in converted.items() if key is not None}
@@ -213,9 +215,9 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
     Args:
         state_dict: parameters under their official names.
         stage: `"encoder"` (the vision Mamba alone), `"pretrain"` (stage 1), `"contrastive"` (stage 2), `"downstream"`
-            (stage 3: encoder, projection, decoder), `"emrrg"` (stage 3 with hybrid layers), `"ammrg"` (AM-MRG's stage 2),
-            `"vmamba"` (VMamba's
-            classification checkpoints, of which the head is left out), or the `checkpoint` of another family.
+            (stage 3: encoder, projection, decoder), `"emrrg"` (stage 3 with hybrid layers), `"ammrg"` (AM-MRG's stage
+            2), `"vmamba"` (VMamba's classification checkpoints, of which the head is left out), or the `checkpoint` of
+            another family.
 
     Raises:
         ValueError: the stage or some keys are unknown; the message lists them.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Far below what rounding leaves of a sum of weights.
-_NEGLIGIBLE = 1e-30
+# By so much less than the largest product, a weight is 1e-30 of the largest, far below what rounding leaves of a sum.
+_NEGLIGIBLE = 69.0
 
 
 class HopfieldAssociation(nn.Module):
@@ -32,7 +32,7 @@ class HopfieldAssociation(nn.Module):
         output_size: width of the output; `hidden_size` when not given.
         beta: inverse temperature; `1 / sqrt(head_size)` when not given.
         update_steps: at most N updates of the states before the recall; until convergence when negative.
-        tolerance: a head is done when no state's update in the batch is longer (norm over a sample's states).
+        tolerance: a head is done with a sample when its update (norm over the sample's states) is no longer than that.
         normalize: whether states, keys' memories and values' memories go through a layer norm each.
         layer_norm_eps: epsilon of these.
 
@@ -152,16 +152,16 @@ class HopfieldAssociation(nn.Module):
     def _updated(self, patterns: Tensor, keys: Tensor) -> Tensor:
         """The patterns `(B, L, H, d)` after their updates; heads that have converged stay."""
         steps = self.max_steps if self.update_steps < 0 else self.update_steps
-        running = torch.ones(self.num_heads, dtype=torch.bool, device=patterns.device)
+        running = torch.ones(len(patterns), self.num_heads, dtype=torch.bool, device=patterns.device)
         previous = None
         for _ in range(steps):
             updated = self._head_by_head(self._weights(patterns, keys) @ keys, self.k_proj, self.key_norm)
             if previous is not None:
-                moved = torch.linalg.vector_norm((updated - previous).detach(), dim=(1, 3)).amax(dim=0)
+                moved = torch.linalg.vector_norm((updated - previous).detach(), dim=(1, 3))
                 running = running & (moved > self.tolerance)
                 if not running.any():
                     break
-            patterns = torch.where(running[:, None], updated, patterns)
+            patterns = torch.where(running[:, None, :, None], updated, patterns)
             previous = updated
         return patterns
 
@@ -176,9 +176,10 @@ class HopfieldAssociation(nn.Module):
         if self.key_norm is not None:
             queries = queries * self.key_norm.weight
         products = queries.flatten(1, 2) @ keys.mT
-        weights = products.softmax(dim=-1, dtype=torch.promote_types(products.dtype, torch.float32))
         # A processor computes many times slower with denormal numbers, and most weights of a sharp recall would be.
-        return F.threshold(weights, _NEGLIGIBLE, 0.0, inplace=not weights.requires_grad).to(products.dtype)
+        products = products.clamp(min=products.detach().amax(dim=-1, keepdim=True) - _NEGLIGIBLE)
+        weights = products.softmax(dim=-1, dtype=torch.promote_types(products.dtype, torch.float32))
+        return weights.to(products.dtype)
 
     def _head_by_head(self, mixture: Tensor, projection: nn.Linear, norm: nn.LayerNorm | None) -> Tensor:
         """Mixtures of standardized memories `(B, L * H, W)` through a layer norm's weights and each head's own rows of
