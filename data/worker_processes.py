@@ -31,6 +31,11 @@ def worker_processes(
             raise
 
 
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:
@@ -45,4 +50,4 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-__all__ = ["worker_processes"]
+__all__ = ["available_cores", "worker_processes"]
