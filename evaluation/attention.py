@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from ..configuration.vision_tokens import patch_positions
 from ..modeling_mambaxray.layers.hybrid_attention import GatedCrossAttention
 from ..modeling_mambaxray.layers.image_features import Evidence
-from ..processing.image_reading import load_xray
+from .seen_views import as_seen
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -110,8 +110,8 @@ def explain_report(
         maps = _by_word(weights[0, :, rows].float().mean(dim=0)[:, patches], owners, len(words))
         by_word = _mean_by_word(gates[0, rows].float().cpu().numpy(), owners, len(words))[:, 0]
         sources.append(AttentionMaps(f"Cross-attention of layer {index}", maps, by_word))
-    seen = _as_seen(inputs["pixel_values"][0], processor)
-    return Explanation(words, [_unstretched(*pair) for pair in zip(seen, views, strict=True)], sources, evidence)
+    seen = as_seen(inputs["pixel_values"][0], processor.image_processor, views)
+    return Explanation(words, seen, sources, evidence)
 
 
 def words_of_tokens(tokenizer: Any, ids: Sequence[int]) -> tuple[list[str], list[int | None]]:
@@ -183,21 +183,6 @@ def _mean_by_word(values: np.ndarray, owners: Sequence[int | None], words: int) 
     for word in range(words - 2, -1, -1):
         of_word[word] = of_word[word] or of_word[word + 1]
     return np.stack([values[rows].mean(axis=0) for rows in of_word])
-
-
-def _as_seen(pixels: Tensor, processor: ProcessorMixin) -> list[Image.Image]:
-    """The views `(views, channels, height, width)` without the normalisation."""
-    images = processor.image_processor
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (images.image_mean, images.image_std))
-    grey = (pixels.float().cpu() * std + mean).mean(dim=1).clamp(0, 1)
-    return [Image.fromarray((255 * view).round().to(torch.uint8).numpy()) for view in grey]
-
-
-def _unstretched(seen: Image.Image, view: Any) -> Image.Image:
-    """An image as the model saw it, wider or higher so that it has the aspect ratio of the view that it was made of."""
-    width, height = load_xray(view, allow_blank=True).size
-    scale = max(seen.width / width, seen.height / height)
-    return seen.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
 
 
 __all__ = ["AttentionMaps", "Explanation", "explain_report", "words_of_tokens"]
