@@ -481,10 +481,22 @@ def parse_mapping(text: str, name: str) -> dict[str, Any]:
     return values
 
 
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """Plain data from `key=value`, the value in YAML, as overrides of recipes are written.
+
+    Raises:
+        RecipeError: one that does not read so.
+    """
+    values: dict[str, Any] = {}
+    for option in options:
+        _override(values, option)
+    return values
+
+
 def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise RecipeError(f"an override reads key=value, such as training.learning_rate=1e-4; got {override!r}")
+        raise RecipeError(f"expected key=value, such as training.learning_rate=1e-4; got {override!r}")
     set_value(values, key, _parse(text, f"the value of {override!r}"))
 
 
