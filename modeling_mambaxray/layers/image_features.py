@@ -1,5 +1,6 @@
 """What a report generator makes of a study before its decoder runs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +16,20 @@ class RelatedStudy:
         study_id: in its data set.
         weight: how much it counted, or how similar it is.
         text: of its report, where the caller's own memory holds it.
+        similarities: what `weight` is made of, by name, where it is made of several.
     """
 
     study_id: str
     weight: float
     text: str | None = None
+    similarities: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self, digits: int = 4) -> dict[str, Any]:
+        """Plain data for a JSON file, numbers rounded to `digits`; what is absent is left out."""
+        values: dict[str, Any] = {"study_id": self.study_id, "weight": round(self.weight, digits)}
+        if self.similarities:
+            values["similarities"] = {name: round(value, digits) for name, value in self.similarities.items()}
+        return values if self.text is None else values | {"text": self.text}
 
 
 @dataclass(frozen=True)
@@ -47,11 +57,7 @@ class Evidence:
         if self.map is not None:
             values["map"] = [[round(value, digits) for value in row] for row in self.map.float().tolist()]
         if self.studies:
-            values["studies"] = [
-                {"study_id": study.study_id, "weight": round(study.weight, digits)}
-                | ({} if study.text is None else {"text": study.text})
-                for study in self.studies
-            ]
+            values["studies"] = [study.to_dict(digits) for study in self.studies]
         return values
 
 
