@@ -69,6 +69,7 @@ _GENERATOR: dict[str, Any] = {
 }
 
 _TINY_VISION_MAMBA = {"hidden_size": 16, "num_hidden_layers": 1, "image_size": 32, "state_size": 4}
+_TINY_VMAMBA = {"image_size": 32, "embed_dim": 8, "depths": [1, 1]}
 _TINY_BERT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 _TINY_QUERIES = {"query_hidden_size": 16, "query_attention_heads": 2}
 
@@ -157,13 +158,26 @@ _FAMILIES: dict[str, Family] = {
         },
         **_GENERATOR,
     ),
+    "disease_aware": Family(
+        config=".configuration.configuration_disease_aware:DiseaseAwareConfig",
+        model=".modeling_mambaxray.modeling_disease_aware:DiseaseAwareForConditionalGeneration",
+        papers=("disease_aware",),
+        # Prompts are the plain ones, as without a memory.
+        tiny={
+            "vision_config": {"model_type": "vmamba", **_TINY_VMAMBA},
+            "query_hidden_size": 16,
+            "query_attention_heads": 2,
+            "exemplars": False,
+        },
+        **_GENERATOR | {"processor": ".processing.processing_disease_aware:DiseaseAwareProcessor"},
+    ),
     "vmamba": Family(
         config=".configuration.configuration_vmamba:VMambaConfig",
         model=".modeling_mambaxray.modeling_vmamba:VMambaModel",
         checkpoint="vmamba",
         key_map=".train.convert:vmamba_key",
         left_out=r"^(classifier\.)?head\.",  # of the classification checkpoints
-        tiny={"image_size": 32, "embed_dim": 8, "depths": [1, 1]},
+        tiny=_TINY_VMAMBA,
     ),
 }
 _on_registration: list[Callable[[Family], None]] = []

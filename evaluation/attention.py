@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..configuration.vision_tokens import patch_positions
+from ..modeling_mambaxray.generation.recalled_prompts import prepare_for_generation
 from ..modeling_mambaxray.layers.hybrid_attention import GatedCrossAttention
 from ..modeling_mambaxray.layers.image_features import Evidence
 from .seen_views import as_seen
@@ -79,7 +80,7 @@ def explain_report(
         ImageReadError, FileNotFoundError: an image that can't be read.
         ValueError: the model wrote nothing, or its visual tokens do not form a square of patches.
     """
-    inputs = processor.prepare_studies([{"images": list(views)}], instruction=prompt).to(model.device)
+    inputs = prepare_for_generation(model, processor, [{"images": list(views)}], prompt)
     options = generate_kwargs | {"num_return_sequences": 1, "return_dict_in_generate": True}
     generated = model.generate(**inputs, **options)
     tokens, (evidence,) = generated.sequences, generated.get("evidence") or [[]]
@@ -110,8 +111,8 @@ def explain_report(
         maps = _by_word(weights[0, :, rows].float().mean(dim=0)[:, patches], owners, len(words))
         by_word = _mean_by_word(gates[0, rows].float().cpu().numpy(), owners, len(words))[:, 0]
         sources.append(AttentionMaps(f"Cross-attention of layer {index}", maps, by_word))
-    seen = as_seen(inputs["pixel_values"][0], processor.image_processor, views)
-    return Explanation(words, seen, sources, evidence)
+    seen = processor.prepare_images([{"images": list(views)}])["pixel_values"][0]
+    return Explanation(words, as_seen(seen, processor.image_processor, views), sources, evidence)
 
 
 def words_of_tokens(tokenizer: Any, ids: Sequence[int]) -> tuple[list[str], list[int | None]]:

@@ -12,7 +12,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -715,6 +715,34 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
                 if parameter.requires_grad:
                     total = total + parameter.flatten()[:0].sum().to(total)
         return total, losses
+
+    @property
+    def recalls(self) -> bool:
+        """Whether the prompts hold what `recall` finds. Whatever writes prompts asks this: `prepare_for_generation`,
+        the pipeline, evaluation and training (`generation/recalled_prompts.py`)."""
+        return False
+
+    def recall(self, visual_tokens: Tensor, studies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What the prompts of studies hold that the model finds by their images, such as the report of a similar study.
+
+        Args:
+            visual_tokens: `(batch, tokens, vision_hidden)`.
+            studies: the same in the package's schema, without images and without what is to be predicted.
+
+        Returns:
+            For each study the keys and values, plain data, that the processor's `prompt_for` and `study_inputs_for`
+            then find in it.
+        """
+        return [{} for _ in studies]
+
+    def recall_for_training(self, studies: Sequence[Mapping[str, Any]], seed: int = 0) -> list[dict[str, Any] | None]:
+        """What `recall` gives for training studies, where that takes no image; None for the others.
+
+        Args:
+            studies: of the training split, in the package's schema, without images.
+            seed: of what is drawn at random.
+        """
+        return [None for _ in studies]
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:

@@ -204,7 +204,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             ValueError: a study has no `images` (or one `image`), or no `report` in training.
             ValueError: as `__call__`, or a study input that does not fit its declaration.
         """
-        known = [{key: value for key, value in study.items() if key not in WITHHELD_KEYS} for study in studies]
+        known = [self.without_withheld(study) for study in studies]
         batch = self(
             images=[_views_of(study) for study in studies],
             text=[self.prompt_for(study, instruction) for study in known],
@@ -214,13 +214,32 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         )
         if "pixel_attention_mask" in batch:
             batch["view_mask"] = batch.pop("pixel_attention_mask")
-        declared = {
-            name: each for name, each in self.study_inputs.items() if with_reports or not each.for_training_only
-        }
         # Targets may be made of the report or the labels; what generation gets may not.
-        values = [self.study_inputs_for(study) for study in (studies if with_reports else known)]
-        batch.update(stack_study_inputs(values, declared))
+        batch.update(self._stacked_inputs(studies if with_reports else known, with_reports))
         return batch
+
+    def prepare_images(self, studies: Sequence[Mapping[str, Any]]) -> BatchFeature:
+        """The images of studies alone: `pixel_values` and `view_mask`, as `prepare_studies` gives them."""
+        return self.image_processor(group_views([_views_of(study) for study in studies]), return_tensors="pt")
+
+    def prepare_prompts(self, studies: Sequence[Mapping[str, Any]], *, instruction: str | None = None) -> BatchFeature:
+        """The prompts of studies alone, without reports: `input_ids`, `attention_mask` and the `study_inputs`, as
+        `prepare_studies` gives them. The images are not looked at."""
+        known = [self.without_withheld(study) for study in studies]
+        batch = self(text=[self.prompt_for(study, instruction) for study in known], return_tensors="pt")
+        batch.update(self._stacked_inputs(known, False))
+        return batch
+
+    @staticmethod
+    def without_withheld(study: Mapping[str, Any]) -> dict[str, Any]:
+        """A study without what is to be predicted (`WITHHELD_KEYS`)."""
+        return {key: value for key, value in study.items() if key not in WITHHELD_KEYS}
+
+    def _stacked_inputs(self, studies: Sequence[Mapping[str, Any]], for_training: bool) -> dict[str, torch.Tensor]:
+        declared = {
+            name: each for name, each in self.study_inputs.items() if for_training or not each.for_training_only
+        }
+        return stack_study_inputs([self.study_inputs_for(study) for study in studies], declared)
 
     def replace_image_token(self, image_inputs: Any = None, image_idx: int = 0, **kwargs: Any) -> str:
         """The run of placeholders that stands for one study."""

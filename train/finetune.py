@@ -1,5 +1,6 @@
 """Stage 3: supervised fine-tuning of a report generator, with a frozen, adapted or fully trained language model."""
 
+import inspect
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,12 +22,14 @@ from transformers import (
     TrainingArguments,
 )
 
+from ..configuration.families import families_of_stage
 from ..evaluation.trainer_metrics import report_metrics
 from ..modeling_mambaxray.layers.study_memory import StudyMemory
 from ..processing.build_generator import build_generator
-from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
+from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE, MambaXrayProcessor
 from .collator import ReportCollator
 from .partial_lora import apply_efficient_tuning
+from .recalled_studies import with_recalled
 from .recipe import FinetuneRecipe, GeneratorSection, RecipeError
 from .report_trainer import ReportTrainer
 from .run_folder import BASE, claim_run_folder
@@ -45,6 +48,9 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
     train, validation = load_splits(recipe.data)
     model, processor = make_generator(recipe.model, train["report"])
     _give_memories(model, load_memories(recipe.model.memories, recipe.data))
+    train = with_recalled(train, model, processor, is_training=True, seed=recipe.seed)
+    if validation is not None:
+        validation = with_recalled(validation, model, processor, is_training=False)
     model.generation_config.update(**recipe.generation)
     freeze(model, recipe.model.freeze)
     if recipe.model.lora is not None or recipe.model.vision_lora is not None:
@@ -92,6 +98,7 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
             system=section.system,
             instruction=instruction,
             prompt_template=section.prompt_template or DEFAULT_PROMPT_TEMPLATE,
+            processor_kwargs=_processor_options(section, families_of_stage("finetune")[section.system].processor_class),
             text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
             **section.options,
         )
@@ -129,18 +136,27 @@ def _whole_generator(section: GeneratorSection) -> tuple[PreTrainedModel, Proces
     with named_part("model.checkpoint", section.checkpoint):
         model = AutoModelForImageTextToText.from_pretrained(section.checkpoint)
         processor = AutoProcessor.from_pretrained(section.checkpoint)
-    if section.instruction is not None or section.prompt_template is not None:
-        # Made anew, so that the chat template follows.
-        processor = type(processor)(
-            processor.image_processor,
-            processor.tokenizer,
-            num_image_tokens=processor.num_image_tokens,
-            instruction=section.instruction or processor.instruction,
-            prompt_template=section.prompt_template or processor.prompt_template,
-        )
+    prompt = {"instruction": section.instruction, "prompt_template": section.prompt_template}
+    given = {name: value for name, value in prompt.items() if value is not None}
+    given |= _processor_options(section, type(processor))
+    if given:
+        # Read anew, so that the chat template follows.
+        processor = type(processor).from_pretrained(section.checkpoint, **given)
     if section.save_language_model:
         model.language_model_reference = None
     return model, processor
+
+
+def _processor_options(section: GeneratorSection, processor_class: type[ProcessorMixin]) -> dict[str, Any]:
+    """What the recipe says of the system's own prompts."""
+    common = inspect.signature(MambaXrayProcessor.__init__).parameters
+    own = inspect.signature(processor_class.__init__).parameters.keys() - common.keys()
+    if unknown := sorted(section.processor.keys() - own):
+        raise RecipeError(
+            f"model.processor: {processor_class.__name__} has no option {', '.join(unknown)}; it has "
+            f"{', '.join(sorted(own)) or 'none'}"
+        )
+    return dict(section.processor)
 
 
 def _new_language_model(values: dict[str, Any] | None, tokenizer: Any) -> PreTrainedModel:

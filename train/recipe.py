@@ -343,6 +343,7 @@ class GeneratorSection(Section):
         vocab_size: size of the tokenizer that is trained on the reports, for a new language model.
         instruction: what the prompt asks for; the papers' words when null.
         prompt_template: the prompt with `{image}` and `{instruction}`; the papers' when null.
+        processor: options of the system's own processor, such as `max_exemplar_tokens` of `disease_aware`.
         image_size: side of the image in pixels; the encoder's own when null.
         max_report_length: longest report in tokens in training; longer ones are cut. No limit when null.
     """
@@ -364,6 +365,7 @@ class GeneratorSection(Section):
     vocab_size: int = 1000
     instruction: str | None = None
     prompt_template: str | None = None
+    processor: dict[str, Any] = Field(default_factory=dict)
     image_size: int | None = None
     max_report_length: int | None = None
 
