@@ -22,6 +22,7 @@ def build_generator(
     prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
     vision_kwargs: Mapping[str, Any] | None = None,
     text_kwargs: Mapping[str, Any] | None = None,
+    parts: Mapping[str, Any] | None = None,
     **config_kwargs: Any,
 ) -> tuple[PreTrainedModel, MambaXrayProcessor]:
     """Puts a pre-trained vision encoder and a pre-trained language model together, with the processor for both.
@@ -39,6 +40,7 @@ def build_generator(
         image_size: side of the images in pixels; the encoder's own when not given.
         instruction, prompt_template: what the processor asks for, see `MambaXrayProcessor`.
         vision_kwargs, text_kwargs: passed to the parts' `from_pretrained` (`revision`, `dtype`, …).
+        parts: further pre-trained parts that the system takes, by name: folder or Hub name, or the part.
         config_kwargs: fields of the model's configuration.
 
     Returns:
@@ -69,9 +71,10 @@ def build_generator(
             f"the {encoder.config.model_type} encoder takes images of {side} px, not {image_size}: give it by its "
             "folder or Hub name, or leave image_size out"
         )
-    processor = family.processor_class(
+    processor = family.processor_class.from_parts(
         MambaXrayImageProcessor(size={"height": side, "width": side}),
         tokenizer,
+        parts or {},
         instruction=instruction,
         prompt_template=prompt_template,
     )
@@ -80,6 +83,7 @@ def build_generator(
         language_model,
         image_token_id=processor.image_token_id,
         text_kwargs=text_options or None,
+        **(parts or {}),
         **config_kwargs,
     )
     processor.num_image_tokens = model.config.num_image_tokens

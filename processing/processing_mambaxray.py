@@ -86,6 +86,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         prompt_template: wrapper with the fields `{image}` and `{instruction}`; by default the papers'.
         chat_template: Jinja template for `apply_chat_template`; by default one that says what `prompt_template` and
             `instruction` say, and goes on to when they are changed.
+        further: what a system's processor holds beside these two, such as a second tokenizer, by its name in the
+            subclass's `__init__`.
 
     Attributes:
         study_inputs: what a study hands the model beside images and prompt, by name; the model of the same system
@@ -104,13 +106,14 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         instruction: str = DEFAULT_INSTRUCTION,
         prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
         chat_template: str | None = None,
+        **further: Any,
     ) -> None:
         if num_image_tokens < 1:
             raise ValueError(f"num_image_tokens is {num_image_tokens}; give model.config.num_image_tokens")
         for name in ("{image}", "{instruction}"):
             if prompt_template.count(name) != 1:
                 raise ValueError(f"prompt_template must hold {name} once; it is {prompt_template!r}")
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **further)
         self.tokenizer.add_tokens([AddedToken(image_token, special=True, normalized=False)], special_tokens=True)
         # Prompts of different lengths must end together to be generated from, also where a pipeline batches them.
         self.tokenizer.padding_side = "left"
@@ -128,6 +131,17 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         if len(saved) == len(names) and processor_dict.get("chat_template") == default_chat_template(*saved):
             processor_dict = {name: value for name, value in processor_dict.items() if name != "chat_template"}
         return super().from_args_and_dict(args, processor_dict, **kwargs)
+
+    @classmethod
+    def from_parts(cls, image_processor: Any, tokenizer: Any, parts: Mapping[str, Any], **kwargs: Any) -> Self:
+        """The processor of a model that is put together from pre-trained parts. A system overrides it to take what it
+        needs of those.
+
+        Args:
+            image_processor, tokenizer, kwargs: as for the class.
+            parts: the further parts of the model by name: folder or Hub name, or the part.
+        """
+        return cls(image_processor, tokenizer, **kwargs)
 
     @property
     def chat_template(self) -> str | dict[str, str]:
