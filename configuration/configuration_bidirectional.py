@@ -1,4 +1,4 @@
-"""Configuration of bidirectional learning: from image to report, from report to image embeddings, and back to pixels."""
+"""Configuration of bidirectional learning: from image to report, and from report to image embeddings and pixels."""
 
 import math
 from typing import Any
@@ -37,11 +37,12 @@ class BidirectionalConfig(MambaXrayConfig):
 
     Args:
         text_encoder_config: configuration (or dict) of any `AutoModel` text encoder whose `last_hidden_state` is
-            `(batch, tokens, hidden)`; a base `BertConfig` when not given. A dict without `vocab_size` takes the language
-            model's, whose tokens the text encoder reads where the processor has no tokenizer of its own for it.
-        loss_weights: factor of each loss in the total, by its name: `report` (from vision to text, VTC), `text_to_vision`
-            (TVC), `reconstruction` (REC), and `contrastive`, the paper's CLIP row. 1 for the first three when not
-            named, 0 for the last. A branch with weight 0 is not made at all.
+            `(batch, tokens, hidden)`; a base `BertConfig` when not given. A dict without `vocab_size` takes the
+            language model's, whose tokens the text encoder reads where the processor has no tokenizer of its own for
+            it.
+        loss_weights: factor of each loss in the total, by its name: `report` (from vision to text, VTC),
+            `text_to_vision` (TVC), `reconstruction` (REC), and `contrastive`, the paper's CLIP row. 1 for the first
+            three when not named, 0 for the last. A branch with weight 0 is not made at all.
         report_reduction: as in `MambaXrayConfig`, with the paper's `"sum"` as default (eq. 1).
         text_to_vision_mode: `"teacher_forced"`: each image embedding is predicted from the text and the true, detached
             embeddings before it, in one pass; `"queries"`: from the text and as many learned queries, in one pass.
@@ -51,8 +52,8 @@ class BidirectionalConfig(MambaXrayConfig):
             embeddings, or only the `"target"`, the projected visual tokens.
         projector_layer_norm: whether a layer norm follows the projection, as in R2GenGPT. The paper has none.
         image_decoder: fields `decoder_hidden_size`, `decoder_num_hidden_layers`, `decoder_num_attention_heads` and
-            `decoder_intermediate_size` of the decoder to pixels; those of the vision encoder when it is a ViT-MAE, and a
-            small one otherwise.
+            `decoder_intermediate_size` of the decoder to pixels; those of the vision encoder when it is a ViT-MAE, and
+            a small one otherwise.
         contrastive_width: width of the shared space of the contrastive loss.
         kwargs: the fields of `MambaXrayConfig`.
 
@@ -138,8 +139,8 @@ class BidirectionalConfig(MambaXrayConfig):
         side, size = math.isqrt(self.visual_sequence_length), getattr(self.vision_config, "image_size", None)
         if side**2 != self.visual_sequence_length or not isinstance(size, int) or size % side:
             raise ValueError(
-                f"{self.visual_sequence_length} image tokens are no square grid over an image of {size} px, so it can't "
-                "be reconstructed from them: give loss_weights={'reconstruction': 0}"
+                f"{self.visual_sequence_length} image tokens are no square grid over an image of {size} px, so it "
+                "can't be reconstructed from them: give loss_weights={'reconstruction': 0}"
             )
         width = visual_width(self.vision_config)
         return ViTMAEConfig(

@@ -1,8 +1,8 @@
 """Bidirectional learning: a report generator that in training also goes from reports back to images.
 
 Vision to text is the base class. Text to vision lets the same language model predict the image embeddings from the
-report, and the image is reconstructed from what it predicts. Both are there for training only: a model that is saved for
-use is the base class's with the same parts.
+report, and the image is reconstructed from what it predicts. Both are there for training only: a model that is saved
+for use is the base class's with the same parts.
 """
 
 from typing import Any, ClassVar, Self
@@ -100,8 +100,8 @@ class BidirectionalForConditionalGeneration(MambaXrayForConditionalGeneration):
 
         Args:
             vision_encoder, language_model, kwargs: as there.
-            text_encoder: folder or Hub name of any `AutoModel` text encoder or of a BLIP captioner, whose BERT is taken,
-                or such an encoder; a new one by `text_encoder_config` when not given.
+            text_encoder: folder or Hub name of any `AutoModel` text encoder or of a BLIP captioner, whose BERT is
+                taken, or such an encoder; a new one by `text_encoder_config` when not given.
             image_decoder: folder or Hub name of a `ViTMAEForPreTraining`, whose decoder is taken, or such a decoder; a
                 new one when not given.
         """
@@ -190,8 +190,8 @@ class BidirectionalForConditionalGeneration(MambaXrayForConditionalGeneration):
         has_any = any(part is not None for part in parts)
         if self.training and not has_any and any(weights[name] for name in self.config.loss_names[1:]):
             raise ValueError(
-                "the model was saved without the parts that only training needs: train from a checkpoint or from a model "
-                "that was saved with save_training_parts=True, or make one with build_generator"
+                "the model was saved without the parts that only training needs: train from a checkpoint or from a "
+                "model that was saved with save_training_parts=True, or make one with build_generator"
             )
         return has_any
 

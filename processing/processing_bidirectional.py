@@ -27,8 +27,8 @@ class BidirectionalProcessor(MambaXrayProcessor):
     Args:
         image_processor, tokenizer, num_image_tokens, image_token, instruction, prompt_template, chat_template: as in
             `MambaXrayProcessor`.
-        text_tokenizer: the text encoder's; a copy of `tokenizer` when not given, for a text encoder that is trained from
-            nothing.
+        text_tokenizer: the text encoder's; a copy of `tokenizer` when not given, for a text encoder that is trained
+            from nothing.
         vision_prompt: the language model's prompt for image embeddings, with `{report}` where the encoded text goes and
             words behind it.
         max_text_length: tokens of a report and its view's sentence, the most; longer reports are cut.

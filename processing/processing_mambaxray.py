@@ -206,7 +206,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
 
         Args:
             studies: each with `images`, with `report` for training, and whatever the system's `prompt_for` and
-                `study_inputs_for` look at.
+                `study_inputs_for` look at; `crop_positions` where its views are not to be cut in the middle, see
+                `MambaXrayImageProcessor`.
             instruction: passed to `prompt_for`.
             with_reports: for training: with targets, and with the study inputs that are for training only.
             max_report_length, include_prompt: as in `__call__`.
@@ -219,12 +220,14 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             ValueError: as `__call__`, or a study input that does not fit its declaration.
         """
         known = [{key: value for key, value in study.items() if key not in WITHHELD_KEYS} for study in studies]
+        positions = [study.get("crop_positions") for study in studies]
         batch = self(
             images=[_views_of(study) for study in studies],
             text=[self.prompt_for(study, instruction) for study in known],
             reports=[_report_of(study) for study in studies] if with_reports else None,
             max_report_length=max_report_length,
             include_prompt=include_prompt,
+            **({} if all(each is None for each in positions) else {"crop_positions": positions}),
         )
         if "pixel_attention_mask" in batch:
             batch["view_mask"] = batch.pop("pixel_attention_mask")

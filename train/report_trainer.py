@@ -160,13 +160,12 @@ class ReportTrainer(Trainer):
         """The model's loss; in training smoothed by `label_smoothing_factor`, and its named parts kept for the log."""
         inputs = {name: value for name, value in inputs.items() if name not in GENERATION_KEYS}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if model.training:
-            if self.args.label_smoothing_factor:
-                # Scaled over the processes as the Trainer scales the loss itself.
-                scale = self._processes_per_mean(num_items_in_batch)
-                loss = loss + scale * smoothing_term(
-                    outputs.logits, inputs["labels"], self.args.label_smoothing_factor, num_items_in_batch
-                )
+        if model.training and self.args.label_smoothing_factor:
+            # Scaled over the processes as the Trainer scales the loss itself.
+            scale = self._processes_per_mean(num_items_in_batch)
+            loss = loss + scale * smoothing_term(
+                outputs.logits, inputs["labels"], self.args.label_smoothing_factor, num_items_in_batch
+            )
         losses = outputs.get("losses") or {}
         # The only one is the loss that is logged anyway.
         named = (losses if len(losses) > 1 else {}) | (outputs.get("metrics") or {})

@@ -1,7 +1,5 @@
 """Loading a text encoder, also that of an image captioner."""
 
-from typing import Any
-
 import torch
 from transformers import (
     AutoConfig,
@@ -30,8 +28,8 @@ def load_text_encoder(name_or_path: str) -> PreTrainedModel:
 def encoder_of_captioner(captioner: BlipForConditionalGeneration) -> BertModel:
     """The BERT inside of a BLIP captioner's text decoder, as a bidirectional encoder.
 
-    Its self-attention sees the whole text instead of the words before, and its cross-attention to the image is left out,
-    so it computes what neither of BLIP's own models does. Token type embeddings, which BLIP has not, are zero.
+    Its self-attention sees the whole text instead of the words before, and its cross-attention to the image is left
+    out, so it computes what neither of BLIP's own models does. Token type embeddings, which BLIP has not, are zero.
 
     Raises:
         ValueError: the captioner has weights that a BERT has no place for.

@@ -9,8 +9,8 @@ from transformers.models.vit_mae.modeling_vit_mae import ViTMAEDecoder
 class ImageDecoder(nn.Module):
     """ViT-MAE's decoder where no patch is masked, so that all embeddings are given, in order.
 
-    The decoder expects a `cls` embedding before the patches; a learned one takes its place, so that the image is made of
-    the patches' embeddings alone.
+    The decoder expects a `cls` embedding before the patches; a learned one takes its place, so that the image is made
+    of the patches' embeddings alone.
 
     Args:
         config: of the decoder, whose `hidden_size` is the embeddings'.

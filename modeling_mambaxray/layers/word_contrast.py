@@ -31,8 +31,8 @@ class WordContrast(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
 
     def forward(self, visual_tokens: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        """The loss of studies with visual tokens `(batch, tokens, vision_width)` and words `(batch, length, word_width)`,
-        of which those with a mask `(batch, length)` of 0 are padding."""
+        """The loss of studies with visual tokens `(batch, tokens, vision_width)` and words `(batch, length,
+        word_width)`, of which those with a mask `(batch, length)` of 0 are padding."""
         dtype = self.word_projection.weight.dtype
         image = self.visual_projection(visual_tokens.to(dtype).mean(dim=1))
         text = self.word_projection(pool_tokens(words.to(dtype), mask, "mean"))
