@@ -2,7 +2,8 @@
 
 The base classes of the package's systems. What a system may override or declare, from here or from outside the package:
 `encode_images` (per view), `fuse` (visual tokens to image embeddings, with losses and evidence), `study_inputs` (what
-else a study hands the model), `extra_decoder_inputs` (its decoder's layers are changed), `separate_parts`, and in its
+else a study hands the model), `extra_decoder_inputs` (its decoder's layers are changed), `separate_parts`,
+`start_from_stage1` (an earlier stage of its own), `memory_vectors` (memories that it looks up), and in its
 configuration `num_image_tokens` and `loss_names`. `docs/adding_a_system.md` shows each.
 """
 
@@ -576,6 +577,14 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             config.vision_config.image_size = image_size
             kwargs["config"] = config
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    def start_from_stage1(self, stage1: PreTrainedModel) -> None:
+        """Takes over what an earlier stage of the system learned, beside the vision encoder: `model.stage1` of recipes.
+
+        Raises:
+            ValueError: the system starts from no such model, or this one does not fit.
+        """
+        raise ValueError(f"{type(self).__name__} starts from no stage 1; got a {type(stage1).__name__}")
 
     @classmethod
     def for_released_weights(cls, weights: Mapping[str, Tensor]) -> tuple[type[Self], dict[str, Any]]:

@@ -211,8 +211,12 @@ class GeneratorSection(Section):
             language model.
         system: which report generator is put together: `mambaxray` or `emrrg`.
         options: fields of its configuration, such as `hybrid_layers` of `emrrg`.
+        stage1: folder or Hub name of the model that an earlier stage of the same system left, such as a `classify`
+            run's, for systems that start from one (`start_from_stage1`).
+        memories: folders of `StudyMemory` artefacts by the names that the system has for them (`memory_names`). Each
+            row must be of the training split of `data`, by study and by patient.
         vision_encoder: folder or Hub name of a pre-trained vision encoder (a model that has one, such as that of
-            stage 2, counts too), or the configuration of a new one, with its `model_type`.
+            stage 2, counts too), or the configuration of a new one, with its `model_type`; that of `stage1` when null.
         language_model: folder or Hub name of a causal language model, or the configuration of a new one, with its
             `model_type`. The vocabulary and its special tokens come from the tokenizer.
         language_model_revision: branch, tag or commit of the language model on the Hub.
@@ -235,6 +239,8 @@ class GeneratorSection(Section):
     checkpoint: str | None = None
     system: str = "mambaxray"
     options: dict[str, Any] = Field(default_factory=dict)
+    stage1: str | None = None
+    memories: dict[str, str] = Field(default_factory=dict)
     vision_encoder: str | dict[str, Any] | None = None
     language_model: str | dict[str, Any] | None = None
     language_model_revision: str | None = None
@@ -251,9 +257,16 @@ class GeneratorSection(Section):
     max_report_length: int | None = None
 
     def model_post_init(self, context: Any) -> None:
-        _check_parts(self, "vision_encoder", "language_model")
+        _check_parts(self, *(() if self.stage1 is not None else ("vision_encoder",)), "language_model")
         _check_checkpoint(
-            self, "system", "options", "language_model_revision", "language_model_dtype", "vocab_size", "image_size"
+            self,
+            "system",
+            "options",
+            "stage1",
+            "language_model_revision",
+            "language_model_dtype",
+            "vocab_size",
+            "image_size",
         )
         for name in ("language_model_revision", "language_model_dtype"):
             if getattr(self, name) is not None and not isinstance(self.language_model, str):

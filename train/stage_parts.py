@@ -3,7 +3,7 @@
 Errors say which key of the recipe to change.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ..data.studies import first_studies, load_studies
 from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
+from ..modeling_mambaxray.layers.study_memory import HeldOutStudyError, MemoryFormatError, StudyMemory, TrainingSplit
 from .recipe import DataSection, RecipeError
 
 if TYPE_CHECKING:
@@ -33,6 +34,44 @@ def load_splits(data: DataSection) -> tuple["Dataset", "Dataset | None"]:
     if validation is not None:
         validation = first_studies(validation, data.max_validation)
     return first_studies(splits["train"], data.max_train), validation
+
+
+def training_split(data: DataSection) -> TrainingSplit:
+    """Which studies a memory may hold: of all splits of the data, whatever `data.max_train` leaves of them.
+
+    Raises:
+        RecipeError: no source is named.
+    """
+    if data.source is None:
+        raise RecipeError("the recipe does not say where the data is: give data.source=FOLDER")
+    splits = load_studies(data.source, **data.options)
+    columns = ["study_id", "patient_id", "split"]
+    return TrainingSplit.of(study for split in splits.values() for study in split.select_columns(columns))
+
+
+def load_memories(memories: Mapping[str, str], data: DataSection) -> dict[str, StudyMemory]:
+    """The memories that a recipe names, each of their rows checked against the training split of its data.
+
+    Args:
+        memories: the recipe's `model.memories`.
+        data: the recipe's `data`.
+
+    Raises:
+        FileNotFoundError: a folder holds no memory.
+        RecipeError: a row is of a study or a patient that may not be remembered, or a memory can't be read.
+    """
+    if not memories:
+        return {}
+    split, loaded = training_split(data), {}
+    for name, folder in memories.items():
+        key = f"model.memories.{name}={folder}"
+        try:
+            loaded[name] = StudyMemory.from_pretrained(folder, split)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{key}: {error}") from error
+        except (HeldOutStudyError, MemoryFormatError) as error:
+            raise RecipeError(f"{key}: {error}") from error
+    return loaded
 
 
 @contextmanager
@@ -94,4 +133,4 @@ def freeze(model: PreTrainedModel, parts: Sequence[str]) -> None:
             raise RecipeError(f"model.freeze: {error}") from error
 
 
-__all__ = ["freeze", "load_splits", "make_vision_encoder", "named_part"]
+__all__ = ["freeze", "load_memories", "load_splits", "make_vision_encoder", "named_part", "training_split"]
