@@ -51,7 +51,7 @@ class BidirectionalConfig(MambaXrayConfig):
         text_to_vision_gradients: which side of the distance is trained by it: `"both"`, only the `"generated"`
             embeddings, or only the `"target"`, the projected visual tokens.
         projector_layer_norm: whether a layer norm follows the projection, as in R2GenGPT. The paper has none.
-        image_decoder: fields `decoder_hidden_size`, `decoder_num_hidden_layers`, `decoder_num_attention_heads` and
+        image_decoder_sizes: `decoder_hidden_size`, `decoder_num_hidden_layers`, `decoder_num_attention_heads` and
             `decoder_intermediate_size` of the decoder to pixels; those of the vision encoder when it is a ViT-MAE, and
             a small one otherwise.
         contrastive_width: width of the shared space of the contrastive loss.
@@ -80,7 +80,7 @@ class BidirectionalConfig(MambaXrayConfig):
         text_to_vision_reduction: str = "sum",
         text_to_vision_gradients: str = "both",
         projector_layer_norm: bool = False,
-        image_decoder: dict[str, int] | None = None,
+        image_decoder_sizes: dict[str, int] | None = None,
         contrastive_width: int = 512,
         **kwargs: Any,
     ):
@@ -101,9 +101,11 @@ class BidirectionalConfig(MambaXrayConfig):
         decoder = dict(_SMALL_DECODER)
         if isinstance(self.vision_config, ViTMAEConfig):
             decoder = {name: getattr(self.vision_config, name) for name in _DECODER_FIELDS}
-        if unknown := sorted((image_decoder or {}).keys() - set(_DECODER_FIELDS)):
-            raise ValueError(f"image_decoder has no {', '.join(unknown)}; its fields are {', '.join(_DECODER_FIELDS)}")
-        self.image_decoder = decoder | (image_decoder or {})
+        if unknown := sorted((image_decoder_sizes or {}).keys() - set(_DECODER_FIELDS)):
+            raise ValueError(
+                f"image_decoder_sizes has no {', '.join(unknown)}; its fields are {', '.join(_DECODER_FIELDS)}"
+            )
+        self.image_decoder_sizes = decoder | (image_decoder_sizes or {})
         for name, choices in (
             ("text_to_vision_mode", TEXT_TO_VISION_MODES),
             ("text_to_vision_reduction", REDUCTIONS),
@@ -149,7 +151,7 @@ class BidirectionalConfig(MambaXrayConfig):
             image_size=size,
             patch_size=size // side,
             num_channels=getattr(self.vision_config, "num_channels", 3),
-            **self.image_decoder,
+            **self.image_decoder_sizes,
         )
 
 

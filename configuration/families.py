@@ -129,7 +129,7 @@ _FAMILIES: dict[str, Family] = {
             "tiny": {
                 "vision_config": {"model_type": "vision_mamba", "patch_size": 8, **_TINY_VISION_MAMBA},
                 "text_encoder_config": {"model_type": "bert", **_TINY_BERT, "hidden_size": 8},
-                "image_decoder": {f"decoder_{name}": size for name, size in _TINY_DECODER.items()},
+                "image_decoder_sizes": {f"decoder_{name}": size for name, size in _TINY_DECODER.items()},
                 "loss_weights": {"contrastive": 1.0},
                 "contrastive_width": 16,
             },

@@ -114,7 +114,7 @@ class BidirectionalForConditionalGeneration(MambaXrayForConditionalGeneration):
             is_name = not isinstance(image_decoder, nn.Module)
             decoder = parts["image_decoder"] = load_image_decoder(image_decoder) if is_name else image_decoder
             names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-            kwargs["image_decoder"] = {f"decoder_{name}": getattr(decoder.config, name) for name in names}
+            kwargs["image_decoder_sizes"] = {f"decoder_{name}": getattr(decoder.config, name) for name in names}
         return super().from_encoder_decoder_pretrained(vision_encoder, language_model, given_parts=parts, **kwargs)
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ from ..processing.build_generator import build_generator
 from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
 from .collator import ReportCollator
 from .partial_lora import apply_efficient_tuning
+from .random_crops import CropEpoch, RandomCrops
 from .recipe import FinetuneRecipe, GeneratorSection, RecipeError
 from .report_trainer import ReportTrainer
 from .run_folder import BASE, claim_run_folder
@@ -50,6 +51,13 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
     _give_memories(model, load_memories(recipe.model.memories, recipe.data))
     model.generation_config.update(**recipe.generation)
     freeze(model, recipe.model.freeze)
+    model.saves_training_parts = recipe.model.save_training_parts
+    callbacks = []
+    if recipe.model.random_crop:
+        if not processor.image_processor.do_center_crop:
+            raise RecipeError("model.random_crop is for a model whose processor cuts images")
+        train = RandomCrops(train, recipe.seed)
+        callbacks.append(CropEpoch(train))
     if recipe.model.lora is not None or recipe.model.vision_lora is not None:
         if PartialState().is_main_process:
             # What lies below the adapters is the first thing that is written there.
@@ -63,6 +71,7 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
         data_collator=ReportCollator(processor, recipe.model.max_report_length, for_generation=True),
         processing_class=processor,
         compute_metrics=None if recipe.metrics is None else report_metrics(recipe.metrics),
+        callbacks=callbacks,
     )
 
 
@@ -87,12 +96,17 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
         # The prompt is part of what the tokenizer learns, or its rare words would be spelled letter by letter.
         tokenizer = train_report_tokenizer([*reports, *[instruction] * len(reports)], section.vocab_size)
         language_model = _new_language_model(section.language_model, tokenizer)
+    for name, source in section.parts.items():
+        with named_part(f"model.parts.{name}", source):
+            AutoConfig.from_pretrained(source)
     with named_part("model.language_model", section.language_model):
         model, processor = build_generator(
             encoder,
             language_model,
             tokenizer,
             system=section.system,
+            crop_from=section.crop_from,
+            parts=section.parts,
             instruction=instruction,
             prompt_template=section.prompt_template or DEFAULT_PROMPT_TEMPLATE,
             text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
@@ -134,13 +148,11 @@ def _whole_generator(section: GeneratorSection) -> tuple[PreTrainedModel, Proces
         processor = AutoProcessor.from_pretrained(section.checkpoint)
     if section.instruction is not None or section.prompt_template is not None:
         # Made anew, so that the chat template follows.
-        processor = type(processor)(
-            processor.image_processor,
-            processor.tokenizer,
-            num_image_tokens=processor.num_image_tokens,
-            instruction=section.instruction or processor.instruction,
-            prompt_template=section.prompt_template or processor.prompt_template,
-        )
+        given = [n for n, p in inspect.signature(type(processor)).parameters.items() if p.kind is not p.VAR_KEYWORD]
+        fields = {name: getattr(processor, name) for name in given if name != "chat_template"}
+        fields["instruction"] = section.instruction or processor.instruction
+        fields["prompt_template"] = section.prompt_template or processor.prompt_template
+        processor = type(processor)(**fields)
     if section.save_language_model:
         model.language_model_reference = None
     return model, processor
@@ -159,6 +171,9 @@ def _check_system(section: GeneratorSection) -> None:
     known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
     if unknown := sorted(section.options.keys() - known):
         raise RecipeError(f"model.options: {section.system} has no field {', '.join(unknown)}")
+    taken = inspect.signature(systems[section.system].model_class.from_encoder_decoder_pretrained).parameters
+    if unknown := sorted(section.parts.keys() - taken.keys()):
+        raise RecipeError(f"model.parts: {section.system} takes no {', '.join(unknown)}")
 
 
 def _new_language_model(values: dict[str, Any] | None, tokenizer: Any) -> PreTrainedModel:
@@ -192,7 +207,8 @@ def _loading_options(section: GeneratorSection) -> dict[str, Any]:
 def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path) -> PeftModel:
     """Adapters on the language model or the vision encoder; what else is trained goes into their file whole."""
     if PartialState().is_main_process:
-        model.save_pretrained(base)
+        # Whole, since the adapters' file has all that is trained.
+        model.save_pretrained(base, save_training_parts=True)
     # The adapters refer to the model that they belong to, and are loaded from other working directories.
     model.name_or_path = model.config.name_or_path = str(base.resolve())
     if section.vision_lora is not None:
