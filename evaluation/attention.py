@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..configuration.vision_tokens import patch_positions
 from ..modeling_mambaxray.generation.recalled_prompts import prepare_for_generation
 from ..modeling_mambaxray.layers.hybrid_attention import GatedCrossAttention
 from ..modeling_mambaxray.layers.image_features import Evidence
@@ -43,7 +42,8 @@ class Explanation:
     Attributes:
         words: the report's words.
         views: the images with the detail that the model saw, in the aspect ratio of the films. The model sees them
-            stretched to a square, and maps are laid over them in the same way.
+            stretched to a square, and maps are laid over them in the same way. Where the processor cuts a square out of
+            them, that.
         sources: the decoder's self-attention, and then each hybrid layer's cross-attention.
         evidence: what the report rests on, by observation, for systems that give it.
     """
@@ -88,7 +88,7 @@ def explain_report(
     words, owners = words_of_tokens(processor.tokenizer, tokens[0, length:].tolist())
     if not words:
         raise ValueError("the model wrote nothing for this study, so there is nothing to explain")
-    patches = patch_positions(model.config.vision_config)
+    patches = model.config.image_patch_positions
     # The row that predicts a token is the one before it; nothing behind the last word is of interest.
     last = max(index for index, owner in enumerate(owners) if owner is not None)
     inputs |= {

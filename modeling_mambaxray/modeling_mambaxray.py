@@ -49,7 +49,7 @@ from .hub.repository_code import ModelCodeMixin
 from .hub.separate_parts import PartReference, SeparatePartsMixin
 from .layers.decoder_head import check_head_rules
 from .layers.image_features import Evidence, ImageFeatures
-from .layers.views import FrozenVisionEncoderMixin, encode_images, mean_over_views, present_views
+from .layers.views import FrozenVisionEncoderMixin, encode_images, keep_constants, mean_over_views, present_views
 
 try:
     from .hub.vision_encoder import load_vision_encoder
@@ -76,6 +76,7 @@ class MambaXrayModelOutput(ModelOutput):
         image_hidden_states: image embeddings `(batch, image_tokens, llm_hidden)`, when an image was encoded.
         losses: what `fuse` gave, by name and not weighted.
         evidence: what `fuse` gave.
+        metrics: what `fuse` gave.
     """
 
     last_hidden_state: Tensor | None = None
@@ -85,6 +86,7 @@ class MambaXrayModelOutput(ModelOutput):
     image_hidden_states: Tensor | None = None
     losses: dict[str, Tensor] | None = None
     evidence: list[list[Evidence]] | None = None
+    metrics: dict[str, Tensor] | None = None
 
 
 @dataclass
@@ -101,6 +103,7 @@ class MambaXrayOutput(ModelOutput):
         losses: each loss by its name, not weighted: `"report"`, the mean over supervised tokens, when labels were
             given, and what `fuse` gave.
         evidence: what `fuse` gave.
+        metrics: what `fuse` gave.
     """
 
     loss: Tensor | None = None
@@ -111,6 +114,7 @@ class MambaXrayOutput(ModelOutput):
     image_hidden_states: Tensor | None = None
     losses: dict[str, Tensor] | None = None
     evidence: list[list[Evidence]] | None = None
+    metrics: dict[str, Tensor] | None = None
 
 
 class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
@@ -131,6 +135,7 @@ class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
         # A subclass may have added parameters of the model itself since the last time, in its base's `__init__`.
         self._is_hf_initialized = False
         super().post_init()
+        keep_constants(self)
         self._frozen_from_start = [name for name, weight in self.named_parameters() if not weight.requires_grad]
 
     @torch.no_grad()
@@ -278,7 +283,7 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         if (pixel_values is None) == (visual_tokens is None):
             raise ValueError("give exactly one of pixel_values and visual_tokens")
         if visual_tokens is None:
-            visual_tokens = self.encode_views(pixel_values, _one_mask(view_mask, pixel_attention_mask))
+            visual_tokens = self.encode_views(pixel_values, one_mask(view_mask, pixel_attention_mask))
         features = self.fuse(visual_tokens, **study_inputs)
         features.last_hidden_state = visual_tokens
         return features
@@ -448,6 +453,7 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
             image_hidden_states=None if features is None else torch.stack(list(features.pooler_output)),
             losses=None if features is None else features.losses,
             evidence=None if features is None else features.evidence,
+            metrics=None if features is None else features.metrics,
         )
 
 
@@ -513,6 +519,7 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
         image_token_id: int | None = None,
         vision_kwargs: dict[str, Any] | None = None,
         text_kwargs: dict[str, Any] | None = None,
+        given_parts: Mapping[str, nn.Module] | None = None,
         **config_kwargs: Any,
     ) -> Self:
         """Puts a pre-trained vision encoder and a pre-trained language model together; all else starts fresh, in
@@ -525,6 +532,7 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             image_token_id: id of the image placeholder; by default the first id behind the vocabulary.
             vision_kwargs: passed to `load_vision_encoder` (`revision`, `image_size`, …).
             text_kwargs: passed to the decoder's `from_pretrained` (`revision`, `dtype`, …).
+            given_parts: further parts that a system's `__init__` takes as they are, see `build_around`.
             config_kwargs: passed to the configuration.
         """
         encoder, decoder = vision_encoder, language_model
@@ -540,7 +548,8 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             image_token_id=image_token_id,
             **config_kwargs,
         )
-        model = build_around(cls, config, {"vision_encoder": encoder, "language_model": decoder}, decoder.device)
+        parts = {"vision_encoder": encoder, "language_model": decoder, **(given_parts or {})}
+        model = build_around(cls, config, parts, decoder.device)
         generation_config = GenerationConfig.from_dict(decoder.generation_config.to_dict())
         if generation_config.max_new_tokens is None and generation_config.max_length in (None, 20):
             generation_config.max_new_tokens = DEFAULT_MAX_NEW_TOKENS
@@ -668,6 +677,7 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             image_hidden_states=None if features is None else torch.stack(list(features.pooler_output)),
             losses=losses or None,
             evidence=None if features is None else features.evidence,
+            metrics=None if features is None else features.metrics,
         )
 
     def _losses(
@@ -694,11 +704,14 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             labels = labels[:, -logits_to_keep:] if logits_to_keep else labels
             # Labels that are a plain copy of the ids have placeholders, which may lie outside the vocabulary.
             labels = labels.masked_fill(labels == self.config.image_token_id, -100)
+            supervised = (labels[:, 1:] != -100).sum()
             if num_items_in_batch is not None:
-                share = (labels[:, 1:] != -100).sum() / num_items_in_batch
+                share = supervised / num_items_in_batch
             report = self.loss_function(
                 logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
             )
+            if self.config.report_reduction == "sum":
+                report = report * (supervised / len(labels))
             total = report * weights.get("report", 1.0)
             losses["report"] = report / share
         for name, value in (features.losses or {} if features is not None else {}).items():
@@ -899,7 +912,7 @@ def _refuse_stateful(decoder: nn.Module) -> None:
         )
 
 
-def _one_mask(view_mask: Tensor | None, pixel_attention_mask: Tensor | None) -> Tensor | None:
+def one_mask(view_mask: Tensor | None, pixel_attention_mask: Tensor | None) -> Tensor | None:
     """The mask over views, whichever of its names it came under."""
     if view_mask is None or pixel_attention_mask is None:
         return pixel_attention_mask if view_mask is None else view_mask
@@ -919,4 +932,5 @@ __all__ = [
     "MambaXrayModelOutput",
     "MambaXrayOutput",
     "MambaXrayPreTrainedModel",
+    "one_mask",
 ]

@@ -86,6 +86,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         prompt_template: wrapper with the fields `{image}` and `{instruction}`; by default the papers'.
         chat_template: Jinja template for `apply_chat_template`; by default one that says what `prompt_template` and
             `instruction` say, and goes on to when they are changed.
+        further: what a system's processor holds beside these two, such as a second tokenizer, by its name in the
+            subclass's `__init__`.
 
     Attributes:
         study_inputs: what a study hands the model beside images and prompt, by name; the model of the same system
@@ -104,13 +106,14 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         instruction: str = DEFAULT_INSTRUCTION,
         prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
         chat_template: str | None = None,
+        **further: Any,
     ) -> None:
         if num_image_tokens < 1:
             raise ValueError(f"num_image_tokens is {num_image_tokens}; give model.config.num_image_tokens")
         for name in ("{image}", "{instruction}"):
             if prompt_template.count(name) != 1:
                 raise ValueError(f"prompt_template must hold {name} once; it is {prompt_template!r}")
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **further)
         self.tokenizer.add_tokens([AddedToken(image_token, special=True, normalized=False)], special_tokens=True)
         # Prompts of different lengths must end together to be generated from, also where a pipeline batches them.
         self.tokenizer.padding_side = "left"
@@ -128,6 +131,17 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         if len(saved) == len(names) and processor_dict.get("chat_template") == default_chat_template(*saved):
             processor_dict = {name: value for name, value in processor_dict.items() if name != "chat_template"}
         return super().from_args_and_dict(args, processor_dict, **kwargs)
+
+    @classmethod
+    def from_parts(cls, image_processor: Any, tokenizer: Any, parts: Mapping[str, Any], **kwargs: Any) -> Self:
+        """The processor of a model that is put together from pre-trained parts. A system overrides it to take what it
+        needs of those.
+
+        Args:
+            image_processor, tokenizer, kwargs: as for the class.
+            parts: the further parts of the model by name: folder or Hub name, or the part.
+        """
+        return cls(image_processor, tokenizer, **kwargs)
 
     @property
     def chat_template(self) -> str | dict[str, str]:
@@ -192,7 +206,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
 
         Args:
             studies: each with `images`, with `report` for training, and whatever the system's `prompt_for` and
-                `study_inputs_for` look at.
+                `study_inputs_for` look at; `crop_positions` where its views are not to be cut in the middle, see
+                `MambaXrayImageProcessor`.
             instruction: passed to `prompt_for`.
             with_reports: for training: with targets, and with the study inputs that are for training only.
             max_report_length, include_prompt: as in `__call__`.
@@ -205,12 +220,14 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             ValueError: as `__call__`, or a study input that does not fit its declaration.
         """
         known = [self.without_withheld(study) for study in studies]
+        positions = [study.get("crop_positions") for study in studies]
         batch = self(
             images=[_views_of(study) for study in studies],
             text=[self.prompt_for(study, instruction) for study in known],
             reports=[_report_of(study) for study in studies] if with_reports else None,
             max_report_length=max_report_length,
             include_prompt=include_prompt,
+            **({} if all(each is None for each in positions) else {"crop_positions": positions}),
         )
         if "pixel_attention_mask" in batch:
             batch["view_mask"] = batch.pop("pixel_attention_mask")

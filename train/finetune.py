@@ -29,6 +29,7 @@ from ..processing.build_generator import build_generator
 from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE, MambaXrayProcessor
 from .collator import ReportCollator
 from .partial_lora import apply_efficient_tuning
+from .random_crops import CropEpoch, RandomCrops
 from .recalled_studies import with_recalled
 from .recipe import FinetuneRecipe, GeneratorSection, RecipeError
 from .report_trainer import ReportTrainer
@@ -53,6 +54,13 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
         validation = with_recalled(validation, model, processor, is_training=False)
     model.generation_config.update(**recipe.generation)
     freeze(model, recipe.model.freeze)
+    model.saves_training_parts = recipe.model.save_training_parts
+    callbacks = []
+    if recipe.model.random_crop:
+        if not processor.image_processor.do_center_crop:
+            raise RecipeError("model.random_crop is for a model whose processor cuts images")
+        train = RandomCrops(train, recipe.seed)
+        callbacks.append(CropEpoch(train))
     if recipe.model.lora is not None or recipe.model.vision_lora is not None:
         if PartialState().is_main_process:
             # What lies below the adapters is the first thing that is written there.
@@ -66,6 +74,7 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
         data_collator=ReportCollator(processor, recipe.model.max_report_length, for_generation=True),
         processing_class=processor,
         compute_metrics=None if recipe.metrics is None else report_metrics(recipe.metrics),
+        callbacks=callbacks,
     )
 
 
@@ -79,6 +88,7 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
     if section.checkpoint is not None:
         return _whole_generator(section)
     check_system("finetune", section.system, section.options)
+    _check_parts(section)
     stage1 = None if section.stage1 is None else _stage1(section.stage1)
     encoder = make_vision_encoder(section.vision_encoder or section.stage1, section.image_size)
     instruction = section.instruction or DEFAULT_INSTRUCTION
@@ -90,12 +100,17 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
         # The prompt is part of what the tokenizer learns, or its rare words would be spelled letter by letter.
         tokenizer = train_report_tokenizer([*reports, *[instruction] * len(reports)], section.vocab_size)
         language_model = _new_language_model(section.language_model, tokenizer)
+    for name, source in section.parts.items():
+        with named_part(f"model.parts.{name}", source):
+            AutoConfig.from_pretrained(source)
     with named_part("model.language_model", section.language_model):
         model, processor = build_generator(
             encoder,
             language_model,
             tokenizer,
             system=section.system,
+            crop_from=section.crop_from,
+            parts=section.parts,
             instruction=instruction,
             prompt_template=section.prompt_template or DEFAULT_PROMPT_TEMPLATE,
             processor_kwargs=_processor_options(section, families_of_stage("finetune")[section.system].processor_class),
@@ -159,6 +174,13 @@ def _processor_options(section: GeneratorSection, processor_class: type[Processo
     return dict(section.processor)
 
 
+def _check_parts(section: GeneratorSection) -> None:
+    model_class = families_of_stage("finetune")[section.system].model_class
+    taken = inspect.signature(model_class.from_encoder_decoder_pretrained).parameters
+    if unknown := sorted(section.parts.keys() - taken.keys()):
+        raise RecipeError(f"model.parts: {section.system} takes no {', '.join(unknown)}")
+
+
 def _new_language_model(values: dict[str, Any] | None, tokenizer: Any) -> PreTrainedModel:
     tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     # The image placeholder has no embedding: it is not a token of the language model.
@@ -190,7 +212,8 @@ def _loading_options(section: GeneratorSection) -> dict[str, Any]:
 def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path) -> PeftModel:
     """Adapters on the language model or the vision encoder; what else is trained goes into their file whole."""
     if PartialState().is_main_process:
-        model.save_pretrained(base)
+        # Whole, since the adapters' file has all that is trained.
+        model.save_pretrained(base, save_training_parts=True)
     # The adapters refer to the model that they belong to, and are loaded from other working directories.
     model.name_or_path = model.config.name_or_path = str(base.resolve())
     if section.vision_lora is not None:

@@ -322,6 +322,8 @@ class GeneratorSection(Section):
             language model.
         system: which report generator is put together: `mambaxray` or `emrrg`.
         options: fields of its configuration, such as `hybrid_layers` of `emrrg`.
+        parts: further pre-trained parts that the system takes, by name: folders or Hub names, such as the
+            `text_encoder` of `bidirectional_rrg`.
         stage1: folder or Hub name of the model that an earlier stage of the same system left, such as a `classify`
             run's, for systems that start from one (`start_from_stage1`).
         memories: folders of `StudyMemory` artefacts by the names that the system has for them (`memory_names`). Each
@@ -336,6 +338,7 @@ class GeneratorSection(Section):
         freeze: parts that are not trained, such as `language_model` and `vision_encoder`.
         save_language_model: save the language model's weights even where they were not trained. Else the saved model
             refers to where they came from.
+        save_training_parts: save the parts that only training needs with the model, too, and not in checkpoints alone.
         lora: arguments of peft's `LoraConfig`, for adapters on the language model; null for none. `target_modules`
             names modules within the language model.
         vision_lora: arguments of `apply_efficient_tuning` (`features`, `rank`, `scale`, `dropout`), for adapters on a
@@ -345,12 +348,16 @@ class GeneratorSection(Section):
         prompt_template: the prompt with `{image}` and `{instruction}`; the papers' when null.
         processor: options of the system's own processor, such as `max_exemplar_tokens` of `disease_aware`.
         image_size: side of the image in pixels; the encoder's own when null.
+        crop_from: resize images to this many pixels on the shorter edge, and cut a square of `image_size` out of the
+            middle; null to stretch whole images to the square.
+        random_crop: cut at random places in training, by the seed; needs `crop_from`.
         max_report_length: longest report in tokens in training; longer ones are cut. No limit when null.
     """
 
     checkpoint: str | None = None
     system: str = "mambaxray"
     options: dict[str, Any] = Field(default_factory=dict)
+    parts: dict[str, str] = Field(default_factory=dict)
     stage1: str | None = None
     memories: dict[str, str] = Field(default_factory=dict)
     vision_encoder: str | dict[str, Any] | None = None
@@ -360,6 +367,7 @@ class GeneratorSection(Section):
     quantization: str | None = None
     freeze: list[str] = Field(default_factory=list)
     save_language_model: bool = False
+    save_training_parts: bool = False
     lora: dict[str, Any] | None = None
     vision_lora: dict[str, Any] | None = None
     vocab_size: int = 1000
@@ -367,6 +375,8 @@ class GeneratorSection(Section):
     prompt_template: str | None = None
     processor: dict[str, Any] = Field(default_factory=dict)
     image_size: int | None = None
+    crop_from: int | None = None
+    random_crop: bool = False
     max_report_length: int | None = None
 
     def model_post_init(self, context: Any) -> None:
@@ -375,12 +385,16 @@ class GeneratorSection(Section):
             self,
             "system",
             "options",
+            "parts",
             "stage1",
             "language_model_revision",
             "language_model_dtype",
             "vocab_size",
             "image_size",
+            "crop_from",
         )
+        if self.random_crop and self.crop_from is None and self.checkpoint is None:
+            raise RecipeError("model.random_crop needs model.crop_from")
         for name in ("language_model_revision", "language_model_dtype"):
             if getattr(self, name) is not None and not isinstance(self.language_model, str):
                 raise RecipeError(f"model.{name} needs a pre-trained model.language_model")

@@ -81,6 +81,7 @@ class ImageFeatures(ModelOutput):
         last_hidden_state: the visual tokens `(batch, tokens, vision_hidden)`.
         pooler_output: the embeddings as a list of one `(image_tokens, llm_hidden)` tensor per study, the form in which
             `generate` repeats them per beam and transformers' own code looks for them. Made of `embeddings`.
+        metrics: scalars by name for the log, on which nothing is trained.
     """
 
     embeddings: Tensor | None = None
@@ -88,6 +89,7 @@ class ImageFeatures(ModelOutput):
     evidence: list[list[Evidence]] | None = None
     last_hidden_state: Tensor | None = None
     pooler_output: list[Tensor] | None = None
+    metrics: dict[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.pooler_output is None and self.embeddings is not None:
