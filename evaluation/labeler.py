@@ -180,8 +180,12 @@ def _read_sentence(words: str) -> tuple[tuple[Named, tuple[Detail, ...]], ...]:
     named = list(_names(words))
     if not named:
         return ()
-    named += _elliptical(words, named)
+    elliptical = list(_elliptical(words, named))
+    named += elliptical
     read_values(words, named)
+    for each in elliptical:
+        if _DENIES.match(words, each.start):
+            each.value = ABSENT
     return tuple(zip(named, read_details(words, named), strict=True))
 
 
@@ -218,10 +222,12 @@ _SIZE = r"(?:trace|tiny|minimal|small|mild|slight|moderate|large|severe|marked)"
 _STAYS = r"(?:is|has|remains?|persists?|appears?|unchanged|stable|resolved|improved|increased|decreased|worsened)"
 _ELLIPSIS = re.compile(
     rf"(?:\b(?:but|although|though|however|while|whereas|yet)\b|(?P<weak>[,;]|\b(?:and|with)\b)) "
-    rf"(?:(?:there (?:is|are)|with|perhaps|possibly|also|only|still|now|not|none|no|an?|the|to) )*"
-    rf"(?P<size>(?:{_SIZE}(?:[- ]to[- ]{_SIZE})? |larger |smaller |new )*)(?:one )?(?:(?:on|at) (?:the )?)?"
+    rf"(?:(?:there (?:is|are)|with|perhaps|possibly|also|only|still|now|an?|the|to) )*"
+    rf"(?P<size>(?:(?:not|none|no) )?(?:{_SIZE}(?:[- ]to[- ]{_SIZE})? |larger |smaller |new )*)"
+    rf"(?:one )?(?:(?:on|at) (?:the )?)?"
     rf"(?P<side>left|right)(?:[- ]sided)?(?P<one> one)?(?: side)?(?P<stays> {_STAYS})?(?=\W*$|[,;.]| {_STAYS}\b)"
 )
+_DENIES = re.compile(r"(?:not|none|no)\b")
 _PAIRED = frozenset(
     {
         *("Pleural Effusion", "Pneumothorax", "Atelectasis", "Consolidation", "Lung Opacity", "Pneumonia"),
@@ -239,7 +245,10 @@ def _elliptical(sentence: str, named: list[Named]) -> Iterator[Named]:
         before = [each for each in named if each.anchor < match.start() and not _PAIRED.isdisjoint(each.observations)]
         if before and not any(each.anchor <= match.start("side") < each.end for each in named):
             last = max(before, key=lambda each: each.anchor)
-            yield Named(match.start("size"), match.end("side"), match.start("side"), last.observations, last.hints)
+            start = match.start("size")
+            # No cue is sought in what denies the side itself: "left effusion but none on the right".
+            anchor = start if _DENIES.match(sentence, start) else match.start("side")
+            yield Named(start, match.end("side"), anchor, last.observations, last.hints)
 
 
 _STAYS_BEHIND = re.compile(rf" {_STAYS}\b")

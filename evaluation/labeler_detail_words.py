@@ -65,6 +65,7 @@ _CHANGING = (
     r"|reduction|better|less|more|resol\w+|clear\w*|diminish\w*)"
 )
 _NOT_A_CHANGE = rf"(?! (?:interval |in |but |and )?{_CHANGING}(?! (?:left|right|small|pleural|bi)))"
+_SIZED = r"(?:[- ](?:sized?|volume(?! (?:overload|loss))))?"
 _AFTER_A_NOT = r"(?:no|not|without|little)(?: (?:[\w-]+ ){0,4}?)"
 
 KINDS: tuple[Kind, ...] = (
@@ -78,15 +79,17 @@ KINDS: tuple[Kind, ...] = (
             r"|posterior oblique|lateral (?:decubitus|view|projection)|(?:side )?down|decubitus|handed|aortic arch)",
             r"(?:mid|upper|lower|proximal|distal)[- ](?:thoracic|lumbar|cervical|abdom\w+|svc|esophag\w+|trachea\w*)",
             r"apical (?:lordotic|view)|(?:cardiac|heart) apex|apex of the heart",
+            r"(?:left|right|upper|lower|both)(?: (?!otherwise)[\w-]+){1,2}?(?: (?:is|are|remains?|appears?)(?: \w+)?)?"
+            r" (?:clear|normal|unremarkable)(?! (?:of|to)\b)",
             r"(?:base|bases) of (?:the )?neck",
             r"new (?:york|comparison|line of)",
             r"small (?:bowel|bore|caliber)|large (?:bowel|bore|caliber|body|patient)",
-            rf"(?:not|no)(?: [\w-]+){{0,2}}? enlarged",
+            r"(?:not|no)(?: [\w-]+){0,2}? enlarged",
             r"(?:mild|slight|moderate|minimal|small|marked|significant|large|severe)(?:ly)?"
-            rf"(?=(?: (?:interval|further|continued|overall))? {_CHANGING}(?: (?:in|of|from|since|compared|when|on|at|or)\b"
-            r"|[^\w]*$|[,;.]))",
-            r"(?:smaller|larger|bigger|worse|(?:more|less) \w+)(?= (?:than|on|at|in) (?:the )?(?:left|right|bas\w+|up\w+"
-            r"|low\w+))",
+            rf"(?=(?: (?:interval|further|continued|overall))? {_CHANGING}"
+            r"(?: (?:in|of|from|since|compared|when|on|at|or)\b|[^\w]*$|[,;.]))",
+            r"(?:smaller|larger|bigger|worse|(?:more|less) \w+)(?= (?:than|on|at|in) (?:the )?(?:left|right|bas\w+"
+            r"|up\w+|low\w+))",
             r"(?:more|less) (?:likely|suggestive|typical|consistent|compatible|probable|favored)",
             r"(?:low|decreased|reduced|diminished|small|improved) (?:lung |inspiratory )?(?:volumes?|inspiration"
             r"|effort|aeration)",
@@ -158,7 +161,7 @@ KINDS: tuple[Kind, ...] = (
         "severity",
         "small",
         (
-            r"(?:small|mild|slight)(?:[- ](?:sized?|volume))?",
+            rf"(?:small|mild|slight){_SIZED}",
             rf"(?:mild|slight)ly{_NOT_A_CHANGE}",
             r"early(?= (?:[\w-]+ ){0,4}(?:pneumonia|consolidation|edema|infiltrate))",
             r"a few|few",
@@ -168,7 +171,7 @@ KINDS: tuple[Kind, ...] = (
         "severity",
         "moderate",
         (
-            r"(?:moderate|medium)(?:[- ](?:sized?|volume))?",
+            rf"(?:moderate|medium){_SIZED}",
             rf"moderately{_NOT_A_CHANGE}",
             r"several(?= (?:[\w-]+ ){0,3}(?:plaques|nodules|masses))",
         ),
@@ -177,11 +180,10 @@ KINDS: tuple[Kind, ...] = (
         "severity",
         "large",
         (
-            r"(?:large|huge|gross|profound|tension|severe|marked|massive|extensive)(?:[- ](?:sized?|volume))?",
+            rf"(?:large|huge|gross|profound|tension|severe|marked|massive|extensive){_SIZED}",
             rf"(?:severe|marked|massive|extensive|profound)ly{_NOT_A_CHANGE}",
             r"dense(?= (?:[\w-]+ ){0,4}consolidation)|prominent(?= (?:[\w-]+ ){0,4}opacit\w+)",
-            r"(?:numerous|innumerable|diffuse|widespread)(?= (?:[\w-]+ ){0,4}(?:plaques|nodules|masses|opacities"
-            r"|metast\w+))",
+            r"(?:numerous|innumerable)(?= (?:[\w-]+ ){0,4}(?:plaques|nodules|masses|opacities|metast\w+))",
         ),
     ),
     # Where.
@@ -213,8 +215,8 @@ KINDS: tuple[Kind, ...] = (
 SEPARATORS: tuple[tuple[str, str], ...] = (
     (
         "link",
-        r"\b(?:,? ?(?:(?:which|that|and|this|these) )?(?:(?:may|might|could|would|can) (?:also )?(?:represent|reflect|be"
-        r"|indicate|suggest)(?: due to)?|(?:is|are|was|were) (?:most |very |more |likely |probably )*(?:consistent"
+        r"\b(?:,? ?(?:(?:which|that|and|this|these) )?(?:(?:may|might|could|would|can) (?:also )?(?:represent|reflect"
+        r"|be|indicate|suggest)(?: due to)?|(?:is|are|was|were) (?:most |very |more |likely |probably )*(?:consistent"
         r"|compatible|in keeping|suggestive|concerning|suspicious|worrisome|due|related|secondary|indicative)"
         r"(?: with| of| for| to)?|(?:most |more )?(?:consistent|compatible|in keeping|concordant) with|representing"
         r"|represents?|reflect(?:s|ing)?|suggest(?:s|ing|ive of)?|concerning for|suspicious for|worrisome for"

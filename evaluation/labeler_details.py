@@ -5,14 +5,15 @@ Each word of place, size or change belongs to one finding of its item: to the on
 ("*small left* effusion"), else to the one before it ("effusion *on the left*"), else to the next one. An item without
 a finding speaks of the finding before it ("effusions, *left greater than right*"), unless it leads to the next one
 ("*right lower lobe* and left base opacities"). What is joined by "and" or "or" shares a place that only one of the two
-has ("left basilar atelectasis and effusion"), and what is explained lies where its explanation does. The words are data,
-in `labeler_detail_words.py`.
+has ("left basilar atelectasis and effusion"), and what is explained lies where its explanation does. The words are
+data, in `labeler_detail_words.py`.
 """
 
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from ..data.schema import ABSENT
 from .labeler_detail_words import (
@@ -86,12 +87,14 @@ _ALTERNATIVES = "|".join(f"(?P<w{i}>{'|'.join(kind.phrases)})" for i, kind in en
 _WORDS = re.compile(rf"\b(?:{_ALTERNATIVES})(?!\w)")
 _COMPARES = re.compile(r"\b(?:compar\w+|prior|previous(?:ly)?|interval|since)\b")
 _NEXT_TO = re.compile(r"\b(?:adjacent|associated|underlying|overlying|accompanying|compressive|surrounding)\b")
+_EITHER = re.compile(r"\b(?:or|versus|vs)\b|/")
 _RANGE = re.compile(r"(?:[- ]?(?:to|or|/)[- ]?|-)\Z")
 _SEPARATOR = re.compile("|".join(f"(?P<{kind}{i}>{pattern})" for i, (kind, pattern) in enumerate(SEPARATORS)))
 _STOPS = re.compile(
     r"\b(?:in|at|on|over|within|along|near|involving|throughout|overlying|into|from"
-    r"|to(?! (?:small|mild|slight|moderate|large|severe|marked))|by|is|are|was|were|has|have"
-    r"|remains?|appears?|shows?|demonstrates?|seen|noted|which|that|than|causing|obscur\w+|projecting|projects?)\b"
+    r"|to(?![- ](?:small|mild|slight|moderate|large|severe|marked))|by|is|are|was|were|has|have"
+    r"|remains?|appears?|shows?|demonstrates?|seen|noted|which|that|than(?! (?:left|right))|causing"
+    r"|obscur\w+|projecting|projects?)\b"
 )
 """Words that end the adjectives in front of a finding."""
 _PREPOSITION = re.compile(
@@ -101,8 +104,8 @@ _PREDICATE = re.compile(
     r"\b(?:is|are|was|were|has|have|remains?|appears?|been|now|be|which|size[d]?)\b(?: [\w-]+){0,3}? ?\Z"
 )
 _SIZE_ALONE = re.compile(
-    r"(?:[ ,-]|\b(?:in|on|at|the|size|volume|degree|amount|sided?|left|right|bilateral(?:ly)?|both|than|greater|worse|to"
-    r"|base|bases|apex|apices|unchanged|stable|now|lung|upper|mid|lower|lobes?|zones?)\b)*(?=$|[,;.()]|\band\b|\bbut\b)"
+    r"(?:[ ,-]|\b(?:in|on|at|the|size|volume|degree|amount|sided?|left|right|bilateral(?:ly)?|both|than|greater|worse"
+    r"|to|small|mild|moderate|large|severe|base|bases|apex|apices|unchanged|stable|now|lung|upper|mid|lower|lobes?|zones?)\b)*(?=$|[,;.()]|\band\b|\bbut\b)"
 )
 """What may follow a size in an item of its own: "effusions, *small* on the left and *moderate* on the right"."""
 _LOBE = re.compile(r"(?:[-/, ]|\b(?:and|or|upper|mid|middle|lower|left|right|both)\b)*lob(?:es?|ar)\b")
@@ -125,10 +128,14 @@ def read_details(sentence: str, named: Sequence[Named]) -> list[tuple[Detail, ..
     words = _words(sentence, ends)
     if not words:
         return [(Detail(),)] * len(named)
-    # "prominent opacity": what is abnormal by itself can be the size of something else.
+    # "prominent opacity", "compressive atelectasis": what is abnormal by itself can describe something else.
     spans = {(word.start, word.end) for word in words}
+    starts = {each.start for each in named}
     things = [
-        each for each in named if (each.start, each.end) not in spans or each.observations != (OTHER_ABNORMALITY,)
+        each
+        for each in named
+        if each.observations != (OTHER_ABNORMALITY,)
+        or ((each.start, each.end) not in spans and each.end + 1 not in starts)
     ]
     findings = [_Finding(each, bisect_right(ends, each.anchor)) for each in things]
     findings.sort(key=lambda finding: (finding.named.anchor, finding.named.end))
@@ -225,7 +232,7 @@ def _begin(sentence: str, finding: _Finding) -> int:
 
 def _share(sentence: str, findings: Sequence[_Finding], kinds: Sequence[str], ends: Sequence[int]) -> None:
     """Lets findings that are joined, or linked as cause and effect, share the place that one of them has."""
-    for first, second in zip(findings, findings[1:], strict=False):
+    for first, second in pairwise(findings):
         if first.named.anchor == second.named.anchor or first.named.end > second.named.anchor:
             continue
         between = kinds[first.item + 1 : second.item + 1]
@@ -233,14 +240,23 @@ def _share(sentence: str, findings: Sequence[_Finding], kinds: Sequence[str], en
             continue
         lead = sentence[max(first.named.end, ends[second.item - 1] if second.item else 0) : second.named.anchor]
         explains = "link" in between or (first.explains and between in ([], ["and"]))
-        if explains or (between in (["with"], ["and"]) and _NEXT_TO.search(lead)):
+        if between == ["comma"] and first.observation == "Lung Opacity" and second.observation in SHARES_PLACES:
+            explains = not lead.strip()  # "left basilar opacity, atelectasis versus pneumonia"
+        if explains or (between[-1:] in (["with"], ["and"]) and _NEXT_TO.search(lead)):
             if not second.places and first.places and second.observation not in ZONELESS:
                 second.words = [*first.places, *second.words]
             second.explains = explains
             continue
         if between != ["and"] or (first.named.value == ABSENT) != (second.named.value == ABSENT):
             continue
-        bare = not _OPENS_ANEW.match(lead) and not any(word.start < second.named.anchor for word in second.words)
+        # "minimal atelectasis or scarring" is one thing with two names, "mild edema and effusion" are two.
+        if _EITHER.search(sentence, first.named.end, second.named.anchor):
+            sizes = [word for word in first.words if word.kind.kind == "severity" and word.start < first.named.anchor]
+            if not any(word.kind.kind == "severity" for word in second.words):
+                second.words = [*sizes, *second.words]
+        bare = not _OPENS_ANEW.match(lead) and not any(
+            first.named.end <= word.start < second.named.anchor for word in second.words
+        )
         shares = {first.observation, second.observation} <= SHARES_PLACES
         if shares and first.places and not second.places and not first.behind and bare:
             second.words = [*first.places, *second.words]
