@@ -6,6 +6,7 @@ from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .configuration_vision_mamba import VisionMambaConfig
+from .loss_weights import check_loss_weights
 from .saved_parts import PrivatePathsMixin, read_separate_parts, without_earlier_fields
 from .sub_configs import as_config, keeping_attention
 from .vision_tokens import count_visual_tokens
@@ -61,7 +62,7 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         self.image_token_id = image_token_id
         self.num_visual_tokens = num_visual_tokens
         self.projector_layer_norm_eps = projector_layer_norm_eps
-        self.loss_weights = dict(loss_weights or {})
+        self.loss_weights = check_loss_weights(loss_weights, self.loss_names)
         self.separate_parts = read_separate_parts(
             kwargs | {"separate_parts": separate_parts, "text_config": self.text_config}
         )
@@ -71,11 +72,6 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         # Not `num_image_tokens`: a subclass may count with fields that it sets later.
         if self.visual_sequence_length < 1:
             raise ValueError(f"the vision encoder must make at least one token, got {self.visual_sequence_length}")
-        if unknown := sorted(self.loss_weights.keys() - set(self.loss_names)):
-            raise ValueError(f"loss_weights names {', '.join(unknown)}; the losses are {', '.join(self.loss_names)}")
-        for name, weight in self.loss_weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
-                raise ValueError(f"loss_weights[{name!r}] must be a number that is not negative, got {weight!r}")
         if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
             # The pipeline in the repository is for those who lack this package, which has its own.
             kwargs.pop("custom_pipelines", None)

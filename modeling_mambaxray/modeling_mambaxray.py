@@ -2,7 +2,8 @@
 
 The base classes of the package's systems. What a system may override or declare, from here or from outside the package:
 `encode_images` (per view), `fuse` (visual tokens to image embeddings, with losses and evidence), `study_inputs` (what
-else a study hands the model), `extra_decoder_inputs` (its decoder's layers are changed), `separate_parts`, and in its
+else a study hands the model), `extra_decoder_inputs` (its decoder's layers are changed), `separate_parts`,
+`start_from_stage1` (an earlier stage of its own), `memory_vectors` (memories that it looks up), and in its
 configuration `num_image_tokens` and `loss_names`. `docs/adding_a_system.md` shows each.
 """
 
@@ -130,6 +131,7 @@ class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
         # A subclass may have added parameters of the model itself since the last time, in its base's `__init__`.
         self._is_hf_initialized = False
         super().post_init()
+        self._frozen_from_start = [name for name, weight in self.named_parameters() if not weight.requires_grad]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -186,6 +188,9 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        # Loading (transformers 5.24) makes every parameter one that is trained.
+        for name in model._frozen_from_start:
+            model.get_parameter(name).requires_grad_(False)
         missing = [name for name in info["missing_keys"] if name.startswith("language_model.")]
         if missing and not isinstance(model, GenerationMixin):
             raise ValueError(
@@ -566,6 +571,14 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             config.vision_config.image_size = image_size
             kwargs["config"] = config
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    def start_from_stage1(self, stage1: PreTrainedModel) -> None:
+        """Takes over what an earlier stage of the system learned, beside the vision encoder: `model.stage1` of recipes.
+
+        Raises:
+            ValueError: the system starts from no such model, or this one does not fit.
+        """
+        raise ValueError(f"{type(self).__name__} starts from no stage 1; got a {type(stage1).__name__}")
 
     @classmethod
     def for_released_weights(cls, weights: Mapping[str, Tensor]) -> tuple[type[Self], dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Stage 3: supervised fine-tuning of a report generator, with a frozen, adapted or fully trained language model."""
 
-import inspect
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ from accelerate import PartialState
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -21,9 +21,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..configuration.configuration_mambaxray import MambaXrayConfig
-from ..configuration.families import families_of_stage
 from ..evaluation.trainer_metrics import report_metrics
+from ..modeling_mambaxray.layers.study_memory import StudyMemory
 from ..processing.build_generator import build_generator
 from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
 from .collator import ReportCollator
@@ -31,7 +30,7 @@ from .partial_lora import apply_efficient_tuning
 from .recipe import FinetuneRecipe, GeneratorSection, RecipeError
 from .report_trainer import ReportTrainer
 from .run_folder import BASE, claim_run_folder
-from .stage_parts import freeze, load_splits, make_vision_encoder, named_part
+from .stage_parts import check_system, freeze, load_memories, load_splits, make_vision_encoder, named_part
 from .tokenizer import train_report_tokenizer
 
 
@@ -45,6 +44,7 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
     """
     train, validation = load_splits(recipe.data)
     model, processor = make_generator(recipe.model, train["report"])
+    _give_memories(model, load_memories(recipe.model.memories, recipe.data))
     model.generation_config.update(**recipe.generation)
     freeze(model, recipe.model.freeze)
     if recipe.model.lora is not None or recipe.model.vision_lora is not None:
@@ -72,8 +72,9 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
     """
     if section.checkpoint is not None:
         return _whole_generator(section)
-    _check_system(section)
-    encoder = make_vision_encoder(section.vision_encoder, section.image_size)
+    check_system("finetune", section.system, section.options)
+    stage1 = None if section.stage1 is None else _stage1(section.stage1)
+    encoder = make_vision_encoder(section.vision_encoder or section.stage1, section.image_size)
     instruction = section.instruction or DEFAULT_INSTRUCTION
     if isinstance(section.language_model, str):
         with named_part("model.language_model", section.language_model):
@@ -94,9 +95,33 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
             text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
             **section.options,
         )
+    if stage1 is not None:
+        try:
+            model.start_from_stage1(stage1)
+        except ValueError as error:
+            raise RecipeError(f"model.stage1={section.stage1}: {error}") from error
     if section.save_language_model:
         model.language_model_reference = None
     return model, processor
+
+
+def _stage1(name_or_path: str) -> PreTrainedModel:
+    with named_part("model.stage1", name_or_path):
+        return AutoModel.from_pretrained(name_or_path)
+
+
+def _give_memories(model: PreTrainedModel, memories: dict[str, StudyMemory]) -> None:
+    """Hands the model the memories that it looks up; a whole model can have its own already."""
+    if model.study_memory is None and (missing := sorted(model.memory_vectors.keys() - memories.keys())):
+        raise RecipeError(
+            f"{type(model).__name__} looks up memories: give {', '.join(f'model.memories.{n}=FOLDER' for n in missing)}"
+        )
+    if not memories:
+        return
+    try:
+        model.set_memories(memories)
+    except ValueError as error:
+        raise RecipeError(f"model.memories: {error}") from error
 
 
 def _whole_generator(section: GeneratorSection) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -116,21 +141,6 @@ def _whole_generator(section: GeneratorSection) -> tuple[PreTrainedModel, Proces
     if section.save_language_model:
         model.language_model_reference = None
     return model, processor
-
-
-def _check_system(section: GeneratorSection) -> None:
-    systems = families_of_stage("finetune")
-    if section.system not in systems:
-        raise RecipeError(
-            f"model.system must be one of {', '.join(systems)}, got {section.system!r}; a system from elsewhere needs "
-            "its module in `plugins`"
-        )
-    # A configuration keeps whatever it is given, so a misspelt field would have no effect.
-    config_class = systems[section.system].config_class
-    bases = [base for base in config_class.__mro__ if issubclass(base, MambaXrayConfig)]
-    known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
-    if unknown := sorted(section.options.keys() - known):
-        raise RecipeError(f"model.options: {section.system} has no field {', '.join(unknown)}")
 
 
 def _new_language_model(values: dict[str, Any] | None, tokenizer: Any) -> PreTrainedModel:

@@ -15,11 +15,21 @@ class RelatedStudy:
         study_id: in its data set.
         weight: how much it counted, or how similar it is.
         text: of its report, where the caller's own memory holds it.
+        memory: name of the memory that holds it, where a system has several.
+        observation: what it is remembered for, where the memory says it.
     """
 
     study_id: str
     weight: float
     text: str | None = None
+    memory: str | None = None
+    observation: str | None = None
+
+    def to_dict(self, digits: int = 4) -> dict[str, Any]:
+        """Plain data for a JSON file, the weight rounded to `digits`; what is absent is left out."""
+        optional = {"text": self.text, "memory": self.memory, "observation": self.observation}
+        values = {"study_id": self.study_id, "weight": round(self.weight, digits)}
+        return values | {name: value for name, value in optional.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -47,11 +57,7 @@ class Evidence:
         if self.map is not None:
             values["map"] = [[round(value, digits) for value in row] for row in self.map.float().tolist()]
         if self.studies:
-            values["studies"] = [
-                {"study_id": study.study_id, "weight": round(study.weight, digits)}
-                | ({} if study.text is None else {"text": study.text})
-                for study in self.studies
-            ]
+            values["studies"] = [study.to_dict(digits) for study in self.studies]
         return values
 
 
