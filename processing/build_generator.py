@@ -20,6 +20,7 @@ def build_generator(
     image_size: int | None = None,
     instruction: str = DEFAULT_INSTRUCTION,
     prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
+    processor_kwargs: Mapping[str, Any] | None = None,
     vision_kwargs: Mapping[str, Any] | None = None,
     text_kwargs: Mapping[str, Any] | None = None,
     **config_kwargs: Any,
@@ -38,6 +39,8 @@ def build_generator(
         system: name of the family of the model, such as `"mambaxray"` or `"emrrg"`.
         image_size: side of the images in pixels; the encoder's own when not given.
         instruction, prompt_template: what the processor asks for, see `MambaXrayProcessor`.
+        processor_kwargs: further arguments of the processor, such as `context`; with prior images among it, the model
+            takes them.
         vision_kwargs, text_kwargs: passed to the parts' `from_pretrained` (`revision`, `dtype`, …).
         config_kwargs: fields of the model's configuration.
 
@@ -74,7 +77,10 @@ def build_generator(
         tokenizer,
         instruction=instruction,
         prompt_template=prompt_template,
+        **(processor_kwargs or {}),
     )
+    if processor.prior_image_token_id is not None:
+        config_kwargs["prior_image_token_id"] = processor.prior_image_token_id
     model = family.model_class.from_encoder_decoder_pretrained(
         encoder,
         language_model,
@@ -83,6 +89,7 @@ def build_generator(
         **config_kwargs,
     )
     processor.num_image_tokens = model.config.num_image_tokens
+    processor.num_prior_image_tokens = model.config.num_prior_image_tokens or None
     return model, processor
 
 

@@ -66,6 +66,8 @@ class ImageFeatures(ModelOutput):
         last_hidden_state: the visual tokens `(batch, tokens, vision_hidden)`.
         pooler_output: the embeddings as a list of one `(image_tokens, llm_hidden)` tensor per study, the form in which
             `generate` repeats them per beam and transformers' own code looks for them. Made of `embeddings`.
+        prior_output: the embeddings of each study's prior images, `(prior_image_tokens, llm_hidden)`, or of length 0
+            for a study without a prior; None where none was given.
     """
 
     embeddings: Tensor | None = None
@@ -73,6 +75,7 @@ class ImageFeatures(ModelOutput):
     evidence: list[list[Evidence]] | None = None
     last_hidden_state: Tensor | None = None
     pooler_output: list[Tensor] | None = None
+    prior_output: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.pooler_output is None and self.embeddings is not None:
