@@ -7,6 +7,7 @@ report, which are read from the prior's own row when they are asked for; nothing
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from .schema import SourceError
@@ -21,10 +22,10 @@ ORDER = "order"
 def link_priors(studies: Sequence[dict[str, Any]], name: str) -> None:
     """Sets `prior` of each study to the `study_id` of the same patient's latest study before it, in the same split.
 
-    Earlier means strictly earlier by `ORDER`: two studies of one time are not each other's prior, and a study of unknown
-    time neither has one nor is one. Where several rows share the time of the prior, as the images of one study do in a
-    data set with a row for each image, the one with the same views is taken, else the first that is frontal, else the
-    first.
+    Earlier means strictly earlier by `ORDER`: two studies of one time are not each other's prior, and a study of
+    unknown time neither has one nor is one. Where several rows share the time of the prior, as the images of one study
+    do in a data set with a row for each image, the one with the same views is taken, else the first that is frontal,
+    else the first.
 
     Args:
         studies: rows of the schema with `ORDER`.
@@ -41,7 +42,7 @@ def link_priors(studies: Sequence[dict[str, Any]], name: str) -> None:
             of_patient[study["patient_id"], study["split"]][study[ORDER]].append(study)
     for by_time in of_patient.values():
         times = sorted(by_time)
-        for before, time in zip(times, times[1:], strict=False):
+        for before, time in pairwise(times):
             for study in by_time[time]:
                 study["prior"] = _closest_view(by_time[before], study["views"])["study_id"]
 
@@ -71,8 +72,8 @@ def _closest_view(candidates: Sequence[dict[str, Any]], views: Sequence[str]) ->
 
 
 def with_priors(splits: "datasets.DatasetDict") -> "datasets.DatasetDict":
-    """The data sets with rows that also have `prior_images`, `prior_views` and `prior_report`: what the prior's row holds
-    as `images`, `views` and `report`; empty for a study without a prior in the same split.
+    """The data sets with rows that also have `prior_images`, `prior_views` and `prior_report`: what the prior's row
+    holds as `images`, `views` and `report`; empty for a study without a prior in the same split.
 
     They are no columns. Selecting, sorting and shuffling rows keeps them; what makes a new data set (`save_to_disk`,
     `to_parquet`) keeps the link alone.

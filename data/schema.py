@@ -13,8 +13,8 @@ A study is a dict with the keys of `STUDY_KEYS`:
 | `labels` | dict of int or None | one entry per observation, see `LABEL_VALUES` |
 | `split` | str | `"train"`, `"validation"` or `"test"` |
 
-Data sets that are loaded with their priors give in each row, beside these, the prior's `prior_images`, `prior_views` and
-`prior_report`; they are read from the prior's own row and stored once (`priors.py`).
+Data sets that are loaded with their priors give in each row, beside these, the prior's `prior_images`, `prior_views`
+and `prior_report`; they are read from the prior's own row and stored once (`priors.py`).
 """
 
 from collections.abc import Mapping
