@@ -22,6 +22,8 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
             not given.
         image_token_id: id of the placeholder that image embeddings replace. It may lie outside the language
             model's vocabulary, since its embedding is never looked up.
+        prior_image_token_id: id of the placeholder that the embeddings of the prior study's images replace, under the
+            same rules; None for a model that takes no prior images.
         num_visual_tokens: length of the vision encoder's output for one image; derived for the vision Mamba, VMamba,
             the ViT family and Swin, and needed for others.
         projector_layer_norm_eps: epsilon of the layer norm after the projection.
@@ -49,6 +51,7 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
     model_type = "mambaxray"
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
     loss_names: ClassVar[tuple[str, ...]] = ("report",)
+    prior_image_token_id: int | None = None
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         report_reduction: str = "mean",
         separate_parts: dict[str, dict[str, str | None]] | None = None,
         training_parts: bool = True,
+        prior_image_token_id: int | None = None,
         **kwargs: Any,
     ):
         self.vision_config = as_config(vision_config, VisionMambaConfig)
@@ -79,6 +83,12 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
             raise ValueError(f"image_token_id must be a non-negative integer, got {image_token_id!r}")
         if report_reduction not in ("mean", "sum"):
             raise ValueError(f"report_reduction must be mean or sum, got {report_reduction!r}")
+        if prior_image_token_id is not None:
+            if not isinstance(prior_image_token_id, int) or prior_image_token_id < 0:
+                raise ValueError(f"prior_image_token_id must be a non-negative integer, got {prior_image_token_id!r}")
+            if prior_image_token_id == image_token_id:
+                raise ValueError(f"prior_image_token_id and image_token_id are the same, {image_token_id}")
+            self.prior_image_token_id = prior_image_token_id
         # Not `num_image_tokens`: a subclass may count with fields that it sets later.
         if self.visual_sequence_length < 1:
             raise ValueError(f"the vision encoder must make at least one token, got {self.visual_sequence_length}")
@@ -109,6 +119,11 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
     def num_image_tokens(self) -> int:
         """Placeholders that one study takes in the prompt: the embeddings that the model's `fuse` makes."""
         return self.visual_sequence_length
+
+    @property
+    def num_prior_image_tokens(self) -> int:
+        """Placeholders that the images of a prior study take in the prompt; 0 for a model that takes none."""
+        return 0 if self.prior_image_token_id is None else self.visual_sequence_length
 
 
 __all__ = ["MambaXrayConfig"]

@@ -43,7 +43,8 @@ def build_generator(
         crop_from: resize images to this many pixels on the shorter edge, and cut the square out of the middle; when not
             given, whole images are stretched to the square.
         instruction, prompt_template: what the processor asks for, see `MambaXrayProcessor`.
-        processor_kwargs: further arguments of the system's processor.
+        processor_kwargs: further arguments of the system's processor, such as `context`; with prior images among it,
+            the model takes them.
         vision_kwargs, text_kwargs: passed to the parts' `from_pretrained` (`revision`, `dtype`, …).
         parts: further pre-trained parts that the system takes, by name: folder or Hub name, or the part.
         config_kwargs: fields of the model's configuration.
@@ -88,6 +89,8 @@ def build_generator(
         prompt_template=prompt_template,
         **(processor_kwargs or {}),
     )
+    if processor.prior_image_token_id is not None:
+        config_kwargs["prior_image_token_id"] = processor.prior_image_token_id
     model = family.model_class.from_encoder_decoder_pretrained(
         encoder,
         language_model,
@@ -97,6 +100,7 @@ def build_generator(
         **config_kwargs,
     )
     processor.num_image_tokens = model.config.num_image_tokens
+    processor.num_prior_image_tokens = model.config.num_prior_image_tokens or None
     return model, processor
 
 

@@ -404,17 +404,46 @@ class GeneratorSection(Section):
             raise RecipeError("model.quantization needs a pre-trained model.language_model")
 
 
+class ContextSection(Section):
+    """What a prompt says of a study's clinical context.
+
+    Attributes:
+        parts: of `indication`, `technique`, `comparison`, `prior_images` and `prior_report`, those that the prompt says
+            where a study has them; none when empty, or those that `model.checkpoint` was trained with. Priors must be
+            in the data: `data.options.prior` of a data set that was prepared with `--prior`, `history` of phantoms.
+        dropout: rate at which each part of a study's context is left out in training, each by itself, so that the model
+            also serves without it.
+        max_prior_report_length: longest prior report in tokens; longer ones are cut. No limit when null.
+    """
+
+    parts: list[str] = Field(default_factory=list)
+    dropout: float = 0.0
+    max_prior_report_length: int | None = 100
+
+    def model_post_init(self, context: Any) -> None:
+        if not 0 <= self.dropout <= 1:
+            raise RecipeError(f"context.dropout must be from 0 to 1, got {self.dropout}")
+        if self.max_prior_report_length is not None and self.max_prior_report_length < 1:
+            raise RecipeError(f"context.max_prior_report_length must be positive, got {self.max_prior_report_length}")
+
+
 class FinetuneRecipe(Recipe):
     """Supervised fine-tuning of a report generator (stage 3).
 
     Attributes:
         model: what is trained.
+        context: what a prompt says of a study's clinical context.
+        sections: of `findings`, `impression` and `findings+impression`, those that the model learns to write when the
+            prompt asks for them; each study asks for one that it has, another in every epoch. When empty the model
+            writes the report of the data set, whatever that is.
         generation: arguments of transformers' `GenerationConfig`, used at evaluation and kept in the saved model.
         metrics: scores of the reports written at evaluation, by the names of `evaluation.scoring.evaluate_reports`
             (`BLEU`, `CIDEr`, `F1_micro_14_uncertain-negative` …); null to look at the loss only.
     """
 
     model: GeneratorSection
+    context: ContextSection = Field(default_factory=ContextSection)
+    sections: list[str] = Field(default_factory=list)
     generation: dict[str, Any] = Field(default_factory=dict)
     metrics: list[str] | None = None
 
@@ -423,7 +452,11 @@ class FinetuneRecipe(Recipe):
         from transformers import GenerationConfig
 
         from ..evaluation.score_tables import wanted_scores
+        from ..processing.processing_mambaxray import CONTEXT
+        from ..processing.report_text import SECTIONS
 
+        _refuse_unknown(dict.fromkeys(self.context.parts), list(CONTEXT), "context.parts")
+        _refuse_unknown(dict.fromkeys(self.sections), list(SECTIONS), "sections")
         _refuse_unknown(self.generation, list(GenerationConfig().to_dict()), "generation")
         try:
             wanted_scores(self.metrics)

@@ -82,6 +82,8 @@ class ImageFeatures(ModelOutput):
         pooler_output: the embeddings as a list of one `(image_tokens, llm_hidden)` tensor per study, the form in which
             `generate` repeats them per beam and transformers' own code looks for them. Made of `embeddings`.
         metrics: scalars by name for the log, on which nothing is trained.
+        prior_output: the embeddings of each study's prior images, `(prior_image_tokens, llm_hidden)`, or of length 0
+            for a study without a prior; None where none was given.
     """
 
     embeddings: Tensor | None = None
@@ -90,6 +92,7 @@ class ImageFeatures(ModelOutput):
     last_hidden_state: Tensor | None = None
     pooler_output: list[Tensor] | None = None
     metrics: dict[str, Tensor] | None = None
+    prior_output: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.pooler_output is None and self.embeddings is not None:
