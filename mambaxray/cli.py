@@ -13,6 +13,7 @@ from .cli_evaluate import evaluate
 from .cli_explain import explain
 from .cli_generate import generate
 from .cli_hub import card, export, push, tiny
+from .cli_memory import memory_app, retrieval_app
 from .cli_options import MODEL_HELP, SeedOption
 from .cli_prepare import prepare
 from .cli_train import classify, contrast, finetune, pretrain, recipes
@@ -131,6 +132,8 @@ for _command in (
     *(info, convert, card, push, export, tiny),
 ):
     app.command()(_command)
+app.add_typer(memory_app, name="memory")
+app.add_typer(retrieval_app, name="retrieval")
 app.add_typer(bench_app, name="bench")
 
 

@@ -23,6 +23,7 @@ from ..configuration.families import Family, families_of_stage
 from ..data.studies import first_studies, load_studies
 from ..modeling_mambaxray.hub.separate_parts import SeparatePartsMixin
 from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
+from ..modeling_mambaxray.layers.study_memory import HeldOutStudyError, MemoryFormatError, StudyMemory, TrainingSplit
 from .recipe import DataSection, RecipeError, SourceSection
 from .tokenizer import train_report_tokenizer
 
@@ -45,7 +46,7 @@ def load_all_splits(data: DataSection) -> dict[str, "Dataset"]:
     """
     if not data.all_sources:
         raise RecipeError("the recipe does not say where the data is: give data.source=FOLDER")
-    loaded = [_load_source(source) for source in data.all_sources]
+    loaded = [_limited(source, _load_source(source)) for source in data.all_sources]
     if len(loaded) == 1:
         return loaded[0]
     _refuse_common_ids(data.all_sources, loaded)
@@ -67,6 +68,10 @@ def _load_source(source: SourceSection) -> dict[str, "Dataset"]:
                 split: replace_column(studies, name, [f"{source.prefix}/{value}" for value in studies[name]])
                 for split, studies in splits.items()
             }
+    return splits
+
+
+def _limited(source: SourceSection, splits: Mapping[str, "Dataset"]) -> dict[str, "Dataset"]:
     limits = {"train": source.max_train, "validation": source.max_validation}
     return {name: first_studies(studies, limits.get(name)) for name, studies in splits.items()}
 
@@ -91,6 +96,48 @@ def replace_column(studies: "Dataset", name: str, values: list[Any]) -> "Dataset
     """The studies with other values in one column; nothing else is read or copied."""
     order, feature = studies.column_names, studies.features[name]
     return studies.remove_columns(name).add_column(name, values, feature=feature).select_columns(order)
+
+
+def training_split(data: DataSection) -> TrainingSplit:
+    """Which studies a memory may hold: of all splits of the data, whatever `data.max_train` leaves of them.
+
+    Raises:
+        RecipeError: no source is named.
+    """
+    if not data.all_sources:
+        raise RecipeError("the recipe does not say where the data is: give data.source=FOLDER")
+    columns = ["study_id", "patient_id", "split"]
+    return TrainingSplit.of(
+        study
+        for source in data.all_sources
+        for split in _load_source(source).values()
+        for study in split.select_columns(columns)
+    )
+
+
+def load_memories(memories: Mapping[str, str], data: DataSection) -> dict[str, StudyMemory]:
+    """The memories that a recipe names, each of their rows checked against the training split of its data.
+
+    Args:
+        memories: the recipe's `model.memories`.
+        data: the recipe's `data`.
+
+    Raises:
+        FileNotFoundError: a folder holds no memory.
+        RecipeError: a row is of a study or a patient that may not be remembered, or a memory can't be read.
+    """
+    if not memories:
+        return {}
+    split, loaded = training_split(data), {}
+    for name, folder in memories.items():
+        key = f"model.memories.{name}={folder}"
+        try:
+            loaded[name] = StudyMemory.from_pretrained(folder, split)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{key}: {error}") from error
+        except (HeldOutStudyError, MemoryFormatError) as error:
+            raise RecipeError(f"{key}: {error}") from error
+    return loaded
 
 
 @contextmanager
@@ -221,9 +268,11 @@ __all__ = [
     "freeze",
     "limit_length",
     "load_all_splits",
+    "load_memories",
     "load_splits",
     "make_text_encoder",
     "make_vision_encoder",
     "named_part",
     "replace_column",
+    "training_split",
 ]
