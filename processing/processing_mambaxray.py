@@ -322,6 +322,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         """
         known = [self.without_withheld(study) for study in studies]
         positions = [study.get("crop_positions") for study in studies]
+        further: dict[str, Any] = {} if all(each is None for each in positions) else {"crop_positions": positions}
         batch = self(
             images=[_views_of(study) for study in studies],
             text=[self.prompt_for(study, instruction) for study in known],
@@ -329,7 +330,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             max_report_length=max_report_length,
             include_prompt=include_prompt,
             prior_images=self._prior_images_of(studies),
-            **({} if all(each is None for each in positions) else {"crop_positions": positions}),
+            **further,
         )
         if "pixel_attention_mask" in batch:
             batch["view_mask"] = batch.pop("pixel_attention_mask")
@@ -529,7 +530,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             if not count:
                 rows.append({})
                 continue
-            made = self.image_processor([list(views)], return_tensors="pt", **image_kwargs)
+            made = self.image_processor([list(views or ())], return_tensors="pt", **image_kwargs)
             mask = made.get("view_mask")
             mask = torch.ones(made["pixel_values"].shape[:2], dtype=torch.bool) if mask is None else mask
             rows.append({"prior_pixel_values": made["pixel_values"][0], "prior_view_mask": mask[0]})
