@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from ..configuration.configuration_ammrg import AMMRGConfig
+from ..configuration.configuration_ammrg import MEMORIES, AMMRGConfig
 from ..configuration.observations import OBSERVATIONS
 from ..configuration.vision_tokens import patch_positions, visual_width
 from .layers.disease_queries import DiseaseQueries, DiseaseQueriesOutput
@@ -16,6 +16,7 @@ from .layers.hopfield import HopfieldAssociation
 from .layers.image_features import Evidence, ImageFeatures, RelatedStudy
 from .layers.study_memories import StudyMemoriesMixin
 from .layers.study_memory import StudyMemory
+from .layers.unattributed_memory import UnattributedMemory
 from .modeling_mambaxray import MambaXrayForConditionalGeneration
 
 
@@ -74,7 +75,7 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
             for part in (self.disease_queries, self.qformer_projection):
                 if part is not None:
                     part.requires_grad_(False)
-        self._banks: dict[str, tuple[StudyMemory, Tensor]] = {}
+        self._banks: dict[str, tuple[StudyMemory | UnattributedMemory, Tensor]] = {}
         self.post_init()
 
     @torch.no_grad()
@@ -89,6 +90,32 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
         if not any(parameter.requires_grad for parameter in self.disease_queries.parameters()):
             self.disease_queries.eval()
         return self
+
+    @classmethod
+    def for_released_weights(cls, weights: Mapping[str, Tensor]) -> tuple[type[Self], dict[str, Any]]:
+        """All sizes but those of heads, which are the released ones (12 in the Q-Former, 6 in each recall)."""
+        layer = "disease_queries.qformer.encoder.layer."
+        heads = 6
+        core = next(
+            (f"associations.{name}." for name in MEMORIES if f"associations.{name}.q_proj.weight" in weights), None
+        )
+        fields: dict[str, Any] = {
+            "query_hidden_size": weights["disease_queries.queries"].shape[-1],
+            "query_intermediate_size": weights[f"{layer}0.intermediate_query.dense.weight"].shape[0],
+            "query_hidden_layers": 1
+            + max(int(name.removeprefix(layer).split(".")[0]) for name in weights if name.startswith(layer)),
+            "encoder_hidden_size": weights["qformer_projection.weight"].shape[0],
+        }
+        for name in MEMORIES:
+            keys = weights.get(f"associations.{name}.k_proj.weight")
+            fields[f"{name}_memory_size"] = None if keys is None else keys.shape[1]
+        if core is not None:
+            fields |= {
+                "hopfield_heads": heads,
+                "hopfield_head_size": weights[f"{core}q_proj.weight"].shape[0] // heads,
+                "hopfield_value_size": weights[f"{core}v_proj.weight"].shape[0] // heads,
+            }
+        return cls, fields
 
     # ------------------------------------------------------------------------------------ stage 1 and memories
 

@@ -1,6 +1,5 @@
 """Stage 3: supervised fine-tuning of a report generator, with a frozen, adapted or fully trained language model."""
 
-import inspect
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,8 +21,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..configuration.families import families_of_stage
+from ..configuration.sub_configs import configuration_fields
 from ..evaluation.trainer_metrics import report_metrics
 from ..modeling_mambaxray.layers.study_memory import StudyMemory
 from ..processing.build_generator import build_generator
@@ -96,7 +95,7 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
             instruction=instruction,
             prompt_template=section.prompt_template or DEFAULT_PROMPT_TEMPLATE,
             text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
-            **section.options,
+            **_fields(section, stage1),
         )
     if stage1 is not None:
         try:
@@ -111,6 +110,17 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
 def _stage1(name_or_path: str) -> PreTrainedModel:
     with named_part("model.stage1", name_or_path):
         return AutoModel.from_pretrained(name_or_path)
+
+
+def _fields(section: GeneratorSection, stage1: PreTrainedModel | None) -> dict[str, Any]:
+    """Fields of the system's configuration: those that its stage 1 tells, and those that the recipe says."""
+    if stage1 is None:
+        return section.options
+    model_class = families_of_stage("finetune")[section.system].model_class
+    try:
+        return model_class.fields_from_stage1(stage1) | section.options
+    except ValueError as error:
+        raise RecipeError(f"model.stage1={section.stage1}: {error}") from error
 
 
 def _give_memories(model: PreTrainedModel, memories: dict[str, StudyMemory]) -> None:
@@ -153,11 +163,7 @@ def _check_system(section: GeneratorSection) -> None:
             f"model.system must be one of {', '.join(systems)}, got {section.system!r}; a system from elsewhere needs "
             "its module in `plugins`"
         )
-    # A configuration keeps whatever it is given, so a misspelt field would have no effect.
-    config_class = systems[section.system].config_class
-    bases = [base for base in config_class.__mro__ if issubclass(base, MambaXrayConfig)]
-    known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
-    if unknown := sorted(section.options.keys() - known):
+    if unknown := sorted(section.options.keys() - configuration_fields(systems[section.system].config_class)):
         raise RecipeError(f"model.options: {section.system} has no field {', '.join(unknown)}")
 
 

@@ -6,13 +6,14 @@ from typing import Any, Self
 
 from ..hub.private_memory import PrivateMemoryMixin
 from .study_memory import StudyMemory
+from .unattributed_memory import UnattributedMemory
 
 
 class MissingMemoryError(ValueError):
     """A model without the memories that it looks up, such as one from the Hub."""
 
 
-class StudyMemories(dict[str, StudyMemory]):
+class StudyMemories(dict[str, StudyMemory | UnattributedMemory]):
     """Memories by name, kept in a folder of a model: each in a sub-folder of that name."""
 
     def save(self, folder: Path) -> None:
@@ -27,7 +28,12 @@ class StudyMemories(dict[str, StudyMemory]):
         Raises:
             MemoryFormatError: one can't be read.
         """
-        return cls({path.name: StudyMemory.from_pretrained(path) for path in sorted(folder.iterdir()) if path.is_dir()})
+        memories = cls()
+        for path in sorted(folder.iterdir()):
+            if path.is_dir():
+                kind = UnattributedMemory if UnattributedMemory.is_in(path) else StudyMemory
+                memories[path.name] = kind.from_pretrained(path)
+        return memories
 
 
 class StudyMemoriesMixin(PrivateMemoryMixin):
@@ -40,7 +46,9 @@ class StudyMemoriesMixin(PrivateMemoryMixin):
     memory_class = StudyMemories
     study_memory: StudyMemories | None = None
 
-    def set_memories(self, memories: Mapping[str, StudyMemory]) -> None:
+    def set_memories(
+        self, memories: Mapping[str, StudyMemory | UnattributedMemory], allow_unattributed: bool = False
+    ) -> None:
         """As in the base class."""
         expected = self.memory_vectors
         if unknown := sorted(memories.keys() - expected.keys()):
@@ -51,9 +59,17 @@ class StudyMemoriesMixin(PrivateMemoryMixin):
             found = {vector: tensor.shape[1] for vector, tensor in memories[name].vectors.items()}
             if {vector: found.get(vector) for vector in widths} != dict(widths):
                 raise ValueError(f"the memory {name} must have vectors of widths {dict(widths)}, got {found}")
+        for name, memory in memories.items():
+            if isinstance(memory, UnattributedMemory):
+                if not allow_unattributed:
+                    raise ValueError(
+                        f"the memory {name} does not say which studies it is of; allow_unattributed=True takes it "
+                        "nevertheless"
+                    )
+                memory.warn()
         self.study_memory = StudyMemories(memories)
 
-    def memory(self, name: str) -> StudyMemory:
+    def memory(self, name: str) -> StudyMemory | UnattributedMemory:
         """The memory of a name.
 
         Raises:
