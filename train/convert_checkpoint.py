@@ -33,6 +33,7 @@ from ..configuration.families import Family, families_by_checkpoint
 from ..configuration.sub_configs import configuration_fields
 from ..data.whole_file import require_free_folder
 from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
+from ..modeling_mambaxray.layers.study_memories import StudyMemoriesMixin
 from ..modeling_mambaxray.layers.unattributed_memory import UnattributedMemory
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
@@ -248,9 +249,11 @@ def _report_generator(
 
 
 def _add_memories(model: MambaXrayForConditionalGeneration, files: Mapping[str, str | Path]) -> None:
+    if files and not isinstance(model, StudyMemoriesMixin):
+        raise ValueError(f"{type(model).__name__} looks up no memories; leave {', '.join(files)} out")
     if files:
         memories = {name: UnattributedMemory(read_pickled_memory(file), str(file)) for name, file in files.items()}
-        model.set_memories(memories, allow_unattributed=True)
+        model.set_unattributed_memories(memories)
     elif names := ", ".join(model.memory_vectors):
         _logger.warning("the checkpoint holds no memories: before it writes reports, the model needs %s", names)
 

@@ -39,12 +39,11 @@ class PrivateMemoryMixin:
         each of their `vectors`. Empty for systems that look nothing up."""
         return {}
 
-    def set_memories(self, memories: Mapping[str, Any], allow_unattributed: bool = False) -> None:
+    def set_memories(self, memories: Mapping[str, Any]) -> None:
         """Makes memories of training studies those of this model (`StudyMemoriesMixin` for systems that have any).
 
         Args:
             memories: a `StudyMemory` for each name of `memory_vectors`.
-            allow_unattributed: take an `UnattributedMemory`, too, with a warning.
 
         Raises:
             ValueError: there is a name that the model has not, one is missing, or a memory does not fit.

@@ -13,8 +13,9 @@ class MissingMemoryError(ValueError):
     """A model without the memories that it looks up, such as one from the Hub."""
 
 
-class StudyMemories(dict[str, StudyMemory | UnattributedMemory]):
-    """Memories by name, kept in a folder of a model: each in a sub-folder of that name."""
+class StudyMemories(dict[str, StudyMemory]):
+    """Memories by name, kept in a folder of a model: each in a sub-folder of that name. In the place of a `StudyMemory`
+    may be an `UnattributedMemory`."""
 
     def save(self, folder: Path) -> None:
         """Writes each memory."""
@@ -28,12 +29,12 @@ class StudyMemories(dict[str, StudyMemory | UnattributedMemory]):
         Raises:
             MemoryFormatError: one can't be read.
         """
-        memories = cls()
+        memories: dict[str, Any] = {}
         for path in sorted(folder.iterdir()):
             if path.is_dir():
-                kind = UnattributedMemory if UnattributedMemory.is_in(path) else StudyMemory
-                memories[path.name] = kind.from_pretrained(path)
-        return memories
+                is_attributed = not UnattributedMemory.is_in(path)
+                memories[path.name] = (StudyMemory if is_attributed else UnattributedMemory).from_pretrained(path)
+        return cls(memories)
 
 
 class StudyMemoriesMixin(PrivateMemoryMixin):
@@ -46,10 +47,23 @@ class StudyMemoriesMixin(PrivateMemoryMixin):
     memory_class = StudyMemories
     study_memory: StudyMemories | None = None
 
-    def set_memories(
-        self, memories: Mapping[str, StudyMemory | UnattributedMemory], allow_unattributed: bool = False
-    ) -> None:
+    def set_memories(self, memories: Mapping[str, StudyMemory]) -> None:
         """As in the base class."""
+        for name, memory in memories.items():
+            if not isinstance(memory, StudyMemory):
+                raise ValueError(
+                    f"the memory {name} is a {type(memory).__name__}, not a StudyMemory, which says of each row that it is "
+                    "of the training split"
+                )
+        self._set_fitting(memories)
+
+    def set_unattributed_memories(self, memories: Mapping[str, UnattributedMemory]) -> None:
+        """As `set_memories`, with memories that do not say which studies they are of, and a warning for each."""
+        self._set_fitting(memories)
+        for memory in memories.values():
+            memory.warn()
+
+    def _set_fitting(self, memories: Mapping[str, Any]) -> None:
         expected = self.memory_vectors
         if unknown := sorted(memories.keys() - expected.keys()):
             raise ValueError(f"there is no memory {', '.join(unknown)}; the memories are {_listed(expected)}")
@@ -59,17 +73,9 @@ class StudyMemoriesMixin(PrivateMemoryMixin):
             found = {vector: tensor.shape[1] for vector, tensor in memories[name].vectors.items()}
             if {vector: found.get(vector) for vector in widths} != dict(widths):
                 raise ValueError(f"the memory {name} must have vectors of widths {dict(widths)}, got {found}")
-        for name, memory in memories.items():
-            if isinstance(memory, UnattributedMemory):
-                if not allow_unattributed:
-                    raise ValueError(
-                        f"the memory {name} does not say which studies it is of; allow_unattributed=True takes it "
-                        "nevertheless"
-                    )
-                memory.warn()
         self.study_memory = StudyMemories(memories)
 
-    def memory(self, name: str) -> StudyMemory | UnattributedMemory:
+    def memory(self, name: str) -> StudyMemory:
         """The memory of a name.
 
         Raises:

@@ -341,7 +341,7 @@ def test_a_memory_of_unknown_studies_is_no_training_memory(ammrg, tmp_path):
     options = {"text_model": str(tmp_path / "llm"), "options": {"query_attention_heads": 4}}
     files = {name: tmp_path / f"{name}.pkl" for name in ("visual", "report")}
     model = convert_checkpoint(tmp_path / "official.pth", "ammrg", tmp_path / "model", memories=files, **options)
-    with pytest.raises(ValueError, match="visual does not say which studies it is of; allow_unattributed=True"):
+    with pytest.raises(ValueError, match="the memory visual is a UnattributedMemory, not a StudyMemory"):
         model.set_memories(model.study_memory)
     (folder,) = (tmp_path / "model" / "_patient_text").rglob("visual")
     with pytest.raises(FileNotFoundError, match=r"holds no memory\.json"):  # what recipes read it with
