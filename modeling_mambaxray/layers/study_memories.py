@@ -52,8 +52,8 @@ class StudyMemoriesMixin(PrivateMemoryMixin):
         for name, memory in memories.items():
             if not isinstance(memory, StudyMemory):
                 raise ValueError(
-                    f"the memory {name} is a {type(memory).__name__}, not a StudyMemory, which says of each row that it is "
-                    "of the training split"
+                    f"the memory {name} is a {type(memory).__name__}, not a StudyMemory, which says of each row that "
+                    "it is of the training split"
                 )
         self._set_fitting(memories)
 
