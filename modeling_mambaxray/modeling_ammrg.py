@@ -203,6 +203,12 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
                     )
             own.load_state_dict(part.state_dict())
 
+    @classmethod
+    def fields_from_memories(cls, memories: Mapping[str, StudyMemory]) -> dict[str, Any]:
+        """The width of each."""
+        values = {name: memories[name].vectors.get("values") for name in MEMORIES if name in memories}
+        return {f"{name}_memory_size": found.shape[1] for name, found in values.items() if found is not None}
+
     @property
     def memory_vectors(self) -> Mapping[str, Mapping[str, int]]:
         return {name: {"values": size} for name, size in self.config.memory_sizes.items()}
