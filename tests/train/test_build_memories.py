@@ -469,7 +469,7 @@ def test_a_full_track_hands_out_no_more_batches_and_one_that_is_used_up_lowers_t
     assert schedule.progress() == (5, 5)
 
 
-COMMAND = [sys.executable, "-m", "mambaxray.cli", "--plugin", "tiny_classifier"]
+COMMAND = [sys.executable, "-m", "mambaxray.cli", "--plugin", "outside_classifier"]
 
 
 def command(output: Path, model: str, *more: str) -> list[str]:
