@@ -12,7 +12,8 @@ from ..processing.image_reading import load_xray
 
 
 def as_seen(pixel_values: Tensor, image_processor: BaseImageProcessor, views: Sequence[Any]) -> list[Image.Image]:
-    """The views with the detail that a model saw, grey, in the aspect ratio of the films.
+    """The views with the detail that a model saw, grey, in the aspect ratio of the films, or of what was cut out of
+    them.
 
     Args:
         pixel_values: `(views, channels, height, width)`, normalised.
@@ -22,6 +23,8 @@ def as_seen(pixel_values: Tensor, image_processor: BaseImageProcessor, views: Se
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in _normalisation(image_processor))
     grey = (pixel_values.float().cpu() * std + mean).mean(dim=1).clamp(0, 1)
     images = [Image.fromarray((255 * view).round().to(torch.uint8).numpy()) for view in grey]
+    if getattr(image_processor, "do_center_crop", False):
+        return images
     return [_unstretched(image, view) for image, view in zip(images, views, strict=True)]
 
 

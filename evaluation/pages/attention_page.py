@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from ...modeling_mambaxray.layers.image_features import RelatedStudy
 from ..attention import AttentionMaps, Explanation
 from ..labeler import CheXpertStyleLabeler
 from .charts import Curve, Line, line_chart
@@ -51,6 +52,7 @@ def write_attention_page(
             for view in map(enlarged, explanation.views)
         ],
         report=" ".join(explanation.words),
+        exemplars=_shared_studies(explanation),
         evidence=[
             {
                 "observation": each.observation,
@@ -72,6 +74,13 @@ def write_attention_page(
             for index, source in enumerate(explanation.sources)
         ],
     )
+
+
+def _shared_studies(explanation: Explanation) -> tuple[RelatedStudy, ...]:
+    """The studies that stand behind all observations alike, to be shown once; none where each has its own."""
+    of_observations = [each.studies for each in explanation.evidence]
+    alike = len(of_observations) > 1 and all(studies == of_observations[0] for studies in of_observations)
+    return of_observations[0] if alike else ()
 
 
 def _findings_of_words(words: Sequence[str]) -> dict[str, list[int]]:
