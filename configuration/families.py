@@ -70,6 +70,7 @@ _GENERATOR: dict[str, Any] = {
 
 _TINY_VISION_MAMBA = {"hidden_size": 16, "num_hidden_layers": 1, "image_size": 32, "state_size": 4}
 _TINY_VMAMBA = {"image_size": 32, "embed_dim": 8, "depths": [1, 1]}
+_TINY_DECODER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 _TINY_BERT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 _TINY_QUERIES = {"query_hidden_size": 16, "query_attention_heads": 2}
 
@@ -138,6 +139,26 @@ _FAMILIES: dict[str, Family] = {
         papers=("emrrg", "cxpmrg_bench"),
         **_GENERATOR,
     ),
+    "ammrg": Family(
+        config=".configuration.configuration_ammrg:AMMRGConfig",
+        model=".modeling_mambaxray.modeling_ammrg:AMMRGForConditionalGeneration",
+        checkpoint="ammrg",
+        key_map=".train.convert:ammrg_key",
+        papers=("ammrg", "cxpmrg_bench"),
+        tiny={
+            "query_hidden_size": 16,
+            "query_hidden_layers": 2,
+            "query_attention_heads": 2,
+            "query_intermediate_size": 24,
+            "encoder_hidden_size": 16,
+            "visual_memory_size": 16,
+            "report_memory_size": 12,
+            "hopfield_heads": 2,
+            "hopfield_head_size": 8,
+            "hopfield_value_size": 8,
+        },
+        **_GENERATOR,
+    ),
     "disease_aware": Family(
         config=".configuration.configuration_disease_aware:DiseaseAwareConfig",
         model=".modeling_mambaxray.modeling_disease_aware:DiseaseAwareForConditionalGeneration",
@@ -150,6 +171,22 @@ _FAMILIES: dict[str, Family] = {
             "exemplars": False,
         },
         **_GENERATOR | {"processor": ".processing.processing_disease_aware:DiseaseAwareProcessor"},
+    ),
+    "bidirectional_rrg": Family(
+        config=".configuration.configuration_bidirectional:BidirectionalConfig",
+        model=".modeling_mambaxray.modeling_bidirectional:BidirectionalForConditionalGeneration",
+        papers=("bidirectional",),
+        **_GENERATOR
+        | {
+            "processor": ".processing.processing_bidirectional:BidirectionalProcessor",
+            "tiny": {
+                "vision_config": {"model_type": "vision_mamba", "patch_size": 8, **_TINY_VISION_MAMBA},
+                "text_encoder_config": {"model_type": "bert", **_TINY_BERT, "hidden_size": 8},
+                "image_decoder_sizes": {f"decoder_{name}": size for name, size in _TINY_DECODER.items()},
+                "loss_weights": {"contrastive": 1.0},
+                "contrastive_width": 16,
+            },
+        },
     ),
     "vmamba": Family(
         config=".configuration.configuration_vmamba:VMambaConfig",

@@ -17,7 +17,7 @@ from .cli_hub import card, export, push, tiny
 from .cli_memory import memory_app, retrieval_app
 from .cli_options import MODEL_HELP, SeedOption
 from .cli_prepare import prepare
-from .cli_train import contrast, finetune, pretrain, recipes
+from .cli_train import classify, contrast, finetune, pretrain, recipes
 from .console import SAFETY, failure, quiet_transformers
 
 app = typer.Typer(
@@ -128,7 +128,7 @@ def info(
 # In the order of use, as --help shows them.
 for _command in (
     *(demo, generate, prepare),
-    *(recipes, pretrain, contrast, finetune),
+    *(recipes, pretrain, contrast, classify, finetune),
     *(evaluate, compare, explain),
     *(info, convert, card, push, export, tiny),
 ):

@@ -167,7 +167,7 @@ def build_memories(
     Example: mambaxray memory build --model runs/stage1/model --dataset prepared/mimic --output memories/mimic
     """
     from .train.build_memories import REPORT_ENCODER, build_am_mrg_memories
-    from .train.recipe import parse_options
+    from .train.recipe_text import parse_options
     from .train.report_memory import ReportMemoryOptions
     from .train.visual_memory import VisualMemoryOptions
 
@@ -217,7 +217,7 @@ def build_retrieval(
     Example: mambaxray retrieval build --model runs/stage1/model --dataset prepared/mimic --output memories/exemplars
     """
     from .train.build_memories import build_retrieval_memory
-    from .train.recipe import parse_options
+    from .train.recipe_text import parse_options
 
     with _building() as on_progress:
         devices, count = _workers(device, processes)

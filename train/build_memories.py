@@ -4,14 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig
-
+from ..data.schema import STUDY_KEYS
 from ..data.studies import load_studies
 from ..modeling_mambaxray.layers.study_memory import StudyMemory
 from .memory_building import MemoryPlan, build_memory
 from .report_memory import ReportMemoryOptions, plan_report_memory
 from .retrieval_memory import plan_retrieval_memory
-from .stage_one import NoClassifierError
+from .stage_one import check_classifier
 from .stored_models import StoredModel
 from .training_studies import TrainingStudies
 from .visual_memory import VisualMemoryOptions, plan_visual_memory
@@ -49,7 +48,7 @@ def build_am_mrg_memories(
     Args:
         output: folder for the memories' folders.
         model: a stage-1 classifier, a folder or Hub id; for the visual bank.
-        source: what `load_studies` takes, with labels.
+        source: what `load_studies` takes or gives, with labels.
         data_options: its options.
         kinds: which memories, "visual" and "report".
         visual, report: what they are made of.
@@ -78,7 +77,7 @@ def build_am_mrg_memories(
     name, drawn = _name(source), {"seed": seed, "batch_size": batch_size}
     plans: dict[str, MemoryPlan] = {}
     if classifier is not None:
-        plans[VISUAL] = plan_visual_memory(studies, classifier, name, visual, **drawn)
+        plans[VISUAL] = plan_visual_memory(studies, *classifier, name, visual, **drawn)
     if encoder is not None:
         plans[REPORT] = plan_report_memory(studies, encoder, name, report, with_reports=with_reports, **drawn)
     return {
@@ -111,7 +110,7 @@ def build_retrieval_memory(
     Args:
         output: folder of the memory.
     """
-    classifier = _find_classifier(model)
+    classifier, _ = _find_classifier(model)
     studies = _training_studies(source, data_options, leave_out_shared_patients)
     return build_memory(
         output,
@@ -123,19 +122,16 @@ def build_retrieval_memory(
     )
 
 
-def _find_classifier(name: str) -> StoredModel:
+def _find_classifier(name: str) -> tuple[StoredModel, list[str]]:
+    """The classifier and its observations."""
     found = StoredModel.find(name)
-    config = AutoConfig.from_pretrained(found.folder)
-    if not hasattr(config, "vision_config"):
-        raise NoClassifierError(
-            f"{name} is a {config.model_type} model, not a classifier with disease queries: give one that "
-            "`mambaxray classify` has trained"
-        )
-    return found
+    return found, check_classifier(found.folder, name)
 
 
 def _training_studies(source: Any, options: Mapping[str, Any] | None, leave_out: bool) -> TrainingStudies:
-    return TrainingStudies(load_studies(source, **(options or {})), leave_out_shared_patients=leave_out)
+    in_schema = isinstance(source, Mapping) and all(part.column_names == [*STUDY_KEYS] for part in source.values())
+    splits = source if in_schema and not options else load_studies(source, **(options or {}))
+    return TrainingStudies(splits, leave_out_shared_patients=leave_out)
 
 
 def _name(source: Any) -> str:

@@ -99,6 +99,7 @@ def build_memory(
         on_progress: called with the finished and all rows, at the start and after each batch.
 
     Raises:
+        HeldOutStudyError: the memory that is there holds a study that may not be remembered.
         MemoryBuildError: the folder holds something else, or was begun from other studies, models or options; or not a
             single row came out.
         OutputInUseError: another process writes into this folder.
@@ -110,8 +111,9 @@ def build_memory(
     with locked_output(folder, is_folder=True):
         made_of = _made_of(plan.source)
         if (folder / _FILES[1]).is_file():
-            memory = StudyMemory.from_pretrained(folder, studies.split)
+            memory = StudyMemory.from_pretrained(folder)
             _compare(folder, _made_of(memory.source), made_of)
+            studies.split.check(memory.study_ids, memory.patient_ids)
             # What a kill between the last two steps leaves.
             shutil.rmtree(folder / _WORK, ignore_errors=True)
             return memory

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ..modeling_mambaxray.layers.exemplar_retriever import ExemplarRetriever, Exemplars
+from ..modeling_mambaxray.layers.retrieval_keys import retrieval_keys
 from ..modeling_mambaxray.layers.study_memory import MemorySource
 from .memory_building import MemoryPlan
 from .memory_schedule import Track
-from .stage_one import StageOneEncoder, retrieval_vectors
+from .stage_one import StageOneEncoder
 from .stored_models import StoredModel
 from .training_studies import MemoryBuildError, TrainingStudies
 
@@ -23,8 +24,9 @@ class RetrievalEncoder(StageOneEncoder):
     def __call__(self, track: str, studies: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """See `StudyEncoder`."""
         model, _ = self.parts
-        visual, disease = retrieval_vectors(model, *self.pixels(studies))
-        return {"visual": visual, "disease": disease, "study": torch.arange(len(studies))}
+        with torch.no_grad():
+            output = model(*self.pixels(studies))
+        return {**retrieval_keys(output.visual_tokens, output.logits), "study": torch.arange(len(studies))}
 
 
 def plan_retrieval_memory(

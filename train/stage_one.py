@@ -1,44 +1,41 @@
-"""A stage-1 classifier at work on studies of a data set: the classes of every such system, by the same two parts."""
+"""A stage-1 classifier at work on studies of a data set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
-import torch
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, BaseImageProcessor, PreTrainedModel
 
+from ..configuration.families import families_of_stage
 from ..configuration.vision_tokens import patch_positions
 from ..data.xray_feature import XrayImage
-from ..modeling_mambaxray.layers.disease_queries import DiseaseQueries
-from ..modeling_mambaxray.layers.views import encode_images, mean_over_views, present_views
 
 
 class NoClassifierError(ValueError):
     """A model that is no stage-1 classifier."""
 
 
-def load_classifier(folder: str, device: str = "cpu") -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """A stage-1 classifier for use, not for training, and its image processor.
+def check_classifier(folder: str, name: str) -> list[str]:
+    """The observations of a stage-1 classifier, from its configuration alone.
 
     Args:
-        folder: of the model, or its Hub id.
-        device: where it works.
+        folder: of the classifier.
+        name: what to call it in errors.
 
     Raises:
-        NoClassifierError: it has no vision encoder with disease queries, or its visual tokens form no grid.
-        OSError: it can't be loaded.
+        NoClassifierError: the model in this folder is another one.
+        ValueError: its visual tokens form no square grid.
     """
-    model = AutoModel.from_pretrained(folder)
-    parts = {name for name, _ in model.named_children()}
-    if "vision_encoder" not in parts or not isinstance(getattr(model, "disease_queries", None), DiseaseQueries):
+    config = AutoConfig.from_pretrained(folder)
+    if config.model_type not in families_of_stage("classify"):
         raise NoClassifierError(
-            f"{folder} is a {model.config.model_type} model, not a classifier with disease queries: give one that "
+            f"{name} is a {config.model_type} model, not a classifier with disease queries: give one that "
             "`mambaxray classify` has trained"
         )
-    patch_positions(model.vision_encoder.config)
-    return model.to(device).eval().requires_grad_(False), AutoImageProcessor.from_pretrained(folder)
+    patch_positions(config.vision_config)
+    return list(config.label2id)
 
 
 @dataclass(frozen=True)
@@ -59,37 +56,16 @@ class StageOneEncoder:
 
     @cached_property
     def parts(self) -> tuple[PreTrainedModel, BaseImageProcessor]:
-        """The model and its image processor, loaded when they are first needed."""
-        return load_classifier(self.folder, self.device)
+        """The model, for use and not for training, and its image processor, loaded when they are first needed."""
+        model = AutoModel.from_pretrained(self.folder).to(self.device).eval().requires_grad_(False)
+        return model, AutoImageProcessor.from_pretrained(self.folder)
 
-    def pixels(self, studies: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor | None]:
+    def pixels(self, studies: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
         """`pixel_values` and `view_mask` of studies whose images are not decoded."""
         decode = XrayImage().decode_example
         images = [[decode(image) for image in study["images"]] for study in studies]
         batch = self.parts[1](images, return_tensors="pt").to(self.device)
-        return batch["pixel_values"], batch.get("view_mask")
+        return batch["pixel_values"], batch["view_mask"]
 
 
-@torch.no_grad()
-def retrieval_vectors(
-    model: PreTrainedModel, pixel_values: Tensor, view_mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """What studies are found by: their mean visual token `(studies, width)` and their disease logits
-    `(studies, diseases)`, in float32.
-
-    Keys of a retrieval memory and the queries that look into it are made by this function alone.
-
-    Args:
-        model: a stage-1 classifier, in evaluation mode.
-        pixel_values: `(studies, views, channels, height, width)`.
-        view_mask: `(studies, views)` bool.
-
-    Source: the dual-stage paper, section III-D (DMSR).
-    """
-    images, views_per_study = present_views(pixel_values, view_mask)
-    tokens = mean_over_views(encode_images(model.vision_encoder, images), views_per_study)
-    patches = patch_positions(model.vision_encoder.config)
-    return tokens[:, patches].float().mean(dim=1), model.disease_queries(tokens).logits.float()
-
-
-__all__ = ["NoClassifierError", "StageOneEncoder", "load_classifier", "retrieval_vectors"]
+__all__ = ["NoClassifierError", "StageOneEncoder", "check_classifier"]

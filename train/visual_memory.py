@@ -64,7 +64,7 @@ class VisualEncoder(StageOneEncoder):
         images, views_per_study = present_views(*self.pixels(studies))
         with torch.no_grad():
             tokens = encode_images(model.vision_encoder, images)
-        targets = [OBSERVATIONS.index(track)] * len(studies)
+        targets = [model.config.label2id[track]] * len(studies)
         maps = class_activation_maps(model, tokens, targets, views_per_study, self.options.cam)
         regions = strongest_regions(maps, self.options.threshold, self.options.regions)
         of_image = torch.arange(len(studies), device=images.device).repeat_interleave(
@@ -79,6 +79,7 @@ class VisualEncoder(StageOneEncoder):
 def plan_visual_memory(
     studies: TrainingStudies,
     classifier: StoredModel,
+    observations: Sequence[str],
     data_set: str,
     options: VisualMemoryOptions | None = None,
     *,
@@ -91,6 +92,7 @@ def plan_visual_memory(
     Args:
         studies: what may be remembered.
         classifier: a stage-1 classifier.
+        observations: those that it tells, see `check_classifier`.
         data_set: name of the data set.
         options: what the bank is made of.
         seed: decides which studies come first.
@@ -102,11 +104,14 @@ def plan_visual_memory(
     options = options or VisualMemoryOptions()
     tracks = []
     for name in OBSERVATIONS:
+        if name not in observations:
+            continue
         rows = order_by_seed(studies.with_label(name, PRESENT), studies.study_ids, seed, name)
         tracks.append(Track(name, rows, options.per_disease))
     if not any(track.rows for track in tracks):
         raise MemoryBuildError(
-            "no training study has a label that says that an observation is present, so there is nothing to keep: "
+            "no training study has a label that says that one of the model's observations is present, so there is "
+            "nothing to keep: "
             "prepare the data set with labels"
         )
     source = MemorySource(

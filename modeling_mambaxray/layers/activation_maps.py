@@ -112,7 +112,7 @@ def class_activation_maps(
     """Maps of where in each image the logit of an observation of its study comes from.
 
     Args:
-        model: a stage-1 classifier, with a `vision_encoder` and `disease_queries`.
+        model: a stage-1 classifier (`DiseaseClassificationModel`), in evaluation mode.
         image_tokens: visual tokens of each view, `(N, T, C)`, as `encode_images` gives them.
         targets: the observation of each study, by its position among the logits, `(studies,)`.
         views_per_study: views of each study, as `present_views` gives it.
@@ -129,7 +129,7 @@ def class_activation_maps(
     patches = patch_positions(model.vision_encoder.config)
     with torch.enable_grad():
         tokens = image_tokens.detach().requires_grad_()
-        logits = model.disease_queries(mean_over_views(tokens, views_per_study)).logits
+        logits = model.query_diseases(mean_over_views(tokens, views_per_study)).logits
         chosen = torch.as_tensor(targets, device=logits.device)
         if chosen.shape != logits.shape[:1] or ((chosen < 0) | (chosen >= logits.shape[1])).any():
             raise ValueError(
