@@ -5,6 +5,7 @@ from typing import get_args
 
 from .caption_metrics import BLEU_NAMES, bleu_tables, cider_tables, rouge_l_table
 from .clinical import Labels, Uncertain, label_table, score_names
+from .findings import ENTITY_SCORES, entity_table
 from .meteor import meteor_tables
 from .metric_table import MetricTable, MetricUnavailableError
 from .ngram_counts import NgramCounts
@@ -25,8 +26,12 @@ CLINICAL = "clinical"
 CLINICAL_NAMES: tuple[str, ...] = tuple(name for uncertain in get_args(Uncertain) for name in score_names(uncertain))
 
 
+ENTITY_FAMILY = "entities"
+"""The family of `findings.entity_table`, which is computed on request only."""
+
+
 def wanted_scores(metrics: Iterable[str] | None, adapters: Iterable[str] = ()) -> list[str]:
-    """Names of scores, in a fixed order, for names of families or scores; None: all but the adapters'.
+    """Names of scores, in a fixed order, for names of families or scores; None: all but the entities' and adapters'.
 
     Args:
         metrics: families (`BLEU`, `clinical` …) or scores (`Bleu_4`, `F1_micro_14_uncertain-negative` …).
@@ -42,7 +47,9 @@ def wanted_scores(metrics: Iterable[str] | None, adapters: Iterable[str] = ()) -
         return everything
     if isinstance(metrics, str):
         raise TypeError(f"metrics={metrics!r}: must be several names, e.g. [{metrics!r}]")
-    known = families | {name: (name,) for name in (*everything, *adapters)}
+    families[ENTITY_FAMILY] = ENTITY_SCORES
+    ordered = (*everything, *ENTITY_SCORES, *adapters)
+    known = families | {name: (name,) for name in ordered}
     asked: set[str] = set()
     for name in metrics:
         if name not in known:
@@ -53,7 +60,7 @@ def wanted_scores(metrics: Iterable[str] | None, adapters: Iterable[str] = ()) -
         asked |= set(known[name])
     if not asked:
         raise ValueError("metrics is empty: name at least one, or None for all")
-    return [name for name in (*everything, *adapters) if name in asked]
+    return [name for name in ordered if name in asked]
 
 
 def caption_tables(
@@ -84,13 +91,14 @@ def caption_tables(
 def clinical_tables(
     references: Sequence[Labels], hypotheses: Sequence[Labels], wanted: Sequence[str]
 ) -> list[MetricTable]:
-    """One table for each treatment of uncertain labels that `wanted` names a score of."""
+    """One table for each treatment of uncertain labels, and one of entities, that `wanted` names a score of."""
     names = set(wanted)
-    return [
+    tables = [
         label_table(references, hypotheses, uncertain=uncertain)
         for uncertain in get_args(Uncertain)
         if not names.isdisjoint(score_names(uncertain))
     ]
+    return tables if names.isdisjoint(ENTITY_SCORES) else [*tables, entity_table(references, hypotheses)]
 
 
 def collected(tables: Iterable[MetricTable], wanted: Sequence[str]) -> dict[str, float]:

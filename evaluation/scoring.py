@@ -16,6 +16,7 @@ from .baselines import (
     random_reports_of_others,
 )
 from .clinical import Labels
+from .findings import ENTITY_SCORES
 from .honesty import honesty_checks
 from .labeler import CheXpertStyleLabeler
 from .metric_table import MetricTable, MetricUnavailableError, check_pairs
@@ -83,7 +84,8 @@ def evaluate_reports(
     Args:
         references, hypotheses: the reports, both as sequences in one order or both as mappings from study id.
         metrics: families (`BLEU`, `ROUGE_L`, `METEOR`, `CIDEr`, `clinical`) or single scores (`Bleu_4`,
-            `F1_micro_14_uncertain-negative` …); None means all of these. `RadGraph`, `RadCliQ`, `CheXbert`,
+            `F1_micro_14_uncertain-negative` …); None means all of these. `entities` are the shares of
+            `findings.entity_table`, on request only. `RadGraph`, `RadCliQ`, `CheXbert`,
             `BERTScore` and `GREEN` are computed by the package radeval when asked for, without baselines.
         tokenize: for the caption metrics, "none" or "ptb", see `tokenization.tokenize_reports`.
         protocol: "full-reference" or "r2gen-compat", see `protocols.apply_protocol`.
@@ -257,7 +259,7 @@ def score_systems(
         size = len(references)
         parts = [tokenized[start : start + size] for start in range(0, len(tokenized), size)]
         tables = caption_tables(parts[0], parts[1:], wanted, unavailable)
-    if not set(wanted).isdisjoint(CLINICAL_NAMES):
+    if not set(wanted).isdisjoint((*CLINICAL_NAMES, *ENTITY_SCORES)):
         true = labels(references)
         for of_system, (_, reports) in zip(tables, systems, strict=True):
             of_system += clinical_tables(true, labels(reports), wanted)
