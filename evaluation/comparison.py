@@ -9,7 +9,7 @@ from scipy.stats import false_discovery_control
 from .findings import EntityCounts, count_entities
 from .labeler import CheXpertStyleLabeler
 from .protocols import Protocol, check_protocol, signature
-from .score_tables import collected, in_order, wanted_scores
+from .score_tables import collected, in_order, is_count, wanted_scores
 from .scoring import LabelCache, Reports, prepare_studies, score_systems
 from .statistics import paired_differences, randomization_test
 from .tokenization import Tokenize
@@ -68,7 +68,7 @@ def compare_reports(
             metrics can be computed.
     """
     wanted = wanted_scores(DEFAULT_SCORES if metrics is None else metrics)
-    wanted = [name for name in wanted if not name.startswith("support_")]
+    wanted = [name for name in wanted if not is_count(name)]
     check_protocol(protocol, tokenizer, max_tokens)
     options = (patients, protocol, tokenizer, max_tokens)
     studies = prepare_studies(references, first, *options)
@@ -156,4 +156,4 @@ def _entities(references: Reports, hypotheses: Reports) -> EntityCounts:
         pairs = [(references[study], hypotheses[study]) for study in references]
     else:
         pairs = list(zip(references, hypotheses, strict=True))
-    return sum((count_entities(labeler(one), labeler(other)) for one, other in pairs), EntityCounts())
+    return sum((count_entities(labeler.read(one), labeler.read(other)) for one, other in pairs), EntityCounts())

@@ -13,7 +13,8 @@ from enum import Enum
 import numpy as np
 
 from ..data.schema import ABSENT, NOT_MENTIONED, OBSERVATIONS, PRESENT, UNCERTAIN
-from .clinical import Labels
+from .labeler import Mention, Reading
+from .located_labels import LocatedFinding
 from .metric_table import MetricTable, check_pairs
 
 ENTITIES: tuple[str, ...] = tuple(name for name in OBSERVATIONS if name != "No Finding")
@@ -43,6 +44,7 @@ class Verdict(Enum):
 
     DENIED = ("denied", "⊘", "Wrongly ruled out", "the reference reports it")
     INVENTED = ("invented", "✗", "Invented", "the reference does not report it")
+    WRONG_SIDE = ("wrong-side", "⇄", "Wrong side", "both report it, on different sides")
     MISSED = ("missed", "○", "Missed", "only the reference reports it")
     RELATED = ("related", "↕", "Related finding", "the other report has a kind of it, or what it is a kind of")
     CERTAINTY = ("certainty", "≈", "Certainty differs", "stated in one report, suspected in the other")
@@ -57,29 +59,35 @@ class Verdict(Enum):
         self.meaning = meaning
 
 
-def judge(expected: Labels, stated: Labels) -> dict[str, Verdict]:
+def judge(expected: Reading, stated: Reading) -> dict[str, Verdict]:
     """The verdict on each observation that needs one, in the order of `ENTITIES`.
 
     Args:
-        expected: labels of the reference.
-        stated: labels of the generated report.
+        expected: what the reference says.
+        stated: what the generated report says.
+
+    Sides are compared where both reports name one: they are wrong when they share none.
 
     An observation that one report has and the other does not mention is `RELATED` when the other report has, likewise
     alone, an observation of the same branch of `KIND_OF`: "opacity" for "pneumonia". Each observation serves one
     partner at most, so of "opacity" for "pneumonia and edema" one remains missed; as many as possible find a partner.
     """
-    verdicts = {name: _verdict(expected[name], stated[name]) for name in ENTITIES}
+    verdicts = {name: _verdict(name, expected, stated) for name in ENTITIES}
     alone = [name for name in ENTITIES if verdicts[name] in (Verdict.MISSED, Verdict.INVENTED)]
     # What the other report rules out is a contradiction, not nearly the same.
-    ours = [name for name in alone if verdicts[name] is Verdict.MISSED and stated[name] is NOT_MENTIONED]
-    theirs = [name for name in alone if verdicts[name] is Verdict.INVENTED and expected[name] is NOT_MENTIONED]
+    ours = [name for name in alone if verdicts[name] is Verdict.MISSED and stated.labels[name] is NOT_MENTIONED]
+    theirs = [name for name in alone if verdicts[name] is Verdict.INVENTED and expected.labels[name] is NOT_MENTIONED]
     for pair in _partners(ours, theirs):
         verdicts |= dict.fromkeys(pair, Verdict.RELATED)
     return {name: verdict for name, verdict in verdicts.items() if verdict is not None}
 
 
-def _verdict(expected: int | None, stated: int | None) -> Verdict | None:
+def _verdict(name: str, reference: Reading, report: Reading) -> Verdict | None:
+    expected, stated = reference.labels[name], report.labels[name]
     if expected in _REPORTED and stated in _REPORTED:
+        sides = [_sides(reading.mentions, name) for reading in (reference, report)]
+        if all(sides) and sides[0].isdisjoint(sides[1]):
+            return Verdict.WRONG_SIDE
         return Verdict.FOUND if expected == stated else Verdict.CERTAINTY
     if expected in _REPORTED:
         return Verdict.DENIED if stated == ABSENT else Verdict.MISSED
@@ -88,6 +96,12 @@ def _verdict(expected: int | None, stated: int | None) -> Verdict | None:
     if expected == ABSENT:
         return Verdict.RULED_OUT if stated == ABSENT else Verdict.LEFT_OUT
     return None
+
+
+def _sides(mentions: Sequence[Mention], observation: str) -> frozenset[str]:
+    """The sides on which an observation is reported."""
+    reported = (m for m in mentions if m.observation == observation and m.value in _REPORTED)
+    return LocatedFinding(tuple(detail for mention in reported for detail in mention.details)).sides
 
 
 def _partners(first: Sequence[str], second: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -117,8 +131,9 @@ class EntityCounts:
     """What a generated report, or several, make of their references; see `judge`.
 
     Attributes:
-        hit: observations that both report, with the same certainty.
-        near: reported in the reference, and with other certainty, or as a related observation, in the generated report.
+        hit: observations that both report, with the same certainty, and not on different sides.
+        near: reported in the reference, and with other certainty, on another side, or as a related observation, in the
+            generated report.
         missed: reported in the reference, and not at all in the generated report.
         denied: those of the missed that the generated report rules out.
         invented: reported in the generated report alone, without a related observation in the reference.
@@ -146,29 +161,29 @@ class EntityCounts:
         return asdict(self)
 
 
-def count_entities(expected: Labels, stated: Labels) -> EntityCounts:
+def count_entities(expected: Reading, stated: Reading) -> EntityCounts:
     """The counts of one study; arguments as for `judge`."""
     verdicts = judge(expected, stated)
 
     def among(names: Iterable[str], *wanted: Verdict) -> int:
         return sum(verdicts.get(name) in wanted for name in names)
 
-    reported = [name for name in ENTITIES if expected[name] in _REPORTED]
-    normal = [name for name in ENTITIES if expected[name] == ABSENT]
+    reported = [name for name in ENTITIES if expected.labels[name] in _REPORTED]
+    normal = [name for name in ENTITIES if expected.labels[name] == ABSENT]
     return EntityCounts(
         hit=among(reported, Verdict.FOUND),
-        near=among(reported, Verdict.CERTAINTY, Verdict.RELATED),
+        near=among(reported, Verdict.CERTAINTY, Verdict.WRONG_SIDE, Verdict.RELATED),
         missed=among(reported, Verdict.MISSED, Verdict.DENIED),
         denied=among(reported, Verdict.DENIED),
         invented=among(ENTITIES, Verdict.INVENTED),
-        stated=sum(stated[name] in _REPORTED for name in ENTITIES),
+        stated=sum(stated.labels[name] in _REPORTED for name in ENTITIES),
         normal_kept=among(normal, Verdict.RULED_OUT),
         normal_left_out=among(normal, Verdict.LEFT_OUT),
         normal=len(normal),
     )
 
 
-def entity_table(references: Sequence[Labels], hypotheses: Sequence[Labels]) -> MetricTable:
+def entity_table(references: Sequence[Reading], hypotheses: Sequence[Reading]) -> MetricTable:
     """The counts of all studies as shares, in a form that can be resampled.
 
     - `entities_hit`, `entities_near`, `entities_missed`: of the observations that the references report; sum 1.
@@ -178,7 +193,7 @@ def entity_table(references: Sequence[Labels], hypotheses: Sequence[Labels]) -> 
     A share of nothing is 0.
 
     Args:
-        references, hypotheses: labels, one dict per study in each.
+        references, hypotheses: what the texts say, one reading per study in each.
 
     Raises:
         ValueError: no studies, or different numbers of references and hypotheses.

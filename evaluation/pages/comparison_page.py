@@ -24,7 +24,7 @@ SHOWN = 20
 
 _COUNTS: tuple[tuple[str, str, str, str], ...] = (
     ("hit", "Found", "reported in the reference, reported with the same certainty", "reported"),
-    ("near", "Nearly found", "reported with other certainty, or as a related finding", "reported"),
+    ("near", "Nearly found", "reported with other certainty, on another side, or as a related finding", "reported"),
     ("missed", "Missed", "not reported at all", "reported"),
     ("denied", "… of these wrongly ruled out", "the generated report says the opposite", "reported"),
     ("invented", "Invented", "reported by the system alone, of all that it reports", "stated"),
@@ -120,7 +120,8 @@ def write_comparison_page(
 
 def _total(reports: Mapping[str, str], studies: Sequence[StudyReport], labeler: CheXpertStyleLabeler) -> EntityCounts:
     counts = (
-        count_entities(labeler(study.reference or ""), labeler(reports[study.study_id] or "")) for study in studies
+        count_entities(labeler.read(study.reference or ""), labeler.read(reports[study.study_id] or ""))
+        for study in studies
     )
     return sum(counts, EntityCounts())
 
@@ -158,8 +159,8 @@ def _chosen(
         return [known[name] for name in only]
 
     def differences(study: StudyReport) -> int:
-        expected = labeler(study.reference or "")
-        verdicts = [judge(expected, labeler(reports[study.study_id] or "")) for reports in systems.values()]
+        expected = labeler.read(study.reference or "")
+        verdicts = [judge(expected, labeler.read(reports[study.study_id] or "")) for reports in systems.values()]
         return sum(len({each.get(name) for each in verdicts}) > 1 for name in ENTITIES)
 
     return sorted(studies, key=differences, reverse=True)[:shown]

@@ -52,9 +52,10 @@ def compare_findings(reference: str, hypothesis: str, labeler: CheXpertStyleLabe
 
     "No Finding" has no words of its own and is left out; so is a negation that only the generated report makes.
     """
-    verdicts = judge(labeler(reference), labeler(hypothesis))
-    in_reference = [m for m in labeler.mentions(reference) if _shown_in_reference(m, verdicts)]
-    in_hypothesis = [m for m in labeler.mentions(hypothesis) if _shown_in_hypothesis(m, verdicts)]
+    expected, stated = labeler.read(reference), labeler.read(hypothesis)
+    verdicts = judge(expected, stated)
+    in_reference = [m for m in expected.mentions if _shown_in_reference(m, verdicts)]
+    in_hypothesis = [m for m in stated.mentions if _shown_in_hypothesis(m, verdicts)]
     return FindingComparison(verdicts, _marks(in_reference, verdicts), _marks(in_hypothesis, verdicts))
 
 

@@ -16,7 +16,7 @@ from mambaxray.evaluation.findings import (
     entity_table,
     judge,
 )
-from mambaxray.evaluation.labeler import CheXpertStyleLabeler
+from mambaxray.evaluation.labeler import CheXpertStyleLabeler, Reading
 from mambaxray.evaluation.scoring import evaluate_reports
 
 LABELER = CheXpertStyleLabeler()
@@ -24,12 +24,12 @@ LABELER = CheXpertStyleLabeler()
 
 def counts(reference, generated):
     """The counts that are not zero."""
-    found = count_entities(LABELER(reference), LABELER(generated)).to_dict()
+    found = count_entities(LABELER.read(reference), LABELER.read(generated)).to_dict()
     return {name: value for name, value in found.items() if value}
 
 
 def verdicts(reference, generated):
-    return {name: verdict.name for name, verdict in judge(LABELER(reference), LABELER(generated)).items()}
+    return {name: verdict.name for name, verdict in judge(LABELER.read(reference), LABELER.read(generated)).items()}
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,8 @@ def verdicts(reference, generated):
         ("Right pneumothorax.", "Pneumothorax.", {"hit": 1, "stated": 1}),
         ("Possible pneumonia.", "Possible pneumonia.", {"hit": 1, "stated": 1}),
         ("Possible pneumonia.", "Pneumonia.", {"near": 1, "stated": 1}),
+        ("Left pneumothorax.", "Right pneumothorax.", {"near": 1, "stated": 1}),
+        ("Left pneumothorax.", "Bilateral pneumothoraces.", {"hit": 1, "stated": 1}),
         ("Pneumonia.", "Right basilar opacity.", {"near": 1, "stated": 1}),
         ("Rib fracture.", "Clear lungs.", {"missed": 1}),
         ("Rib fracture.", "No fracture.", {"missed": 1, "denied": 1}),
@@ -112,7 +114,7 @@ def test_every_entity_of_either_report_is_counted_exactly_once():
             dict.fromkeys(OBSERVATIONS) | dict(zip(ENTITIES, map([1, 0, -1, None].__getitem__, row), strict=True))
             for row in generator.integers(0, 4, size=(2, len(ENTITIES)))
         )
-        found = count_entities(reference, generated)
+        found = count_entities(Reading(reference, []), Reading(generated, []))
         assert found.hit + found.near + found.missed == sum(reference[name] in (1, -1) for name in ENTITIES)
         assert found.hit + found.near + found.invented == found.stated
         assert found.normal == sum(value == 0 for value in reference.values())
@@ -123,7 +125,7 @@ def test_every_entity_of_either_report_is_counted_exactly_once():
 def test_shares_are_those_of_the_summed_counts():
     references = ["Cardiomegaly. Rib fracture.", "Possible pneumonia. No effusion.", "No edema. No effusion."]
     generated = ["Cardiomegaly.", "Pneumonia. Nodule.", "No edema."]
-    table = entity_table(LABELER.batch(references), LABELER.batch(generated))
+    table = entity_table([*map(LABELER.read, references)], [*map(LABELER.read, generated)])
     assert table.scores() == pytest.approx(
         {
             "entities_hit": 1 / 3,
@@ -134,7 +136,7 @@ def test_shares_are_those_of_the_summed_counts():
         }
     )
     assert tuple(table.scores()) == ENTITY_SCORES
-    nothing = entity_table([LABELER("")], [LABELER("")]).scores()
+    nothing = entity_table([LABELER.read("")], [LABELER.read("")]).scores()
     assert set(nothing.values()) == {0.0}
 
 
