@@ -22,7 +22,7 @@ from mambaxray.modeling_mambaxray.layers.activation_maps import (
     region_tokens,
     strongest_regions,
 )
-from mambaxray.modeling_mambaxray.layers.exemplar_retriever import ExemplarRetriever
+from mambaxray.modeling_mambaxray.layers.exemplar_retriever import ExemplarRetriever, exemplar_table
 from mambaxray.modeling_mambaxray.layers.report_encoder import ReportEncoder
 from mambaxray.modeling_mambaxray.layers.study_memory import HeldOutStudyError, StudyMemory
 from mambaxray.modeling_mambaxray.layers.views import encode_images
@@ -30,7 +30,7 @@ from mambaxray.train.build_memories import build_am_mrg_memories, build_retrieva
 from mambaxray.train.memory_building import build_memory
 from mambaxray.train.memory_schedule import Schedule, Track
 from mambaxray.train.report_memory import ReportMemoryOptions, choose_by_share
-from mambaxray.train.retrieval_memory import exemplar_table, plan_retrieval_memory
+from mambaxray.train.retrieval_memory import plan_retrieval_memory
 from mambaxray.train.stage_one import NoClassifierError, StageOneEncoder
 from mambaxray.train.stored_models import StoredModel
 from mambaxray.train.tokenizer import train_report_tokenizer
