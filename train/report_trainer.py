@@ -17,7 +17,7 @@ from huggingface_hub import HfApi
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import GenerationConfig, ProcessorMixin, Trainer
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, HubStrategy
+from transformers.trainer_utils import EvalPrediction, HubStrategy
 from transformers.utils import PushInProgress
 
 from ..modeling_mambaxray.hub.published_files import published_files
@@ -201,7 +201,7 @@ class ReportTrainer(Trainer):
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
+    ) -> Any:
         """As usual, with the named losses and metrics among the metrics."""
         of_training, self._named_values = self._named_values, {}
         output = super().evaluation_loop(
