@@ -6,6 +6,7 @@ from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .configuration_vision_mamba import VisionMambaConfig
+from .loss_weights import check_loss_weights
 from .saved_parts import PrivatePathsMixin, read_separate_parts, without_earlier_fields
 from .sub_configs import as_config, keeping_attention
 from .vision_tokens import count_visual_tokens, patch_positions
@@ -21,6 +22,8 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
             not given.
         image_token_id: id of the placeholder that image embeddings replace. It may lie outside the language
             model's vocabulary, since its embedding is never looked up.
+        prior_image_token_id: id of the placeholder that the embeddings of the prior study's images replace, under the
+            same rules; None for a model that takes no prior images.
         num_visual_tokens: length of the vision encoder's output for one image; derived for the vision Mamba, VMamba,
             the ViT family and Swin, and needed for others.
         projector_layer_norm_eps: epsilon of the layer norm after the projection.
@@ -48,6 +51,7 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
     model_type = "mambaxray"
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
     loss_names: ClassVar[tuple[str, ...]] = ("report",)
+    prior_image_token_id: int | None = None
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         report_reduction: str = "mean",
         separate_parts: dict[str, dict[str, str | None]] | None = None,
         training_parts: bool = True,
+        prior_image_token_id: int | None = None,
         **kwargs: Any,
     ):
         self.vision_config = as_config(vision_config, VisionMambaConfig)
@@ -67,7 +72,7 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         self.image_token_id = image_token_id
         self.num_visual_tokens = num_visual_tokens
         self.projector_layer_norm_eps = projector_layer_norm_eps
-        self.loss_weights = dict(loss_weights or {})
+        self.loss_weights = check_loss_weights(loss_weights, self.loss_names)
         self.report_reduction = report_reduction
         self.separate_parts = read_separate_parts(
             kwargs | {"separate_parts": separate_parts, "text_config": self.text_config}
@@ -78,14 +83,15 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
             raise ValueError(f"image_token_id must be a non-negative integer, got {image_token_id!r}")
         if report_reduction not in ("mean", "sum"):
             raise ValueError(f"report_reduction must be mean or sum, got {report_reduction!r}")
+        if prior_image_token_id is not None:
+            if not isinstance(prior_image_token_id, int) or prior_image_token_id < 0:
+                raise ValueError(f"prior_image_token_id must be a non-negative integer, got {prior_image_token_id!r}")
+            if prior_image_token_id == image_token_id:
+                raise ValueError(f"prior_image_token_id and image_token_id are the same, {image_token_id}")
+            self.prior_image_token_id = prior_image_token_id
         # Not `num_image_tokens`: a subclass may count with fields that it sets later.
         if self.visual_sequence_length < 1:
             raise ValueError(f"the vision encoder must make at least one token, got {self.visual_sequence_length}")
-        if unknown := sorted(self.loss_weights.keys() - set(self.loss_names)):
-            raise ValueError(f"loss_weights names {', '.join(unknown)}; the losses are {', '.join(self.loss_names)}")
-        for name, weight in self.loss_weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
-                raise ValueError(f"loss_weights[{name!r}] must be a number that is not negative, got {weight!r}")
         if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
             # The pipeline in the repository is for those who lack this package, which has its own.
             kwargs.pop("custom_pipelines", None)
@@ -113,6 +119,11 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
     def num_image_tokens(self) -> int:
         """Placeholders that one study takes in the prompt: the embeddings that the model's `fuse` makes."""
         return self.visual_sequence_length
+
+    @property
+    def num_prior_image_tokens(self) -> int:
+        """Placeholders that the images of a prior study take in the prompt; 0 for a model that takes none."""
+        return 0 if self.prior_image_token_id is None else self.visual_sequence_length
 
 
 __all__ = ["MambaXrayConfig"]

@@ -7,15 +7,12 @@ that was killed therefore resumes with the missing shards.
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from PIL import Image
@@ -30,10 +27,12 @@ from .options import call_with_options
 from .output_lock import LOCK_FILE, locked_output
 from .plain_image import ImageStructureError, strip_metadata
 from .prepared import CARD_FILE, LEFT_OUT_FILE, PreparedError, read_card
+from .priors import count_priors
 from .schema import study_features
 from .source import LeftOut, Source, SourceError, compare_counts, count_reasons, count_splits
 from .table import read_table
 from .whole_file import put_in_place, write_whole
+from .worker_processes import worker_processes
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ def read_source(name: str, source: str | Path, **options: Any) -> Source:
     return call_with_options(READERS[name], name, {"source": source}, options)
 
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # In progress: which settings the shards of this folder were made with, and what each left out.
 _WORK = ".in_progress"
 _ROW_GROUP = 64
@@ -109,7 +108,7 @@ def prepare_studies(
 
     Returns:
         The card: data set, source of the split, section, cleaning, counts beside the published ones, what was left
-        out, patients in two splits, settings and versions.
+        out, patients in two splits, how many studies have a prior where these were linked, settings and versions.
 
     Raises:
         PreparedError: the folder holds something else, or was begun from other studies or settings.
@@ -200,26 +199,8 @@ def _run(shards: list[_Shard], num_proc: int) -> Iterator[int]:
     if num_proc == 1 or len(shards) < 2:
         yield from map(_write_shard, shards)
         return
-    # Not forked: the parent may hold threads and torch's state.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_proc, len(shards)), mp_context=context, initializer=_end_with_parent) as pool:
-        try:
-            yield from pool.map(_write_shard, shards)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _end_with_parent() -> None:
-    """Ends this process when its parent was killed, which would else leave it waiting, or writing, for ever."""
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    Thread(target=wait, daemon=True).start()
+    with worker_processes(min(num_proc, len(shards))) as pool:
+        yield from pool.map(_write_shard, shards)
 
 
 def _write_shard(shard: _Shard) -> int:
@@ -301,11 +282,17 @@ def _finish(source: Source, output: Path, shards: list[_Shard], settings: Mappin
 
     left_out = list(source.left_out)
     counts: dict[str, int] = {}
+    links: dict[str, dict[str, list[str]]] = {}
     for shard in shards:
         left_out += [LeftOut(**problem) for problem in json.loads(shard.problems.read_text(encoding="utf-8"))]
         split = shard.studies[0]["split"]
         with ParquetFile(shard.file) as file:
             counts[split] = counts.get(split, 0) + file.metadata.num_rows
+            of_split = links.setdefault(split, {"study_id": [], "prior": []})
+            for name, values in file.read(["study_id", "prior"]).to_pydict().items():
+                of_split[name] += values
+    # A prior whose images can't be read is none.
+    priors = {split: count_priors(columns) for split, columns in links.items()}
     if not any(counts.values()):
         first = next((entry.reason for entry in left_out if entry.item != "study"), "")
         raise SourceError(f"{source.name}: no image could be read; the first: {first}")
@@ -323,6 +310,7 @@ def _finish(source: Source, output: Path, shards: list[_Shard], settings: Mappin
         "published_counts": dict(source.published_counts),
         "shared_patients": source.shared_patients,
         "left_out": count_reasons(left_out),
+        **({"priors": priors} if source.has_priors else {}),
         **settings,
         "versions": {"datasets": datasets.__version__, "pillow": Image.__version__},
     }

@@ -24,7 +24,7 @@ MAIN_OBSERVATIONS: tuple[str, ...] = (
 """The five "competition" observations of CheXpert (Irvin et al., AAAI 2019, section "Evaluation")."""
 
 _SETS = {"14": list(range(len(OBSERVATIONS))), "5": [OBSERVATIONS.index(name) for name in MAIN_OBSERVATIONS]}
-_MEASURES = ("precision", "recall", "F1")
+MEASURES = ("precision", "recall", "F1")
 
 Labels = Mapping[str, int | None]
 Uncertain = Literal["positive", "negative", "ignore"]
@@ -84,7 +84,7 @@ def label_table(
     example = {
         f"{measure}_example_{size}_uncertain-{uncertain}": values
         for size, chosen in _SETS.items()
-        for measure, values in _precision_recall_f1(*(cells[:, chosen].sum(axis=1) for cells in counts))
+        for measure, values in precision_recall_f1(*(cells[:, chosen].sum(axis=1) for cells in counts))
     }
     ones = np.ones((len(references), 1))
     statistics = np.concatenate([*counts, np.stack([*example.values()], axis=1), ones], axis=1)
@@ -97,7 +97,7 @@ def score_names(uncertain: Uncertain) -> Iterator[str]:
         *(f"{averaging}_{size}" for size in _SETS for averaging in ("micro", "macro", "example")),
         *OBSERVATIONS,
     ):
-        yield from (f"{measure}_{kind}_uncertain-{uncertain}" for measure in _MEASURES)
+        yield from (f"{measure}_{kind}_uncertain-{uncertain}" for measure in MEASURES)
         if kind in OBSERVATIONS:
             yield f"support_{kind}_uncertain-{uncertain}"
 
@@ -110,12 +110,12 @@ def _corpus_scores(sums: np.ndarray) -> np.ndarray:
     scores = []
     for index, chosen in enumerate(_SETS.values()):
         of_set = [cells[..., chosen] for cells in counts]
-        scores += [values for _, values in _precision_recall_f1(*(cells.sum(axis=-1) for cells in of_set))]
-        scores += [values.mean(axis=-1) for _, values in _precision_recall_f1(*of_set)]
+        scores += [values for _, values in precision_recall_f1(*(cells.sum(axis=-1) for cells in of_set))]
+        scores += [values.mean(axis=-1) for _, values in precision_recall_f1(*of_set)]
         scores += [examples[..., 3 * index + column] / studies for column in range(3)]
     for column in range(width):
         of_observation = [cells[..., column] for cells in counts]
-        scores += [values for _, values in _precision_recall_f1(*of_observation)]
+        scores += [values for _, values in precision_recall_f1(*of_observation)]
         scores.append(of_observation[2])
     return np.stack(scores, axis=-1)
 
@@ -144,9 +144,9 @@ def _is_positive(values: np.ndarray, uncertain_is_positive: bool) -> np.ndarray:
     return (values == PRESENT) | (uncertain_is_positive & (values == UNCERTAIN))
 
 
-def _precision_recall_f1(hits: np.ndarray, stated: np.ndarray, true: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def precision_recall_f1(hits: np.ndarray, stated: np.ndarray, true: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     values = (_ratio(hits, stated), _ratio(hits, true), _ratio(2 * hits, stated + true))
-    yield from zip(_MEASURES, values, strict=True)
+    yield from zip(MEASURES, values, strict=True)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

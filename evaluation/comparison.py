@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from scipy.stats import false_discovery_control
 
 from .protocols import Protocol, check_protocol, signature
-from .score_tables import collected, in_order, wanted_scores
+from .score_tables import collected, in_order, is_count, wanted_scores
 from .scoring import LabelCache, Reports, prepare_studies, score_systems
 from .statistics import paired_differences, randomization_test
 from .tokenization import Tokenize
@@ -65,7 +65,7 @@ def compare_reports(
             metrics can be computed.
     """
     wanted = wanted_scores(DEFAULT_SCORES if metrics is None else metrics)
-    wanted = [name for name in wanted if not name.startswith("support_")]
+    wanted = [name for name in wanted if not is_count(name)]
     check_protocol(protocol, tokenizer, max_tokens)
     options = (patients, protocol, tokenizer, max_tokens)
     studies = prepare_studies(references, first, *options)

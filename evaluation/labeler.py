@@ -12,12 +12,10 @@ from functools import lru_cache
 
 from ..data.schema import ABSENT, NOT_MENTIONED, OBSERVATIONS, PRESENT, UNCERTAIN
 from ..processing.report_text import headings, is_missing
+from .labeler_details import Detail, read_details
 from .labeler_scopes import Named, read_values
-from .labeler_sentences import sentences
+from .labeler_sentences import LOWER, sentences
 from .labeler_vocabulary import FINDINGS, OTHER_ABNORMALITY, STATEMENTS
-
-_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
-"""ASCII only: `str.lower` can change a text's length, and mentions are offsets into the original."""
 
 _SILENT = (
     r"indications?|(?:clinical |patient )?history|clinical (?:indications?|information|statement)|"
@@ -76,6 +74,8 @@ class Mention:
         value: 1 (present), 0 (absent) or -1 (uncertain).
         start, end: the words are `text[start:end]` of the text as it was given.
         clause: the span of the statement that they belong to, up to these words.
+        details: where it is, how large and how changed, as far as the sentence says; one for each place that is told
+            apart, and at least one.
     """
 
     observation: str
@@ -83,6 +83,20 @@ class Mention:
     start: int
     end: int
     clause: tuple[int, int]
+    details: tuple[Detail, ...] = (Detail(),)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a text states.
+
+    Attributes:
+        labels: the value of each of `OBSERVATIONS`.
+        mentions: those that the labels rest on, in the order of the text.
+    """
+
+    labels: dict[str, int | None]
+    mentions: list[Mention]
 
 
 class CheXpertStyleLabeler:
@@ -104,15 +118,21 @@ class CheXpertStyleLabeler:
 
     def __call__(self, text: str) -> dict[str, int | None]:
         """The value of each of `OBSERVATIONS` in `text`."""
+        return self.read(text).labels
+
+    def read(self, text: str) -> Reading:
+        """The labels of `text` together with the mentions that they rest on, read once."""
         labels: dict[str, int | None] = dict.fromkeys(OBSERVATIONS, NOT_MENTIONED)
         abnormal = False
+        mentions = []
         for mention in _read(text):
             if mention.observation != OTHER_ABNORMALITY:
                 labels[mention.observation] = _stronger(labels[mention.observation], mention.value)
+                mentions.append(mention)
             abnormal |= mention.value != ABSENT and mention.observation != "Support Devices"
         if _says_something(text):
             labels["No Finding"] = ABSENT if abnormal else PRESENT
-        return labels
+        return Reading(labels, sorted(mentions, key=lambda mention: (mention.start, mention.end)))
 
     def batch(self, texts: Iterable[str]) -> list[dict[str, int | None]]:
         """The labels of each text, in order."""
@@ -123,8 +143,7 @@ class CheXpertStyleLabeler:
 
         One span can carry two observations ("hydropneumothorax"), and spans can overlap.
         """
-        found = (mention for mention in _read(text) if mention.observation != OTHER_ABNORMALITY)
-        return sorted(found, key=lambda mention: (mention.start, mention.end))
+        return self.read(text).mentions
 
 
 def _stronger(first: int | None, second: int | None) -> int | None:
@@ -132,33 +151,39 @@ def _stronger(first: int | None, second: int | None) -> int | None:
 
 
 def _says_something(text: str) -> bool:
-    return any(not is_missing(text[start:end]) for start, end in _speaking_sections(text, text.translate(_LOWER)))
+    return any(not is_missing(text[start:end]) for start, end in _speaking_sections(text, text.translate(LOWER)))
 
 
 def _read(text: str) -> Iterator[Mention]:
     """All mentions, those of abnormalities outside the 14 observations included."""
-    lowered = text.translate(_LOWER)
+    lowered = text.translate(LOWER)
     for start, end in _speaking_sections(text, lowered):
         for sentence in sentences(lowered, start, end, text):
-            for each in _read_sentence(sentence.words):
+            for each, details in _read_sentence(sentence.words):
                 if each.value is NOT_MENTIONED:
                     continue
                 span = sentence.span(each.start, each.end)
                 clause = sentence.span(*each.clause)
                 for observation in each.observations:
-                    yield Mention(observation, each.value, *span, clause)
+                    yield Mention(observation, each.value, *span, clause, details)
                 weakened = UNCERTAIN if each.value == PRESENT else each.value
                 for observation in each.hints:
-                    yield Mention(observation, weakened, *span, clause)
+                    yield Mention(observation, weakened, *span, clause, details)
 
 
 @lru_cache(maxsize=10_000)
-def _read_sentence(words: str) -> tuple[Named, ...]:
+def _read_sentence(words: str) -> tuple[tuple[Named, tuple[Detail, ...]], ...]:
     """What a sentence names and says of it. Reports repeat their sentences, so the last ones are kept."""
-    named = tuple(_names(words))
-    if named:
-        read_values(words, named)
-    return named
+    named = list(_names(words))
+    if not named:
+        return ()
+    elliptical = list(_elliptical(words, named))
+    named += elliptical
+    read_values(words, named)
+    for each in elliptical:
+        if _DENIES.match(words, each.start):
+            each.value = ABSENT
+    return tuple(zip(named, read_details(words, named), strict=True))
 
 
 def _speaking_sections(text: str, lowered: str) -> Iterator[tuple[int, int]]:
@@ -188,6 +213,42 @@ def _cuts(text: str, lowered: str) -> list[tuple[int, int, bool]]:
             if end not in known:
                 found.append((start, end if section in _TITLED_SECTIONS else start, section in _SILENT_SECTIONS))
     return sorted(found)
+
+
+_SIZE = r"(?:trace|tiny|minimal|small|mild|slight|moderate|large|severe|marked)"
+_STAYS = r"(?:is|has|remains?|persists?|appears?|unchanged|stable|resolved|improved|increased|decreased|worsened)"
+_ELLIPSIS = re.compile(
+    rf"(?:\b(?:but|although|though|however|while|whereas|yet)\b|(?P<weak>[,;]|\b(?:and|with)\b)) "
+    rf"(?:(?:there (?:is|are)|with|perhaps|possibly|also|only|still|now|an?|the|to) )*"
+    rf"(?P<size>(?:(?:not|none|no) )?(?:{_SIZE}(?:[- ]to[- ]{_SIZE})? |larger |smaller |new )*)"
+    rf"(?:one )?(?:(?:on|at) (?:the )?)?"
+    rf"(?P<side>left|right)(?:[- ]sided)?(?P<one> one)?(?: side)?(?P<stays> {_STAYS})?(?=\W*$|[,;.]| {_STAYS}\b)"
+)
+_DENIES = re.compile(r"(?:not|none|no)\b")
+_PAIRED = frozenset(
+    {
+        *("Pleural Effusion", "Pneumothorax", "Atelectasis", "Consolidation", "Lung Opacity", "Pneumonia"),
+        *("Lung Lesion", "Pleural Other"),
+    }
+)
+
+
+def _elliptical(sentence: str, named: list[Named]) -> Iterator[Named]:
+    """Sides that stand for what was named before them: "no left effusion but small *right*"."""
+    for match in _ELLIPSIS.finditer(sentence):
+        said = match["size"] or match["one"] or match["stays"] or _STAYS_BEHIND.match(sentence, match.end())
+        if match["weak"] and not said:
+            continue
+        before = [each for each in named if each.anchor < match.start() and not _PAIRED.isdisjoint(each.observations)]
+        if before and not any(each.anchor <= match.start("side") < each.end for each in named):
+            last = max(before, key=lambda each: each.anchor)
+            start = match.start("size")
+            # No cue is sought in what denies the side itself: "left effusion but none on the right".
+            anchor = start if _DENIES.match(sentence, start) else match.start("side")
+            yield Named(start, match.end("side"), anchor, last.observations, last.hints)
+
+
+_STAYS_BEHIND = re.compile(rf" {_STAYS}\b")
 
 
 def _names(sentence: str) -> Iterator[Named]:

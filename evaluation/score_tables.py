@@ -5,6 +5,7 @@ from typing import get_args
 
 from .caption_metrics import BLEU_NAMES, bleu_tables, cider_tables, rouge_l_table
 from .clinical import Labels, Uncertain, label_table, score_names
+from .located_labels import COUNT_NAMES, LOCATED_NAMES, LocatedReading, located_table
 from .meteor import meteor_tables
 from .metric_table import MetricTable, MetricUnavailableError
 from .ngram_counts import NgramCounts
@@ -24,6 +25,14 @@ CLINICAL = "clinical"
 
 CLINICAL_NAMES: tuple[str, ...] = tuple(name for uncertain in get_args(Uncertain) for name in score_names(uncertain))
 
+LOCATED = "located"
+"""The family of all scores of `located_labels.located_table`."""
+
+
+def is_count(name: str) -> bool:
+    """Whether a name is that of a number of cases, which has no interval and is no score to compare."""
+    return name.startswith("support_") or name in COUNT_NAMES
+
 
 def wanted_scores(metrics: Iterable[str] | None, adapters: Iterable[str] = ()) -> list[str]:
     """Names of scores, in a fixed order, for names of families or scores; None: all but the adapters'.
@@ -36,7 +45,7 @@ def wanted_scores(metrics: Iterable[str] | None, adapters: Iterable[str] = ()) -
         ValueError: an unknown name, or no name.
         TypeError: one string in place of several.
     """
-    families = CAPTION_METRICS | {CLINICAL: CLINICAL_NAMES}
+    families = CAPTION_METRICS | {CLINICAL: CLINICAL_NAMES, LOCATED: LOCATED_NAMES}
     everything = [name for names in families.values() for name in names]
     if metrics is None:
         return everything
@@ -91,6 +100,13 @@ def clinical_tables(
         for uncertain in get_args(Uncertain)
         if not names.isdisjoint(score_names(uncertain))
     ]
+
+
+def located_tables(
+    references: Sequence[LocatedReading], hypotheses: Sequence[LocatedReading], wanted: Sequence[str]
+) -> list[MetricTable]:
+    """The table of located scores, where `wanted` names one of them."""
+    return [] if set(wanted).isdisjoint(LOCATED_NAMES) else [located_table(references, hypotheses)]
 
 
 def collected(tables: Iterable[MetricTable], wanted: Sequence[str]) -> dict[str, float]:

@@ -17,7 +17,8 @@ from .baselines import (
 )
 from .clinical import Labels
 from .honesty import honesty_checks
-from .labeler import CheXpertStyleLabeler
+from .labeler import CheXpertStyleLabeler, Reading
+from .located_labels import LOCATED_NAMES, LocatedReading, locate
 from .metric_table import MetricTable, MetricUnavailableError, check_pairs
 from .protocols import Protocol, apply_protocol, check_protocol, signature
 from .radeval_metrics import RADEVAL_METRICS, radeval_scores
@@ -28,6 +29,8 @@ from .score_tables import (
     clinical_tables,
     collected,
     in_order,
+    is_count,
+    located_tables,
     wanted_scores,
 )
 from .statistics import bootstrap_intervals
@@ -82,7 +85,7 @@ def evaluate_reports(
 
     Args:
         references, hypotheses: the reports, both as sequences in one order or both as mappings from study id.
-        metrics: families (`BLEU`, `ROUGE_L`, `METEOR`, `CIDEr`, `clinical`) or single scores (`Bleu_4`,
+        metrics: families (`BLEU`, `ROUGE_L`, `METEOR`, `CIDEr`, `clinical`, `located`) or single scores (`Bleu_4`,
             `F1_micro_14_uncertain-negative` …); None means all of these. `RadGraph`, `RadCliQ`, `CheXbert`,
             `BERTScore` and `GREEN` are computed by the package radeval when asked for, without baselines.
         tokenize: for the caption metrics, "none" or "ptb", see `tokenization.tokenize_reports`.
@@ -102,10 +105,10 @@ def evaluate_reports(
         A dictionary that JSON can hold:
 
         - `scores`: `{name: value}`: `Bleu_1` … `Bleu_4`, `ROUGE_L`, `METEOR`, `CIDEr` and the names of
-          `clinical.label_scores` with each treatment of uncertain labels.
+          `clinical.label_scores` with each treatment of uncertain labels, and those of `located_labels.located_table`.
         - `per_sample`: `{name: [value per study]}` for the metrics that a single study has; the clinical ones are
           the example-based.
-        - `intervals`: `{name: (low, high)}`, empty without `ci`; the supports have none.
+        - `intervals`: `{name: (low, high)}`, empty without `ci`; supports and other counts have none.
         - `honesty`: what `honesty.honesty_checks` returns; `baselines`, a dictionary of scores for each baseline, by
           its name; `constant_reports`, the report with the best BLEU-4 and the one with the best F1, which give the
           baseline "best constant report" its caption and its clinical scores.
@@ -146,9 +149,7 @@ def evaluate_reports(
     return {
         "scores": collected(tables, wanted) | fixed,
         "per_sample": in_order(per_sample, wanted),
-        "intervals": in_order(
-            {name: value for name, value in intervals.items() if not name.startswith("support_")}, wanted
-        ),
+        "intervals": in_order({name: value for name, value in intervals.items() if not is_count(name)}, wanted),
         "honesty": honesty_checks(studies.references, studies.hypotheses)
         | {
             "baselines": {
@@ -225,10 +226,20 @@ class LabelCache:
 
     def __init__(self) -> None:
         self._labeler = CheXpertStyleLabeler()
-        self._known: dict[str, Labels] = {}
+        self._known: dict[str, Reading] = {}
+        self._located: dict[str, LocatedReading] = {}
 
     def __call__(self, texts: Iterable[str]) -> list[Labels]:
-        return [self._known.get(text) or self._known.setdefault(text, self._labeler(text)) for text in texts]
+        return [self._reading(text).labels for text in texts]
+
+    def located(self, texts: Iterable[str]) -> list[LocatedReading]:
+        """What each text states, with sides and sizes."""
+        return [
+            self._located.get(text) or self._located.setdefault(text, locate(self._reading(text))) for text in texts
+        ]
+
+    def _reading(self, text: str) -> Reading:
+        return self._known.get(text) or self._known.setdefault(text, self._labeler.read(text))
 
 
 def score_systems(
@@ -261,6 +272,10 @@ def score_systems(
         true = labels(references)
         for of_system, (_, reports) in zip(tables, systems, strict=True):
             of_system += clinical_tables(true, labels(reports), wanted)
+    if not set(wanted).isdisjoint(LOCATED_NAMES):
+        located = labels.located(references)
+        for of_system, (_, reports) in zip(tables, systems, strict=True):
+            of_system += located_tables(located, labels.located(reports), wanted)
     return tables
 
 

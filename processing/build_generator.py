@@ -21,6 +21,7 @@ def build_generator(
     crop_from: int | None = None,
     instruction: str = DEFAULT_INSTRUCTION,
     prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
+    processor_kwargs: Mapping[str, Any] | None = None,
     vision_kwargs: Mapping[str, Any] | None = None,
     text_kwargs: Mapping[str, Any] | None = None,
     parts: Mapping[str, Any] | None = None,
@@ -42,6 +43,8 @@ def build_generator(
         crop_from: resize images to this many pixels on the shorter edge, and cut the square out of the middle; when not
             given, whole images are stretched to the square.
         instruction, prompt_template: what the processor asks for, see `MambaXrayProcessor`.
+        processor_kwargs: further arguments of the system's processor, such as `context`; with prior images among it,
+            the model takes them.
         vision_kwargs, text_kwargs: passed to the parts' `from_pretrained` (`revision`, `dtype`, …).
         parts: further pre-trained parts that the system takes, by name: folder or Hub name, or the part.
         config_kwargs: fields of the model's configuration.
@@ -84,7 +87,10 @@ def build_generator(
         parts or {},
         instruction=instruction,
         prompt_template=prompt_template,
+        **(processor_kwargs or {}),
     )
+    if processor.prior_image_token_id is not None:
+        config_kwargs["prior_image_token_id"] = processor.prior_image_token_id
     model = family.model_class.from_encoder_decoder_pretrained(
         encoder,
         language_model,
@@ -94,6 +100,7 @@ def build_generator(
         **config_kwargs,
     )
     processor.num_image_tokens = model.config.num_image_tokens
+    processor.num_prior_image_tokens = model.config.num_prior_image_tokens or None
     return model, processor
 
 

@@ -1,7 +1,7 @@
 """Stage 3: supervised fine-tuning of a report generator, with a frozen, adapted or fully trained language model."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,27 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..configuration.families import families_of_stage
+from ..data.studies import report_cleaning
 from ..evaluation.trainer_metrics import report_metrics
 from ..modeling_mambaxray.layers.study_memory import StudyMemory
 from ..processing.build_generator import build_generator
-from ..processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
+from ..processing.processing_mambaxray import (
+    CONTEXT,
+    DEFAULT_INSTRUCTION,
+    DEFAULT_PROMPT_TEMPLATE,
+    SECTION_INSTRUCTIONS,
+    MambaXrayProcessor,
+)
 from .collator import ReportCollator
 from .partial_lora import apply_efficient_tuning
-from .random_crops import CropEpoch, RandomCrops
+from .recalled_studies import with_recalled
 from .recipe import FinetuneRecipe, GeneratorSection, RecipeError
 from .report_trainer import ReportTrainer
 from .run_folder import BASE, claim_run_folder
-from .stage_parts import freeze, load_memories, load_splits, make_vision_encoder, named_part
+from .stage_parts import check_system, freeze, load_memories, load_splits, make_vision_encoder, named_part
 from .tokenizer import train_report_tokenizer
+from .varied_studies import EpochOfStudies, VariedStudies
 
 
 def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: Path) -> ReportTrainer:
@@ -47,44 +54,97 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
         output: the run's folder; with adapters the model below the adapters is saved in its `base`.
     """
     train, validation = load_splits(recipe.data)
-    model, processor = make_generator(recipe.model, train["report"])
+    _check_priors(recipe.context.parts, train)
+    model, processor = make_generator(recipe.model, _texts(recipe, train), processor_options(recipe))
     _give_memories(model, load_memories(recipe.model.memories, recipe.data))
+    train = with_recalled(train, model, processor, is_training=True, seed=recipe.seed)
+    if validation is not None:
+        validation = with_recalled(validation, model, processor, is_training=False)
     model.generation_config.update(**recipe.generation)
     freeze(model, recipe.model.freeze)
     model.saves_training_parts = recipe.model.save_training_parts
-    callbacks = []
-    if recipe.model.random_crop:
-        if not processor.image_processor.do_center_crop:
-            raise RecipeError("model.random_crop is for a model whose processor cuts images")
-        train = RandomCrops(train, recipe.seed)
-        callbacks.append(CropEpoch(train))
     if recipe.model.lora is not None or recipe.model.vision_lora is not None:
         if PartialState().is_main_process:
             # What lies below the adapters is the first thing that is written there.
             claim_run_folder(output, recipe)
         model = _add_adapters(model, recipe.model, output / BASE)
+    callbacks = []
+    if recipe.model.random_crop and not processor.image_processor.do_center_crop:
+        raise RecipeError("model.random_crop is for a model whose processor cuts images")
+    if recipe.sections or recipe.context.dropout or recipe.model.random_crop:
+        source, *others = recipe.data.all_sources
+        if recipe.sections and others:
+            raise RecipeError("sections can be asked for where the data is one source, not several")
+        cleaning = report_cleaning(source.source, source.options)
+        asked = {"sections": recipe.sections, "cleaning": cleaning, "seed": recipe.seed}
+        train = VariedStudies(
+            train,
+            context=processor.context,
+            dropout=recipe.context.dropout,
+            random_crop=recipe.model.random_crop,
+            **asked,
+        )
+        validation = None if validation is None else VariedStudies(validation, **asked)
+        callbacks.append(EpochOfStudies(train))
     return ReportTrainer(
         model=model,
         args=arguments,
         train_dataset=train,
         eval_dataset=validation,
+        callbacks=callbacks,
         data_collator=ReportCollator(processor, recipe.model.max_report_length, for_generation=True),
         processing_class=processor,
         compute_metrics=None if recipe.metrics is None else report_metrics(recipe.metrics),
-        callbacks=callbacks,
     )
 
 
-def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[PreTrainedModel, ProcessorMixin]:
+def processor_options(recipe: FinetuneRecipe) -> dict[str, Any]:
+    """What a recipe says of context and sections, as arguments of the processor."""
+    options: dict[str, Any] = {}
+    if recipe.context.parts:
+        options["context"] = recipe.context.parts
+        options["max_prior_report_length"] = recipe.context.max_prior_report_length
+    if recipe.sections:
+        options["section_instructions"] = recipe.sections
+    return options
+
+
+def _check_priors(parts: Sequence[str], train: Any) -> None:
+    named = [part for part in parts if part.startswith("prior_")]
+    if named and not {*named} <= train[0].keys():
+        raise RecipeError(
+            f"context.parts names {', '.join(named)}, which the data does not show: give data.options.prior=true for "
+            "data with priors (mambaxray prepare --prior), or data.options.history=true for phantoms"
+        )
+
+
+def _texts(recipe: FinetuneRecipe, train: Any) -> Sequence[str]:
+    """What a tokenizer is trained on: the reports, and what prompts say of the context."""
+    texts = list(train["report"])
+    for part in recipe.context.parts:
+        # A prior's report is one of the reports.
+        said = train[part] if part in train.column_names else [""] * len(texts)
+        texts += [CONTEXT[part].format(text) for text in said]
+    for section in recipe.sections:
+        texts += [SECTION_INSTRUCTIONS[section]] * len(train)
+    return texts
+
+
+def make_generator(
+    section: GeneratorSection, reports: Sequence[str], processor_kwargs: Mapping[str, Any] | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The model that a recipe describes, and its processor.
 
     Args:
         section: the recipe's `model`.
         reports: training reports, for the tokenizer of a new language model.
+        processor_kwargs: further arguments of the processor, such as `context`.
     """
+    processor_kwargs = dict(processor_kwargs or {})
     if section.checkpoint is not None:
-        return _whole_generator(section)
-    _check_system(section)
+        return _whole_generator(section, processor_kwargs)
+    check_system("finetune", section.system, section.options)
+    _check_parts(section)
     stage1 = None if section.stage1 is None else _stage1(section.stage1)
     encoder = make_vision_encoder(section.vision_encoder or section.stage1, section.image_size)
     instruction = section.instruction or DEFAULT_INSTRUCTION
@@ -109,6 +169,8 @@ def make_generator(section: GeneratorSection, reports: Sequence[str]) -> tuple[P
             parts=section.parts,
             instruction=instruction,
             prompt_template=section.prompt_template or DEFAULT_PROMPT_TEMPLATE,
+            processor_kwargs=processor_kwargs
+            | _processor_options(section, families_of_stage("finetune")[section.system].processor_class),
             text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
             **section.options,
         )
@@ -141,37 +203,42 @@ def _give_memories(model: PreTrainedModel, memories: dict[str, StudyMemory]) -> 
         raise RecipeError(f"model.memories: {error}") from error
 
 
-def _whole_generator(section: GeneratorSection) -> tuple[PreTrainedModel, ProcessorMixin]:
+def _whole_generator(
+    section: GeneratorSection, processor_kwargs: dict[str, Any]
+) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A report generator and its processor from one folder, with the recipe's prompt where it has one."""
     with named_part("model.checkpoint", section.checkpoint):
         model = AutoModelForImageTextToText.from_pretrained(section.checkpoint)
         processor = AutoProcessor.from_pretrained(section.checkpoint)
-    if section.instruction is not None or section.prompt_template is not None:
-        # Made anew, so that the chat template follows.
-        given = [n for n, p in inspect.signature(type(processor)).parameters.items() if p.kind is not p.VAR_KEYWORD]
-        fields = {name: getattr(processor, name) for name in given if name != "chat_template"}
-        fields["instruction"] = section.instruction or processor.instruction
-        fields["prompt_template"] = section.prompt_template or processor.prompt_template
-        processor = type(processor)(**fields)
+    prompt = {"instruction": section.instruction, "prompt_template": section.prompt_template}
+    given = {name: value for name, value in prompt.items() if value is not None}
+    given |= _processor_options(section, type(processor)) | processor_kwargs
+    if given:
+        # Read anew, so that the chat template follows.
+        processor = type(processor).from_pretrained(section.checkpoint, **given)
+        processor.num_prior_image_tokens = model.config.visual_sequence_length
+        if processor.prior_image_token_id is not None:
+            model.take_prior_images(processor.prior_image_token_id)
     if section.save_language_model:
         model.language_model_reference = None
     return model, processor
 
 
-def _check_system(section: GeneratorSection) -> None:
-    systems = families_of_stage("finetune")
-    if section.system not in systems:
+def _processor_options(section: GeneratorSection, processor_class: type[ProcessorMixin]) -> dict[str, Any]:
+    """What the recipe says of the system's own prompts."""
+    common = inspect.signature(MambaXrayProcessor.__init__).parameters
+    own = inspect.signature(processor_class.__init__).parameters.keys() - common.keys()
+    if unknown := sorted(section.processor.keys() - own):
         raise RecipeError(
-            f"model.system must be one of {', '.join(systems)}, got {section.system!r}; a system from elsewhere needs "
-            "its module in `plugins`"
+            f"model.processor: {processor_class.__name__} has no option {', '.join(unknown)}; it has "
+            f"{', '.join(sorted(own)) or 'none'}"
         )
-    # A configuration keeps whatever it is given, so a misspelt field would have no effect.
-    config_class = systems[section.system].config_class
-    bases = [base for base in config_class.__mro__ if issubclass(base, MambaXrayConfig)]
-    known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
-    if unknown := sorted(section.options.keys() - known):
-        raise RecipeError(f"model.options: {section.system} has no field {', '.join(unknown)}")
-    taken = inspect.signature(systems[section.system].model_class.from_encoder_decoder_pretrained).parameters
+    return dict(section.processor)
+
+
+def _check_parts(section: GeneratorSection) -> None:
+    model_class = families_of_stage("finetune")[section.system].model_class
+    taken = inspect.signature(model_class.from_encoder_decoder_pretrained).parameters
     if unknown := sorted(section.parts.keys() - taken.keys()):
         raise RecipeError(f"model.parts: {section.system} takes no {', '.join(unknown)}")
 

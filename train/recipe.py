@@ -6,7 +6,6 @@ Reading a recipe loads neither torch nor transformers; checking one does.
 """
 
 import difflib
-import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,17 +18,34 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from .recipe_text import RecipeError, override_value, parse_mapping, read_text, set_value
+
 _Section = typing.TypeVar("_Section", bound="Section")
-
-
-class RecipeError(ValueError):
-    """A recipe that can't be read, or that says something impossible."""
 
 
 class Section(BaseModel):
     """Keys and values that a file may hold: no other keys, and values of these types, not what could become one."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SourceSection(Section):
+    """One of several sources.
+
+    Attributes:
+        source: what `mambaxray.data.load_studies` takes: `phantoms`, a folder, a data set's name.
+        options: its options; for real data sets they choose the section that is the report.
+        max_train: use only the first N training studies; all when null.
+        max_validation: use only the first N validation studies; all when null.
+        prefix: put before the ids of studies and patients, as `PREFIX/`, where those of several sources are alike and
+            don't mean the same ones; nothing when null.
+    """
+
+    source: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    max_train: int | None = None
+    max_validation: int | None = None
+    prefix: str | None = None
 
 
 class DataSection(Section):
@@ -40,12 +56,30 @@ class DataSection(Section):
         options: its options; for real data sets they choose the section that is the report.
         max_train: use only the first N training studies; all when null.
         max_validation: use only the first N validation studies; all when null.
+        sources: several sources, each with options of its own, in place of all of these.
     """
 
     source: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     max_train: int | None = None
     max_validation: int | None = None
+    sources: list[SourceSection] = Field(default_factory=list)
+
+    def model_post_init(self, context: Any) -> None:
+        for name in ("source", "options", "max_train", "max_validation") if self.sources else ():
+            if getattr(self, name) != (default := _default(self, name)):
+                raise RecipeError(
+                    f"data.sources have their own {name}: give it there, and take the other back with "
+                    f"data.{name}={'null' if default is None else default}"
+                )
+
+    @property
+    def all_sources(self) -> list[SourceSection]:
+        """The sources, however many; none when no source is named."""
+        if self.sources or self.source is None:
+            return self.sources
+        fields = ("options", "max_train", "max_validation")
+        return [SourceSection(source=self.source, **{name: getattr(self, name) for name in fields})]
 
 
 class Recipe(Section):
@@ -112,9 +146,10 @@ class ImageDataSection(DataSection):
     validation_share: float = 0.0
 
     def model_post_init(self, context: Any) -> None:
-        if self.folders and self.source is not None:
+        super().model_post_init(context)
+        if self.folders and self.all_sources:
             raise RecipeError("data.source and data.folders exclude each other")
-        if self.streaming and self.source is not None:
+        if self.streaming and self.all_sources:
             raise RecipeError("data.streaming is for data.folders")
         if not 0 <= self.validation_share < 1:
             raise RecipeError(f"data.validation_share must be at least 0 and below 1, got {self.validation_share}")
@@ -203,6 +238,82 @@ class ContrastRecipe(Recipe):
     model: DualEncoderSection
 
 
+class LabelsSection(Section):
+    """What labels are to the loss and to the scores; see `LabelPolicy`.
+
+    Attributes:
+        uncertain: what is uncertain in a report counts as `ignore` (left out), `positive` or `negative`.
+        blank: what a labelled report does not mention counts as `negative` or `ignore` (left out).
+        unlabelled: a study without any label: `refuse` to train on such data, `ignore` its labels, or `read` them from
+            its report with the package's `CheXpertStyleLabeler`.
+        positive_weights: weight of positive labels in the loss: `balanced` for the number of negative training labels
+            divided by that of positive ones, observation by observation; null for 1.
+    """
+
+    uncertain: str = "ignore"
+    blank: str = "negative"
+    unlabelled: str = "refuse"
+    positive_weights: str | None = None
+
+    def model_post_init(self, context: Any) -> None:
+        from ..data.label_policy import LabelPolicy
+
+        try:
+            LabelPolicy(self.uncertain, self.blank)  # type: ignore[arg-type]  # which it checks
+        except ValueError as error:
+            raise RecipeError(f"labels.{error}") from error
+        if self.unlabelled not in ("refuse", "ignore", "read"):
+            raise RecipeError(f"labels.unlabelled must be refuse, ignore or read, got {self.unlabelled!r}")
+        if self.positive_weights not in (None, "balanced"):
+            raise RecipeError(f"labels.positive_weights must be balanced or null, got {self.positive_weights!r}")
+
+
+class ClassifierSection(Section):
+    """The model that learns to tell diseases.
+
+    Attributes:
+        checkpoint: folder or Hub name of a whole model to continue from; excludes the other parts.
+        system: which one is put together: `ammrg_classification` or `disease_aware_pretraining`.
+        options: fields of its configuration, such as `loss_weights`.
+        vision_encoder: folder or Hub name of a vision encoder (a model that has one, such as that of an earlier stage,
+            counts too), or the configuration of a new one, with its `model_type`.
+        text_encoder: folder or Hub name of a text encoder or language model, or the configuration of a new one, with
+            its `model_type`, for a system that also learns from reports; null for others.
+        qformer: folder or Hub name of a BLIP-2 whose Q-Former the disease queries start from; null for a new one.
+        freeze: parts that are not trained, such as `vision_encoder`.
+        vocab_size: size of the tokenizer that is trained on the reports, for a new text encoder.
+        image_size: side of the image in pixels; the encoder's own when null.
+        max_report_length: longest report in tokens; longer ones are cut. The tokenizer's limit when null.
+    """
+
+    checkpoint: str | None = None
+    system: str = "ammrg_classification"
+    options: dict[str, Any] = Field(default_factory=dict)
+    vision_encoder: str | dict[str, Any] | None = None
+    text_encoder: str | dict[str, Any] | None = None
+    qformer: str | None = None
+    freeze: list[str] = Field(default_factory=list)
+    vocab_size: int = 1000
+    image_size: int | None = None
+    max_report_length: int | None = None
+
+    def model_post_init(self, context: Any) -> None:
+        _check_parts(self, "vision_encoder", *(("text_encoder",) if self.text_encoder is not None else ()))
+        _check_checkpoint(self, "system", "options", "qformer", "vocab_size", "image_size")
+
+
+class ClassifyRecipe(Recipe):
+    """Training of a vision encoder and disease queries on labels (stage 1 of AM-MRG and of the dual-stage system).
+
+    Attributes:
+        model: what is trained.
+        labels: what labels are to the loss and to the scores.
+    """
+
+    model: ClassifierSection
+    labels: LabelsSection = Field(default_factory=LabelsSection)
+
+
 class GeneratorSection(Section):
     """The report generator that is trained.
 
@@ -235,6 +346,7 @@ class GeneratorSection(Section):
         vocab_size: size of the tokenizer that is trained on the reports, for a new language model.
         instruction: what the prompt asks for; the papers' words when null.
         prompt_template: the prompt with `{image}` and `{instruction}`; the papers' when null.
+        processor: options of the system's own processor, such as `max_exemplar_tokens` of `disease_aware`.
         image_size: side of the image in pixels; the encoder's own when null.
         crop_from: resize images to this many pixels on the shorter edge, and cut a square of `image_size` out of the
             middle; null to stretch whole images to the square.
@@ -261,6 +373,7 @@ class GeneratorSection(Section):
     vocab_size: int = 1000
     instruction: str | None = None
     prompt_template: str | None = None
+    processor: dict[str, Any] = Field(default_factory=dict)
     image_size: int | None = None
     crop_from: int | None = None
     random_crop: bool = False
@@ -291,17 +404,46 @@ class GeneratorSection(Section):
             raise RecipeError("model.quantization needs a pre-trained model.language_model")
 
 
+class ContextSection(Section):
+    """What a prompt says of a study's clinical context.
+
+    Attributes:
+        parts: of `indication`, `technique`, `comparison`, `prior_images` and `prior_report`, those that the prompt says
+            where a study has them; none when empty, or those that `model.checkpoint` was trained with. Priors must be
+            in the data: `data.options.prior` of a data set that was prepared with `--prior`, `history` of phantoms.
+        dropout: rate at which each part of a study's context is left out in training, each by itself, so that the model
+            also serves without it.
+        max_prior_report_length: longest prior report in tokens; longer ones are cut. No limit when null.
+    """
+
+    parts: list[str] = Field(default_factory=list)
+    dropout: float = 0.0
+    max_prior_report_length: int | None = 100
+
+    def model_post_init(self, context: Any) -> None:
+        if not 0 <= self.dropout <= 1:
+            raise RecipeError(f"context.dropout must be from 0 to 1, got {self.dropout}")
+        if self.max_prior_report_length is not None and self.max_prior_report_length < 1:
+            raise RecipeError(f"context.max_prior_report_length must be positive, got {self.max_prior_report_length}")
+
+
 class FinetuneRecipe(Recipe):
     """Supervised fine-tuning of a report generator (stage 3).
 
     Attributes:
         model: what is trained.
+        context: what a prompt says of a study's clinical context.
+        sections: of `findings`, `impression` and `findings+impression`, those that the model learns to write when the
+            prompt asks for them; each study asks for one that it has, another in every epoch. When empty the model
+            writes the report of the data set, whatever that is.
         generation: arguments of transformers' `GenerationConfig`, used at evaluation and kept in the saved model.
         metrics: scores of the reports written at evaluation, by the names of `evaluation.scoring.evaluate_reports`
             (`BLEU`, `CIDEr`, `F1_micro_14_uncertain-negative` …); null to look at the loss only.
     """
 
     model: GeneratorSection
+    context: ContextSection = Field(default_factory=ContextSection)
+    sections: list[str] = Field(default_factory=list)
     generation: dict[str, Any] = Field(default_factory=dict)
     metrics: list[str] | None = None
 
@@ -310,7 +452,11 @@ class FinetuneRecipe(Recipe):
         from transformers import GenerationConfig
 
         from ..evaluation.score_tables import wanted_scores
+        from ..processing.processing_mambaxray import CONTEXT
+        from ..processing.report_text import SECTIONS
 
+        _refuse_unknown(dict.fromkeys(self.context.parts), list(CONTEXT), "context.parts")
+        _refuse_unknown(dict.fromkeys(self.sections), list(SECTIONS), "sections")
         _refuse_unknown(self.generation, list(GenerationConfig().to_dict()), "generation")
         try:
             wanted_scores(self.metrics)
@@ -333,6 +479,7 @@ class Stage(NamedTuple):
 STAGES: dict[str, Stage] = {
     "pretrain": Stage(PretrainRecipe, ".pretrain"),
     "contrast": Stage(ContrastRecipe, ".contrast"),
+    "classify": Stage(ClassifyRecipe, ".classify"),
     "finetune": Stage(FinetuneRecipe, ".finetune"),
 }
 """The stages by the name that recipes and the command line have for them."""
@@ -370,20 +517,8 @@ def read_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
         raise FileNotFoundError(f"no recipe {name!r}: give a YAML file, or one of {', '.join(list_recipes())}")
     values = parse_mapping(text, name)
     for override in overrides:
-        _override(values, override)
+        override_value(values, override)
     return values
-
-
-def read_text(file: Path) -> str:
-    """A YAML file's text.
-
-    Raises:
-        RecipeError: it is not in UTF-8.
-    """
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{file} is not a text in UTF-8: {error}") from error
 
 
 def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -397,6 +532,8 @@ def _with_defaults(section: type[Section], values: Mapping[str, Any]) -> dict[st
         kind: Any = f.annotation
         if _is_section(kind):
             filled[name] = _with_defaults(kind, values.get(name, {}))
+        elif (each := _section_of_list(kind)) is not None:
+            filled[name] = [_with_defaults(each, value) for value in values.get(name, [])]
         elif name not in values and not f.is_required():
             filled[name] = f.get_default(call_default_factory=True)
     return filled
@@ -423,7 +560,8 @@ def _check_parts(section: Any, *names: str) -> None:
             f"model.{given[0]}=null"
         )
     if section.checkpoint is None and len(given) < len(names):
-        raise RecipeError(f"give model.checkpoint, or both {' and '.join(f'model.{name}' for name in names)}")
+        both = "both " if len(names) > 1 else ""
+        raise RecipeError(f"give model.checkpoint, or {both}{' and '.join(f'model.{name}' for name in names)}")
     for name in given:
         value = getattr(section, name)
         if isinstance(value, dict) and "model_type" not in value:
@@ -452,71 +590,6 @@ def _recipe_folder() -> Any:
 
 def _is_recipe(name: str) -> bool:
     return name.endswith(".yaml")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers and words: PyYAML would take `1e-4` for a word, and the word `no` for false."""
-
-
-_REPLACED = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")
-_Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] not in _REPLACED]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$"),
-    list("-+0123456789."),
-)
-
-
-def _parse(text: str, name: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        # In one line, without the text around the place.
-        place = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
-        raise RecipeError(f"{name} is not valid YAML: {place}{error.problem or error.context}") from error
-    except (yaml.YAMLError, RecursionError) as error:  # unprintable characters; nested too deep
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"{name} is not valid YAML: {reason}") from error
-
-
-def parse_mapping(text: str, name: str) -> dict[str, Any]:
-    """The keys and values of a YAML text; `name` names it in messages.
-
-    Raises:
-        RecipeError: the text is no YAML, or something else than keys and values.
-    """
-    values = _parse(text, name)
-    if not isinstance(values, dict):
-        raise RecipeError(f"{name} must hold keys and values, not {type(values).__name__}")
-    return values
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise RecipeError(f"an override reads key=value, such as training.learning_rate=1e-4; got {override!r}")
-    set_value(values, key, _parse(text, f"the value of {override!r}"))
-
-
-def set_value(values: dict[str, Any], key: str, value: Any) -> None:
-    """Replaces one value in plain data; the key's dots lead to it.
-
-    Raises:
-        RecipeError: something on the way has no keys.
-    """
-    *path, last = key.split(".")
-    for part in path:
-        inner = values.get(part)
-        if inner is None:
-            inner = values[part] = {}
-        if not isinstance(inner, dict):
-            raise RecipeError(f"{key}={value!r}: {part} has no keys below it")
-        values = inner
-    values[last] = value
 
 
 def _check_numbers(training: Mapping[str, Any]) -> None:
@@ -575,6 +648,10 @@ def _explained(
     kind: Any = section
     value: Any = values
     for name in error["loc"]:
+        if isinstance(name, int) and (each := _section_of_list(kind)) is not None:
+            names[-1] += f"[{name}]"
+            kind, value = each, value[name]
+            continue
         if not _is_section(kind) or name not in kind.model_fields or name not in value:
             break
         names.append(str(name))
@@ -594,8 +671,16 @@ def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Section)
 
 
+def _section_of_list(kind: Any) -> type[Section] | None:
+    """The section that a list holds; None for other types."""
+    inside = typing.get_args(kind) if typing.get_origin(kind) is list else ()
+    return inside[0] if inside and _is_section(inside[0]) else None
+
+
 def _type_name(kind: Any) -> str:
     """`str or null`, `list of int`."""
+    if _is_section(kind):
+        return "keys and values"
     if kind is types.NoneType:
         return "null"
     if isinstance(kind, types.UnionType):
@@ -607,12 +692,16 @@ def _type_name(kind: Any) -> str:
 
 __all__ = [
     "STAGES",
+    "ClassifierSection",
+    "ClassifyRecipe",
     "DataSection",
     "FinetuneRecipe",
     "GeneratorSection",
+    "LabelsSection",
     "Recipe",
     "RecipeError",
     "Section",
+    "SourceSection",
     "Stage",
     "build_section",
     "list_recipes",

@@ -34,6 +34,10 @@ _MAIN = {
     "F1_macro_14_uncertain-negative": "mean of the observations' F1",
     "F1_example_14_uncertain-negative": "mean of the studies' F1",
     "F1_micro_5_uncertain-negative": "F1 over CheXpert's five main observations",
+    "located_F1_micro_14_uncertain-negative": "F1 over findings on the right side",
+    "severity_agreement": "sizes that overlap, where both reports say one",
+    "wrong_side_rate": "both name a side, and share none",
+    "contradiction_rate": "stated, though the reference rules it out",
 }
 """The scores to show at once, in this order, with what they measure; the others are folded."""
 _CHECKS = {

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from ...data.schema import ABSENT, OBSERVATIONS, PRESENT, UNCERTAIN
 from ..labeler import CheXpertStyleLabeler, Mention
+from ..located_labels import LocatedFinding
 from .rendering import render
 
 _REPORTED = (PRESENT, UNCERTAIN)
@@ -25,6 +26,7 @@ class Verdict(Enum):
 
     DENIED = ("denied", "⊘", "Wrongly ruled out", "the reference reports it")
     INVENTED = ("invented", "✗", "Invented", "the reference does not report it")
+    WRONG_SIDE = ("wrong-side", "⇄", "Wrong side", "both report it, on different sides")
     MISSED = ("missed", "○", "Missed", "only the reference reports it")
     CERTAINTY = ("certainty", "≈", "Certainty differs", "stated in one report, suspected in the other")
     FOUND = ("found", "✓", "Found", "both report it")
@@ -73,13 +75,20 @@ def compare_findings(reference: str, hypothesis: str, labeler: CheXpertStyleLabe
     """Compares what two reports say about each observation.
 
     A finding counts as reported when it is stated or suspected. "No Finding" has no words of its own and is left out;
-    so is a negation that only one of the reports makes.
+    so is a negation that only one of the reports makes. Sides are compared where both reports name one: they are wrong
+    when they share none.
     """
-    expected, stated = labeler(reference), labeler(hypothesis)
-    pairs = {name: (expected[name], stated[name]) for name in OBSERVATIONS if name != "No Finding"}
-    verdicts = {name: verdict for name, pair in pairs.items() if (verdict := _verdict(*pair))}
-    in_reference = [m for m in labeler.mentions(reference) if _shown_in_reference(m, verdicts)]
-    in_hypothesis = [m for m in labeler.mentions(hypothesis) if _shown_in_hypothesis(m, verdicts)]
+    expected, stated = labeler.read(reference), labeler.read(hypothesis)
+    verdicts = {}
+    for name in OBSERVATIONS:
+        verdict = _verdict(expected.labels[name], stated.labels[name])
+        if verdict in (Verdict.FOUND, Verdict.CERTAINTY):
+            sides = [_sides(reading.mentions, name) for reading in (expected, stated)]
+            verdict = Verdict.WRONG_SIDE if all(sides) and sides[0].isdisjoint(sides[1]) else verdict
+        if verdict is not None and name != "No Finding":
+            verdicts[name] = verdict
+    in_reference = [m for m in expected.mentions if _shown_in_reference(m, verdicts)]
+    in_hypothesis = [m for m in stated.mentions if _shown_in_hypothesis(m, verdicts)]
     return FindingComparison(verdicts, _marks(in_reference, verdicts), _marks(in_hypothesis, verdicts))
 
 
@@ -107,6 +116,12 @@ def _verdict(expected: int | None, stated: int | None) -> Verdict | None:
     if stated in _REPORTED:
         return Verdict.INVENTED
     return Verdict.RULED_OUT if expected == stated == ABSENT else None
+
+
+def _sides(mentions: Sequence[Mention], observation: str) -> frozenset[str]:
+    """The sides on which an observation is reported."""
+    reported = (m for m in mentions if m.observation == observation and m.value in _REPORTED)
+    return LocatedFinding(tuple(detail for mention in reported for detail in mention.details)).sides
 
 
 def _shown_in_reference(mention: Mention, verdicts: dict[str, Verdict]) -> bool:

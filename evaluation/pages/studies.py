@@ -14,7 +14,7 @@ from .rendering import data_uri
 
 _IMAGE_SIDE = 640
 """Longest side in pixels of an image on the page: sharp at the size shown, some 40 kB each."""
-_CHIPS = (Verdict.FOUND, Verdict.CERTAINTY, Verdict.MISSED, Verdict.DENIED, Verdict.INVENTED)
+_CHIPS = (Verdict.FOUND, Verdict.CERTAINTY, Verdict.WRONG_SIDE, Verdict.MISSED, Verdict.DENIED, Verdict.INVENTED)
 """The order of the chips under a study's name."""
 LEGEND = (*_CHIPS, Verdict.RULED_OUT)
 """The verdicts that a page with studies explains."""

@@ -8,6 +8,10 @@ from ..hub.private_memory import PrivateMemoryMixin
 from .study_memory import StudyMemory
 
 
+class MissingMemoryError(ValueError):
+    """A model without the memories that it looks up, such as one from the Hub."""
+
+
 class StudyMemories(dict[str, StudyMemory]):
     """Memories by name, kept in a folder of a model: each in a sub-folder of that name."""
 
@@ -30,7 +34,7 @@ class StudyMemoriesMixin(PrivateMemoryMixin):
     """For models that look up `StudyMemory` artefacts: those of `memory_vectors`, all of them or none.
 
     They are saved and loaded with the model and never pushed by default, so a model from the Hub has none
-    (`study_memory` is None) until `set_memories` gives it some.
+    (`study_memory` is None) until `set_memories` gives it some, and refuses to write reports.
     """
 
     memory_class = StudyMemories
@@ -49,9 +53,24 @@ class StudyMemoriesMixin(PrivateMemoryMixin):
                 raise ValueError(f"the memory {name} must have vectors of widths {dict(widths)}, got {found}")
         self.study_memory = StudyMemories(memories)
 
+    def memory(self, name: str) -> StudyMemory:
+        """The memory of a name.
+
+        Raises:
+            MissingMemoryError: the model has none.
+        """
+        found = (self.study_memory or {}).get(name)
+        if found is None:
+            raise MissingMemoryError(
+                f"this {type(self).__name__} has no {name} memory, without which its reports would be wrong. Memories "
+                "are built from training studies and are not pushed with a model: build them (`mambaxray memory "
+                "build`), and give them with model.set_memories, or as model.memories of a recipe"
+            )
+        return found
+
 
 def _listed(names: Mapping[str, Any]) -> str:
     return ", ".join(names) or "none, as the configuration switches all off"
 
 
-__all__ = ["StudyMemories", "StudyMemoriesMixin"]
+__all__ = ["MissingMemoryError", "StudyMemories", "StudyMemoriesMixin"]

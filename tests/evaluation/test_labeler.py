@@ -215,9 +215,9 @@ def test_any_text_gets_labels_that_agree_with_its_mentions(text):
     ],
 )
 def test_endless_repetition_is_read_in_bounded_time(text):
-    start = time.perf_counter()
+    start = time.process_time()
     labeler(text * (100_000 // len(text)))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_phantom_reports_get_the_labels_they_were_written_with():

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor, PreTrainedModel
 
-from mambaxray import Family, MambaXrayProcessor
+from mambaxray import ClassificationCollator, Family, MambaXrayProcessor
 from mambaxray.data.phantoms import make_study
 from mambaxray.modeling_mambaxray.hub.separate_parts import SeparatePartsMixin
 
@@ -61,6 +61,11 @@ class Subject:
             study["views"] = (study["views"] * views)[:views]
         if isinstance(self.processor, MambaXrayProcessor):
             return dict(self.processor.prepare_studies(studies, with_reports=training))
+        if self.family.stage == "classify":
+            tokenizer = getattr(self.processor, "tokenizer", None)
+            collator = ClassificationCollator(getattr(self.processor, "image_processor", self.processor), tokenizer)
+            batch = dict(collator(studies))
+            return batch if training else {name: value for name, value in batch.items() if name != "labels"}
         images = [study["images"][0] for study in studies]
         image_processor = getattr(self.processor, "image_processor", self.processor)
         # One image each: without the axis of views.

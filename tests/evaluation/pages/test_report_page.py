@@ -141,6 +141,19 @@ def test_findings_are_marked_found_missed_invented_denied_and_less_certain(page)
     ]
 
 
+def test_a_wrong_side_has_a_mark_of_its_own(page):
+    shown = page(study("Large left effusion. Right pneumothorax.", "Large right effusion. Right pneumothorax."))
+    assert shown.marks == [("wrong-side", "effusion"), ("found", "pneumothorax")] * 2
+    assert shown.chips == [("found", "Pneumothorax"), ("wrong-side", "Pleural Effusion")]
+    assert "Wrong side" in shown.text
+
+
+@pytest.mark.parametrize("hypothesis", ["Effusion.", "Bilateral effusions.", "Possible left effusion."])
+def test_a_side_that_is_shared_or_not_said_is_not_wrong(hypothesis):
+    comparison = compare_findings("Left effusion.", hypothesis, CheXpertStyleLabeler())
+    assert comparison.observations(Verdict.WRONG_SIDE) == []
+
+
 def test_a_finding_that_the_reference_rules_out_is_invented(page):
     shown = page(study("No pneumothorax.", "Large pneumothorax."))
     assert shown.marks == [("invented", "pneumothorax")]
