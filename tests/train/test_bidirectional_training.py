@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, BertConfig, BertModel, TrainerState
 
 from mambaxray import BidirectionalForConditionalGeneration, MambaXrayImageProcessor, load_recipe, run_recipe
-from mambaxray.train.random_crops import CropEpoch, RandomCrops
 from mambaxray.train.recipe import RecipeError
 from mambaxray.train.tokenizer import train_report_tokenizer
+from mambaxray.train.varied_studies import EpochOfStudies, VariedStudies
 
 TINY = [
     "data.options={num_studies: 30, image_size: 48}",
@@ -108,27 +108,21 @@ def studies():
     return [{"images": ["a", "b"], "report": "r"}, {"images": ["c"], "report": "s"}]
 
 
+def positions(seed=0, epoch=0):
+    varied = VariedStudies(studies(), random_crop=True, seed=seed)
+    EpochOfStudies(varied).on_epoch_begin(None, TrainerState(epoch=epoch + 0.5), None)
+    return [row["crop_positions"] for row in varied]
+
+
 def test_a_random_cut_is_the_same_in_an_epoch_and_another_one_in_the_next():
-    crops, again, other = RandomCrops(studies(), 0), RandomCrops(studies(), 0), RandomCrops(studies(), 1)
-    first = [row["crop_positions"] for row in crops]
+    first = positions()
     assert [len(row) for row in first] == [2, 1]
-    flat = [position for row in first for position in row]
-    assert len({share for position in flat for share in position}) == 6
-    assert all(0 <= share <= 1 for position in flat for share in position)
-    assert [row["crop_positions"] for row in again] == first != [row["crop_positions"] for row in other]
-    CropEpoch(crops).on_epoch_begin(None, TrainerState(epoch=1.5), None)
-    assert crops[1]["crop_positions"] != first[1]
-    assert crops[0]["report"] == "r"
-
-
-def test_worker_processes_know_the_epoch():
-    crops = RandomCrops([{"images": ["a"], "report": "r"}] * 2, 0)
-    loader = torch.utils.data.DataLoader(
-        crops, batch_size=None, num_workers=1, persistent_workers=True, collate_fn=lambda row: row["crop_positions"]
-    )
-    first = list(loader)
-    CropEpoch(crops).on_epoch_begin(None, TrainerState(epoch=1.0), None)
-    assert list(loader) == [row["crop_positions"] for row in crops] != first
+    shares = [share for row in first for position in row for share in position]
+    assert len(set(shares)) == 6
+    assert all(0 <= share <= 1 for share in shares)
+    assert positions() == first
+    assert first not in (positions(seed=1), positions(epoch=1))
+    assert "crop_positions" not in VariedStudies(studies())[0]
 
 
 # Recipes
