@@ -22,7 +22,7 @@ from mambaxray.modeling_mambaxray.layers.activation_maps import (
     region_tokens,
     strongest_regions,
 )
-from mambaxray.modeling_mambaxray.layers.exemplar_retriever import ExemplarRetriever, exemplar_table
+from mambaxray.modeling_mambaxray.layers.exemplar_retriever import ExemplarRetriever
 from mambaxray.modeling_mambaxray.layers.report_encoder import ReportEncoder
 from mambaxray.modeling_mambaxray.layers.study_memory import HeldOutStudyError, StudyMemory
 from mambaxray.modeling_mambaxray.layers.views import encode_images
