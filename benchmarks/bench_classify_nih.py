@@ -108,7 +108,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/classify-nih"), help="folder of all runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=150, help="of training on the X-rays")
-    parser.add_argument("--phantom-steps", type=int, default=150, help="of training on phantoms before")
+    parser.add_argument(
+        "--phantom-steps", type=int, default=150, help="of the same on phantoms before; 0: only random weights"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     counts = write_table(options.data, options.output / "nih.jsonl")
@@ -121,10 +123,11 @@ def main() -> None:
     for seed in options.seeds:
         folder = options.output / f"seed-{seed}"
         scratch[seed] = train("ammrg_stage1_phantoms", folder / "from-scratch", seed, options.steps, *real)
-        phantoms = folder / "phantoms"
-        train("ammrg_stage1_phantoms", phantoms, seed, options.phantom_steps, "data.options.num_studies=1000")
-        model = f"model={{checkpoint: {phantoms / 'model'}}}"
-        after[seed] = train("ammrg_stage1_phantoms", folder / "after-phantoms", seed, options.steps, *real, model)
+        if options.phantom_steps:
+            phantoms = folder / "phantoms"
+            train("ammrg_stage1_phantoms", phantoms, seed, options.phantom_steps, "data.options.num_studies=1000")
+            model = f"model={{checkpoint: {phantoms / 'model'}}}"
+            after[seed] = train("ammrg_stage1_phantoms", folder / "after-phantoms", seed, options.steps, *real, model)
     print("# Stage 1 of AM-MRG on real X-rays\n")
     print(
         "NIH ChestX-ray8 (Wang et al., CVPR 2017), 870 frontal images of 600 patients, split by patient; labels as NIH "
@@ -134,7 +137,8 @@ def main() -> None:
     )
     print(f"\n{platform.platform()}, {os.cpu_count()} cores, 1 thread, torch {torch.__version__}")
     print_table("From random weights", scratch, names)
-    print_table(f"After {options.phantom_steps} steps of the same stage on 800 phantoms", after, names)
+    if after:
+        print_table(f"After {options.phantom_steps} steps of the same stage on 800 phantoms", after, names)
 
 
 if __name__ == "__main__":
