@@ -18,6 +18,7 @@ from .cli_memory import memory_app, retrieval_app
 from .cli_options import MODEL_HELP, SeedOption
 from .cli_prepare import prepare
 from .cli_train import classify, contrast, finetune, pretrain, recipes
+from .cli_views import views_app
 from .console import SAFETY, failure, quiet_transformers
 
 app = typer.Typer(
@@ -137,6 +138,7 @@ app.add_typer(memory_app, name="memory")
 retrieval_app.command("analyze")(analyze)
 app.add_typer(retrieval_app, name="retrieval")
 app.add_typer(bench_app, name="bench")
+app.add_typer(views_app, name="views")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _NONE = "none"
+_KNOWN, _PREDICT = "known", "predict"
 
 
 def prepare(
@@ -91,6 +92,18 @@ def prepare(
             min=1, metavar="PIXELS", help="Downscale larger images to this shorter side. Default: keep the size."
         ),
     ] = None,
+    views: Annotated[
+        str,
+        typer.Option(
+            metavar="WHICH",
+            help="Views of the images: known (as the data set states them) or predict (those that it does not state "
+            "are predicted by --view-classifier).",
+        ),
+    ] = _KNOWN,
+    view_classifier: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="View classifier that mambaxray views train has written."),
+    ] = None,
     max_lost: Annotated[
         float,
         typer.Option(
@@ -140,6 +153,11 @@ def prepare(
     if cleaning == _NONE:
         options["cleaning"] = None
     try:
+        if views not in (_KNOWN, _PREDICT) or (views == _PREDICT) != (view_classifier is not None):
+            raise ValueError(
+                f"--views is {_KNOWN} or {_PREDICT}, and {_PREDICT} needs --view-classifier FOLDER (and only that): "
+                f"got --views {views}{'' if view_classifier is None else f' --view-classifier {view_classifier}'}"
+            )
         with console.status("Reading reports and metadata"):
             found = read_source(name, source, section=section, allow_shared_patients=allow_shared_patients, **options)
         with study_progress(console) as progress:
@@ -149,6 +167,7 @@ def prepare(
                 output,
                 shorter_side=shorter_side,
                 num_proc=num_proc or available_cores(),
+                view_classifier=view_classifier,
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
     except KeyboardInterrupt:
@@ -174,6 +193,9 @@ def _summarize(card: dict[str, Any], output: Path, console: "Console") -> None:
 
     console.print(f"{card['data_set']}: {compare_counts(card['counts'], card['published_counts'])}")
     console.print(f"split: {card['split_source']}; patients in more than one split: {card['shared_patients']}")
+    if "predicted_views" in card:
+        predicted = ", ".join(f"{count:,} {view}" for view, count in card["predicted_views"].items()) or "none"
+        console.print(f"views predicted: {predicted}")
     for reason, count in card["left_out"].items():
         console.print(f"left out: {count:,} x {reason}")
     if card["left_out"]:

@@ -8,8 +8,9 @@ about patients. Imports nothing of this package but `data.schema`; `data`, `trai
 benchmarks import it.
 """
 
+from ..schema import VIEWS
 from .contact_sheet import contact_sheet
-from .drawing import VIEWS, draw_finding_maps, draw_phantom
+from .drawing import draw_finding_maps, draw_phantom
 from .findings import Finding
 from .mapped import make_mapped_phantoms
 from .studies import encode_study, make_phantoms, make_study
