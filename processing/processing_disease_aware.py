@@ -1,7 +1,7 @@
 """`DiseaseAwareProcessor`: prompts with the report of a similar study."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..configuration.configuration_disease_aware import EXEMPLAR_INPUTS
@@ -18,8 +18,9 @@ class DiseaseAwareProcessor(MambaXrayProcessor):
     """As `MambaXrayProcessor`, with the report of a similar study in the prompt of a study that has an `exemplar`.
 
     Args:
-        image_processor, tokenizer, num_image_tokens, image_token, instruction, prompt_template, chat_template: as
-            there. `prompt_template` is for studies without an exemplar.
+        image_processor, tokenizer, num_image_tokens, image_token, instruction, prompt_template, chat_template, context,
+            max_prior_report_length, num_prior_image_tokens, prior_image_token, section_instructions: as there.
+            `prompt_template` is for studies without an exemplar.
         exemplar_template: wrapper with the fields `{exemplar}`, `{image}` and `{instruction}`, for studies with one.
         max_exemplar_tokens: an exemplar's report is cut to this many tokens; ours, since the paper states no budget.
     """
@@ -35,11 +36,27 @@ class DiseaseAwareProcessor(MambaXrayProcessor):
         instruction: str = DEFAULT_INSTRUCTION,
         prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
         chat_template: str | None = None,
+        context: Sequence[str] = (),
+        max_prior_report_length: int | None = 100,
+        num_prior_image_tokens: int | None = None,
+        prior_image_token: str = "<prior_image>",
+        section_instructions: Mapping[str, str] | Sequence[str] = (),
         exemplar_template: str = DEFAULT_EXEMPLAR_TEMPLATE,
         max_exemplar_tokens: int = 100,
     ) -> None:
         super().__init__(
-            image_processor, tokenizer, num_image_tokens, image_token, instruction, prompt_template, chat_template
+            image_processor,
+            tokenizer,
+            num_image_tokens,
+            image_token,
+            instruction,
+            prompt_template,
+            chat_template,
+            context,
+            max_prior_report_length,
+            num_prior_image_tokens,
+            prior_image_token,
+            section_instructions,
         )
         for name in ("{exemplar}", "{image}", "{instruction}"):
             if exemplar_template.count(name) != 1:
@@ -55,9 +72,10 @@ class DiseaseAwareProcessor(MambaXrayProcessor):
         exemplar = study.get("exemplar")
         if exemplar is None or (instruction is not None and self.image_token in instruction):
             return super().prompt_for(study, instruction)
+        said = self.instruction_for(study) if instruction is None else instruction
         values = {
             "{image}": self.image_token,
-            "{instruction}": self.instruction if instruction is None else instruction,
+            "{instruction}": " ".join([*self.context_of(study), said]),
             "{exemplar}": self._shortened(exemplar["report"]),
         }
         # At once, so that nothing in a report or an instruction is taken for a field.
@@ -73,9 +91,7 @@ class DiseaseAwareProcessor(MambaXrayProcessor):
 
     def _shortened(self, report: str) -> str:
         """A report of at most `max_exemplar_tokens` tokens, in which nothing is a special token."""
-        tokenizer = self.tokenizer
-        special = [re.escape(token) for token in {*tokenizer.all_special_tokens, self.image_token}]
-        text = " ".join(re.sub("|".join(special), " ", report).split())
+        tokenizer, text = self.tokenizer, self._plain(report, None, False)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) <= self.max_exemplar_tokens:
             return text

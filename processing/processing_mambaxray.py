@@ -321,7 +321,6 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             ValueError: as `__call__`, or a study input that does not fit its declaration.
         """
         known = [self.without_withheld(study) for study in studies]
-        positions = [study.get("crop_positions") for study in studies]
         batch = self(
             images=[_views_of(study) for study in studies],
             text=[self.prompt_for(study, instruction) for study in known],
@@ -329,7 +328,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             max_report_length=max_report_length,
             include_prompt=include_prompt,
             prior_images=self._prior_images_of(studies),
-            **({} if all(each is None for each in positions) else {"crop_positions": positions}),
+            **_crop_positions_of(studies),
         )
         if "pixel_attention_mask" in batch:
             batch["view_mask"] = batch.pop("pixel_attention_mask")
@@ -340,14 +339,20 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
 
     def prepare_images(self, studies: Sequence[Mapping[str, Any]]) -> BatchFeature:
         """The images of studies alone: `pixel_values` and `view_mask`, as `prepare_studies` gives them."""
-        return self.image_processor(group_views([_views_of(study) for study in studies]), return_tensors="pt")
+        views = group_views([_views_of(study) for study in studies])
+        return self.image_processor(views, return_tensors="pt", **_crop_positions_of(studies))
 
     def prepare_prompts(self, studies: Sequence[Mapping[str, Any]], *, instruction: str | None = None) -> BatchFeature:
         """The prompts of studies alone, without reports: `input_ids`, `attention_mask` and the `study_inputs`, as
-        `prepare_studies` gives them. The images are not looked at."""
+        `prepare_studies` gives them. The studies' own images are not looked at."""
         known = [self.without_withheld(study) for study in studies]
-        batch = self(text=[self.prompt_for(study, instruction) for study in known], return_tensors="pt")
-        batch.update(self._stacked_inputs(known, False))
+        batch = self(
+            text=[self.prompt_for(study, instruction) for study in known],
+            prior_images=self._prior_images_of(studies),
+            return_tensors="pt",
+        )
+        for name, value in self._stacked_inputs(known, False).items():
+            batch.setdefault(name, value)
         return batch
 
     @staticmethod
@@ -529,7 +534,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             if not count:
                 rows.append({})
                 continue
-            made = self.image_processor([list(views)], return_tensors="pt", **image_kwargs)
+            made = self.image_processor([list(views or ())], return_tensors="pt", **image_kwargs)
             mask = made.get("view_mask")
             mask = torch.ones(made["pixel_values"].shape[:2], dtype=torch.bool) if mask is None else mask
             rows.append({"prior_pixel_values": made["pixel_values"][0], "prior_view_mask": mask[0]})
@@ -623,6 +628,11 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             "input_ids": _pad_rows(rows, pad, side, multiple),
             "attention_mask": _pad_rows([[1] * len(row) for row in rows], 0, side, multiple),
         }
+
+
+def _crop_positions_of(studies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    positions = [study.get("crop_positions") for study in studies]
+    return {} if all(each is None for each in positions) else {"crop_positions": positions}
 
 
 def _views_of(study: Mapping[str, Any]) -> Any:

@@ -1,22 +1,27 @@
 """The studies that a page shows: their images, their findings and both reports with marks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
 from PIL import Image
 
 from ...processing.image_reading import load_xray
+from ..findings import Verdict
 from ..labeler import CheXpertStyleLabeler
 from ..study_report import StudyReport
-from .marks import Mark, Verdict, compare_findings, marked_pieces
+from .marks import Mark, compare_findings, marked_pieces
 from .rendering import data_uri
 
 _IMAGE_SIDE = 640
 """Longest side in pixels of an image on the page: sharp at the size shown, some 40 kB each."""
-_CHIPS = (Verdict.FOUND, Verdict.CERTAINTY, Verdict.WRONG_SIDE, Verdict.MISSED, Verdict.DENIED, Verdict.INVENTED)
+_CHIPS = (
+    *(Verdict.FOUND, Verdict.CERTAINTY, Verdict.RELATED, Verdict.WRONG_SIDE),
+    *(Verdict.MISSED, Verdict.DENIED, Verdict.INVENTED),
+)
 """The order of the chips under a study's name."""
-LEGEND = (*_CHIPS, Verdict.RULED_OUT)
+LEGEND = (*_CHIPS, Verdict.LEFT_OUT, Verdict.RULED_OUT)
 """The verdicts that a page with studies explains."""
 
 
@@ -42,17 +47,34 @@ def study_view(study: StudyReport, labeler: CheXpertStyleLabeler, remark: str = 
     return {
         "name": study.study_id,
         "remark": remark,
-        "figures": [_figure(image, view) for image, view in zip(study.images, study.views, strict=True)],
+        "figures": [figure(image, view) for image, view in zip(study.images, study.views, strict=True)],
         "findings": {verdict: names for verdict in _CHIPS if (names := comparison.observations(verdict))},
         "reference": _pieces(reference, comparison.reference_marks),
         "generated": _pieces(generated, comparison.hypothesis_marks),
     }
 
 
-def _figure(image: Image.Image | str | PathLike, view: str) -> dict[str, Any]:
+def figure(image: Image.Image | str | PathLike, view: str) -> dict[str, Any]:
+    """What the templates show of one image: its address, its size in pixels and the name of its view."""
     shown = load_xray(image, allow_blank=True).copy()
     shown.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE), Image.Resampling.LANCZOS)
     return {"source": data_uri(shown, "JPEG", quality=88), "width": shown.width, "height": shown.height, "view": view}
+
+
+def with_images(studies: Sequence[StudyReport], dataset: Sequence[Mapping[str, Any]] | None) -> Iterator[StudyReport]:
+    """The studies with the images that the data set has of them, one at a time."""
+    if dataset is None:
+        yield from studies
+        return
+    table: Any = dataset
+    ids = table["study_id"] if hasattr(dataset, "column_names") else [study["study_id"] for study in dataset]
+    rows = {name: row for row, name in enumerate(ids)}
+    for study in studies:
+        if study.images or study.study_id not in rows:
+            yield study
+            continue
+        row = dataset[rows[study.study_id]]
+        yield replace(study, images=row["images"], views=row.get("views") or [""] * len(row["images"]))
 
 
 def _pieces(text: str, marks: Sequence[Mark]) -> list[tuple[str, Mark | None]]:
