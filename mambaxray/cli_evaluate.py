@@ -232,7 +232,9 @@ def _write_page(path: Path, result: Mapping[str, Any], rows: Sequence["StudyRepo
     studies = []
     for row in rows:
         images = [image for image in row.images if isinstance(image, str | PathLike) and Path(image).is_file()]
-        studies.append(replace(row, images=images, views=[""] * len(images)))
+        context = dict(row.context or {})
+        context["prior_images"] = [image for image in context.get("prior_images", ()) if Path(image).is_file()]
+        studies.append(replace(row, images=images, views=[""] * len(images), context=context))
     rank_by = "ROUGE_L" if "ROUGE_L" in result["per_sample"] else next(iter(result["per_sample"]), None)
     if rank_by is None:
         raise ValueError("--html ranks the studies and needs a metric that single studies have, e.g. --metric ROUGE_L")

@@ -40,6 +40,10 @@ _MAIN = {
     "contradiction_rate": "stated, though the reference rules it out",
 }
 """The scores to show at once, in this order, with what they measure; the others are folded."""
+_CONTEXT = (
+    *("indication", "technique", "comparison"),
+    *("prior_images", "prior_views", "prior_report", "section"),
+)
 _CHECKS = {
     "unique_ratio": ("Unique reports", "share of different texts; a low one means stock phrases"),
     "empty_share": ("Empty reports", "share without a letter or digit"),
@@ -160,7 +164,9 @@ def _with_images(studies: Sequence[StudyReport], dataset: Sequence[Mapping[str, 
             yield study
             continue
         row = dataset[rows[study.study_id]]
-        yield replace(study, images=row["images"], views=row.get("views") or [""] * len(row["images"]))
+        context = {name: row[name] for name in _CONTEXT if row.get(name)}
+        views = row.get("views") or [""] * len(row["images"])
+        yield replace(study, images=row["images"], views=views, context=context or None)
 
 
 def _summary(result: Mapping[str, Any], count: int) -> str:

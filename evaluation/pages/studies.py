@@ -18,6 +18,13 @@ _CHIPS = (Verdict.FOUND, Verdict.CERTAINTY, Verdict.WRONG_SIDE, Verdict.MISSED, 
 """The order of the chips under a study's name."""
 LEGEND = (*_CHIPS, Verdict.RULED_OUT)
 """The verdicts that a page with studies explains."""
+_CONTEXT = {
+    "indication": "Indication",
+    "technique": "Technique",
+    "comparison": "Comparison",
+    "prior_report": "Report of the prior study",
+    "section": "Section asked for",
+}
 
 
 def study_view(study: StudyReport, labeler: CheXpertStyleLabeler, remark: str = "") -> dict[str, Any]:
@@ -43,9 +50,22 @@ def study_view(study: StudyReport, labeler: CheXpertStyleLabeler, remark: str = 
         "name": study.study_id,
         "remark": remark,
         "figures": [_figure(image, view) for image, view in zip(study.images, study.views, strict=True)],
+        **_context_view(study),
         "findings": {verdict: names for verdict in _CHIPS if (names := comparison.observations(verdict))},
         "reference": _pieces(reference, comparison.reference_marks),
         "generated": _pieces(generated, comparison.hypothesis_marks),
+    }
+
+
+def _context_view(study: StudyReport) -> dict[str, Any]:
+    """What was known of the study beside its images: texts by their heading, and the prior's images."""
+    context = study.context or {}
+    priors = context.get("prior_images") or []
+    views = context.get("prior_views") or [""] * len(priors)
+    texts = {heading: context[name] for name, heading in _CONTEXT.items() if context.get(name)}
+    return {
+        "context": texts,
+        "prior_figures": [_figure(image, view) for image, view in zip(priors, views, strict=True)],
     }
 
 
