@@ -78,6 +78,14 @@ def prepare(
         int | None,
         typer.Option(metavar="N", help="Random seed of the split, for data sets without a published one. Default: 0."),
     ] = None,
+    prior: Annotated[
+        bool,
+        typer.Option(
+            "--prior",
+            help="Link each study to the patient's previous one, for models that compare. The data set must say when "
+            "studies were made: mimic-cxr, chexpert-plus, or a study_date in annotation-json and table.",
+        ),
+    ] = False,
     allow_shared_patients: Annotated[
         bool,
         typer.Option(
@@ -119,6 +127,9 @@ def prepare(
 
     - mambaxray prepare mimic-cxr --source mimic-cxr-jpg/2.1.0 --reports mimic-cxr-reports.zip --output prepared/mimic
       --section findings --shorter-side 512
+
+    - mambaxray prepare mimic-cxr --source mimic-cxr-jpg/2.1.0 --reports mimic-cxr-reports.zip --output prepared/prior
+      --section findings --unit study --prior
     """
     import logging
 
@@ -138,6 +149,8 @@ def prepare(
     options = {option: value for option, value in given.items() if value is not None}
     if cleaning == _NONE:
         options["cleaning"] = None
+    if prior:
+        options["prior"] = True
     try:
         with console.status("Reading reports and metadata"):
             found = read_source(name, source, section=section, allow_shared_patients=allow_shared_patients, **options)
@@ -179,6 +192,8 @@ def _summarize(card: dict[str, Any], output: Path, console: "Console") -> None:
 
     console.print(f"{card['data_set']}: {compare_counts(card['counts'], card['published_counts'])}")
     console.print(f"split: {card['split_source']}; patients in more than one split: {card['shared_patients']}")
+    for split, count in card.get("priors", {}).items():
+        console.print(f"{split}: {count:,} of {card['counts'][split]:,} studies have a prior study")
     for reason, count in card["left_out"].items():
         console.print(f"left out: {count:,} x {reason}")
     if card["left_out"]:
