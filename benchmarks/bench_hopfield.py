@@ -1,10 +1,13 @@
-"""Time of recalling from AM-MRG's memories, beside a base encoder's forward pass in the same run.
+"""Time of recalling from AM-MRG's memories, beside the vision encoder's forward pass in the same run.
 
     python benchmarks/bench_hopfield.py
+    python benchmarks/bench_hopfield.py --encoder large
 
 Two associations of the paper's sizes (6 heads of 1,024, values of 768) recall for 14 queries each from 6,943 visual
-and 6,000 report memories of width 768. The rival projects every memory at every step, as the released code does. The
-goal is at most 15 % of a base encoder (12 blocks, 192 px) at batch 8.
+and 6,000 report memories of width 768, kept standardized as an `AMMRGForConditionalGeneration` keeps them. The rival
+projects every memory at every step, as the released code does. The goal is at most 15 % of a base encoder (12 blocks,
+192 px) at batch 8, and at most 4 % of a large one (24 blocks, 224 px). A third row is the recall of a training step,
+with its backward pass.
 """
 
 import argparse
@@ -18,7 +21,8 @@ from torch.nn import functional as F
 from mambaxray import VisionMambaConfig, VisionMambaModel
 from mambaxray.modeling_mambaxray.layers.hopfield import HopfieldAssociation
 
-GOAL = 0.15
+# Blocks, width, image size, and the share of its time that the recall may take.
+ENCODERS = {"base": (12, 768, 192, 0.15), "large": (24, 1024, 224, 0.04)}
 BANKS = {"visual": 6943, "report": 6000}
 WIDTH, QUERIES = 768, 14
 
@@ -26,6 +30,7 @@ WIDTH, QUERIES = 768, 14
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--encoder", choices=ENCODERS, default="base")
     parser.add_argument("--memory-width", type=int, default=WIDTH, help="4096 for reports encoded by a language model")
     parser.add_argument("--update-steps", type=int, default=0)
     parser.add_argument("--skip", action="store_true", help="leave out the rival")
@@ -41,8 +46,10 @@ def main() -> None:
         f"{options.update_steps} updates, {options.dtype}, threads {options.threads}, "
         f"{options.rounds} rounds, seed {options.seed}\n"
     )
-    encoder = VisionMambaModel(VisionMambaConfig()).to(device, dtype).eval()
-    pixels = torch.randn(options.batch_size, 3, 192, 192).to(device, dtype)
+    blocks, width, size, goal = ENCODERS[options.encoder]
+    config = VisionMambaConfig(hidden_size=width, num_hidden_layers=blocks, image_size=size)
+    encoder = VisionMambaModel(config).to(device, dtype).eval()
+    pixels = torch.randn(options.batch_size, 3, size, size).to(device, dtype)
     states = torch.randn(options.batch_size, QUERIES, WIDTH).to(device, dtype)
     banks = [torch.randn(count, options.memory_width).to(device, dtype) for count in BANKS.values()]
     associations = [
@@ -59,33 +66,41 @@ def main() -> None:
     ]
     if not options.skip:
         check_outputs(associations, states, banks, options.update_steps)
+    kept = [association.standardized(bank) for association, bank in zip(associations, banks, strict=True)]
+    print(f"the kept memories take {sum(bank.nbytes for bank in kept) / 2**20:.0f} MiB\n")
 
-    @torch.no_grad()
-    def recall(projecting: bool) -> None:
+    def recall() -> list[Tensor]:
+        pairs = zip(associations, kept, strict=True)
+        return [association(states, bank, are_standardized=True)[0] for association, bank in pairs]
+
+    def training_step() -> None:
+        for recalled in recall():
+            recalled.sum().backward()
+
+    def recall_projecting() -> None:
         for association, bank in zip(associations, banks, strict=True):
-            if projecting:
-                recall_by_projecting(association, states, bank, options.update_steps)
-            else:
-                association(states, bank)
+            recall_by_projecting(association, states, bank, options.update_steps)
 
+    encoding = f"{options.encoder} encoder, {size} px"
     works = {
-        "base encoder": torch.no_grad()(lambda: encoder(pixels)),
-        "recall": lambda: recall(projecting=False),
+        encoding: torch.no_grad()(lambda: encoder(pixels)),
+        "recall": torch.no_grad()(recall),
+        "recall, training step": training_step,
     }
     if not options.skip:
-        works["recall, memories projected"] = lambda: recall(projecting=True)
+        works["recall, memories projected"] = torch.no_grad()(recall_projecting)
     seconds = timed_in_turns(works, options.rounds, device)
     print("| work | ms, least | median | share of the encoder | peak MiB |\n|---|---|---|---|---|")
     for name, times in seconds.items():
         milliseconds = sorted(1000 * s for s in times)
-        share = times_faster(times, seconds["base encoder"])
+        share = times_faster(times, seconds[encoding])
         memory = peak_memory(works[name], device)
         cells = [f"{milliseconds[0]:.0f}", f"{milliseconds[len(milliseconds) // 2]:.0f}", f"{100 * share:.1f} %"]
         print(f"| {name} |", " | ".join(cells), f"| {'-' if memory is None else f'{memory:.0f}'} |", flush=True)
-    reached = times_faster(seconds["recall"], seconds["base encoder"])
-    print(f"\n| goal | reached | met |\n|---|---|---|\n| {100 * GOAL:.0f} % | {100 * reached:.1f} % |", end="")
-    print(f" {'yes' if reached <= GOAL else 'NO'} |")
-    sys.exit(reached > GOAL)
+    reached = times_faster(seconds["recall"], seconds[encoding])
+    print(f"\n| goal | reached | met |\n|---|---|---|\n| {100 * goal:.0f} % | {100 * reached:.1f} % |", end="")
+    print(f" {'yes' if reached <= goal else 'NO'} |")
+    sys.exit(reached > goal)
 
 
 def recall_by_projecting(module: HopfieldAssociation, states: Tensor, memories: Tensor, update_steps: int) -> Tensor:

@@ -13,7 +13,7 @@ which has no goals for speed, when something failed.
 - encoder: MambaXray-VL's base encoder in bfloat16, batch 64, plain and compiled
 - reports: a decoder of Llama-2-7B's shape with random weights, 3 beams, 100 tokens; the wall time of a step beside that
   of its kernels; equality with plain `generate`, in float32 with a small decoder, and in bfloat16 with the large one
-- quantised: the same decoder in 8 and 4 bit, where bitsandbytes is installed
+- quantised: the same decoder in 8 and 4 bit, by bitsandbytes and torchao, where they are installed
 """
 
 import argparse
@@ -383,20 +383,40 @@ def equal_in_float32(report: Report) -> None:
 
 
 def quantised(report: Report) -> None:
-    """Speed and memory of the decoder in 8 and 4 bit."""
-    if not on_gpu(report):
-        report.say("Needs a GPU.")
-        return
-    try:
-        from bitsandbytes.nn import Linear4bit, Linear8bitLt, Params4bit
-    except ImportError as error:
-        report.say(f"bitsandbytes is not installed ({error}).")
-        return
+    """Speed and memory of the decoder in 8 and 4 bit, by every library that is installed here."""
+    report.table(
+        "decoder", "studies at a time", f"minutes for {TEST_SET:,} studies", "weights and all, MiB at the peak"
+    )
+    batch, exact = min(report.sizes.studies), {"min_new_tokens": 24, "max_new_tokens": 24, "num_beams": 3}
+    absent = []
+    for name, quantise in QUANTISED.items():
+        model = bench_generate.make_model(report.sizes.decoder, report.device, 0)
+        try:
+            if quantise is not None:
+                quantise(model.language_model.model.layers, report.device)
+        except (ImportError, NotImplementedError) as error:
+            absent.append(f"{name}: {error}.")
+            continue
+        studies = bench_generate.make_studies(model, batch, 0)
+        run = partial(bench_generate.ours, model, studies, batch, **exact)
+        run()
+        seconds = timed(run, report.device)
+        peak = peak_memory(run, report.device)
+        report.row(name, f"{batch} (24 tokens)", f"{TEST_SET * seconds / batch / 60:.1f}", f"{peak or 0:.0f}")
+        del model, run
+        release()
+    report.say("", *absent)
 
-    def replace(module: nn.Module, bits: int) -> None:
-        for name, child in module.named_children():
-            if type(child) is not nn.Linear or name == "lm_head":
-                replace(child, bits)
+
+def quantise_by_bitsandbytes(layers: nn.Module, device: str, bits: int) -> None:
+    """Puts bitsandbytes' linear layers in the place of a decoder's."""
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt, Params4bit
+
+    if not device.startswith("cuda"):
+        raise NotImplementedError("needs a GPU")
+    for parent in [*layers.modules()]:
+        for name, child in parent.named_children():
+            if type(child) is not nn.Linear:
                 continue
             has_bias = child.bias is not None
             if bits == 8:
@@ -405,24 +425,27 @@ def quantised(report: Report) -> None:
             else:
                 new = Linear4bit(child.in_features, child.out_features, has_bias, compute_dtype=torch.bfloat16)
                 new.weight = Params4bit(child.weight.data.cpu(), requires_grad=False, quant_type="nf4")
-            setattr(module, name, new.to(report.device))
+                new.bias = child.bias
+            setattr(parent, name, new.to(device))
 
-    report.table(
-        "decoder", "studies at a time", f"minutes for {TEST_SET:,} studies", "weights and all, MiB at the peak"
-    )
-    batch, exact = min(report.sizes.studies), {"min_new_tokens": 24, "max_new_tokens": 24, "num_beams": 3}
-    for bits in (16, 8, 4):
-        model = bench_generate.make_model(report.sizes.decoder, report.device, 0)
-        if bits < 16:
-            replace(model.language_model.model.layers, bits)
-        studies = bench_generate.make_studies(model, batch, 0)
-        run = partial(bench_generate.ours, model, studies, batch, **exact)
-        run()
-        seconds = timed(run, report.device)
-        peak = peak_memory(run, report.device)
-        report.row(f"{bits} bit", f"{batch} (24 tokens)", f"{TEST_SET * seconds / batch / 60:.1f}", f"{peak or 0:.0f}")
-        del model, run
-        release()
+
+def quantise_by_torchao(layers: nn.Module, device: str, bits: int) -> None:
+    """Replaces the weights of a decoder's linear layers with torchao's, activations as they are."""
+    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+
+    if bits == 4 and not device.startswith("cuda"):
+        raise NotImplementedError("needs a GPU")
+    quantize_(layers, Int8WeightOnlyConfig() if bits == 8 else Int4WeightOnlyConfig())
+
+
+QUANTISED: dict[str, Callable[[nn.Module, str], None] | None] = {
+    "not quantised": None,
+    "bitsandbytes, 8 bit": partial(quantise_by_bitsandbytes, bits=8),
+    "bitsandbytes, 4 bit": partial(quantise_by_bitsandbytes, bits=4),
+    "torchao, 8 bit": partial(quantise_by_torchao, bits=8),
+    "torchao, 4 bit": partial(quantise_by_torchao, bits=4),
+}
+"""What is done to the decoder's layers, by name."""
 
 
 def release() -> None:
@@ -437,7 +460,7 @@ SECTIONS: dict[str, tuple[Callable[[Report], None], int]] = {
     "scan": (scan, 60),
     "encoder": (encoder, 90),
     "reports": (reports, 120),
-    "quantised": (quantised, 60),
+    "quantised": (quantised, 90),
 }
 
 

@@ -6,9 +6,10 @@ from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .configuration_vision_mamba import VisionMambaConfig
+from .loss_weights import check_loss_weights
 from .saved_parts import PrivatePathsMixin, read_separate_parts, without_earlier_fields
 from .sub_configs import as_config, keeping_attention
-from .vision_tokens import count_visual_tokens
+from .vision_tokens import count_visual_tokens, patch_positions
 
 
 class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
@@ -28,12 +29,16 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         projector_layer_norm_eps: epsilon of the layer norm after the projection.
         loss_weights: factor of each named loss in the total, by its name; 1 for a loss that is not named. The names
             are the family's `loss_names`.
+        report_reduction: `"mean"` for the mean negative log-likelihood of the supervised tokens as the report's loss,
+            `"sum"` for their sum over each report, and the mean over the batch's reports.
         separate_parts: the parts that a saved model leaves out, by name, each a dict of its `source` (Hub name; None
             when it came from a folder of the author's machine), `revision`, `dtype` and `fingerprint`, a digest of
             the weights that were left out. Written by `save_pretrained`.
+        training_parts: whether the model has the parts that only training needs, where its class has such. Written by
+            `save_pretrained`.
 
     Attributes:
-        loss_names: the losses of the family's model: `"report"`, the mean negative log-likelihood of the supervised
+        loss_names: the losses of the family's model: `"report"`, the negative log-likelihood of the supervised
             tokens, and what a system adds.
 
     Raises:
@@ -56,7 +61,9 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         num_visual_tokens: int | None = None,
         projector_layer_norm_eps: float = 1e-5,
         loss_weights: dict[str, float] | None = None,
+        report_reduction: str = "mean",
         separate_parts: dict[str, dict[str, str | None]] | None = None,
+        training_parts: bool = True,
         prior_image_token_id: int | None = None,
         **kwargs: Any,
     ):
@@ -65,13 +72,17 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         self.image_token_id = image_token_id
         self.num_visual_tokens = num_visual_tokens
         self.projector_layer_norm_eps = projector_layer_norm_eps
-        self.loss_weights = dict(loss_weights or {})
+        self.loss_weights = check_loss_weights(loss_weights, self.loss_names)
+        self.report_reduction = report_reduction
         self.separate_parts = read_separate_parts(
             kwargs | {"separate_parts": separate_parts, "text_config": self.text_config}
         )
+        self.training_parts = training_parts
         kwargs = without_earlier_fields(kwargs)
         if not isinstance(image_token_id, int) or image_token_id < 0:
             raise ValueError(f"image_token_id must be a non-negative integer, got {image_token_id!r}")
+        if report_reduction not in ("mean", "sum"):
+            raise ValueError(f"report_reduction must be mean or sum, got {report_reduction!r}")
         if prior_image_token_id is not None:
             if not isinstance(prior_image_token_id, int) or prior_image_token_id < 0:
                 raise ValueError(f"prior_image_token_id must be a non-negative integer, got {prior_image_token_id!r}")
@@ -81,11 +92,6 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         # Not `num_image_tokens`: a subclass may count with fields that it sets later.
         if self.visual_sequence_length < 1:
             raise ValueError(f"the vision encoder must make at least one token, got {self.visual_sequence_length}")
-        if unknown := sorted(self.loss_weights.keys() - set(self.loss_names)):
-            raise ValueError(f"loss_weights names {', '.join(unknown)}; the losses are {', '.join(self.loss_names)}")
-        for name, weight in self.loss_weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
-                raise ValueError(f"loss_weights[{name!r}] must be a number that is not negative, got {weight!r}")
         if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
             # The pipeline in the repository is for those who lack this package, which has its own.
             kwargs.pop("custom_pipelines", None)
@@ -99,6 +105,15 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         if self.num_visual_tokens is not None:
             return self.num_visual_tokens
         return count_visual_tokens(self.vision_config)
+
+    @property
+    def image_patch_positions(self) -> list[int]:
+        """Which image tokens of a study are patches, in the order of a square grid's rows.
+
+        Raises:
+            ValueError: as `patch_positions`.
+        """
+        return patch_positions(self.vision_config)
 
     @property
     def num_image_tokens(self) -> int:

@@ -26,7 +26,8 @@ class Family:
         auto_classes: the Auto classes that load it, by name.
         processor: the processor's class; None where there are only images.
         image_processor: the class of the image processor.
-        stage: of the recipes that train it: `"pretrain"`, `"contrast"` or `"finetune"`; None for a part of others.
+        stage: of the recipes that train it: `"pretrain"`, `"contrast"`, `"classify"` or `"finetune"`; None for a part
+            of others.
         checkpoint: name of a released checkpoint's kind, for `convert_checkpoint`.
         key_map: function from a released checkpoint's key to ours, None for a key that is unknown.
         left_out: regular expression of keys of such a checkpoint that are of no use here.
@@ -68,7 +69,10 @@ _GENERATOR: dict[str, Any] = {
 }
 
 _TINY_VISION_MAMBA = {"hidden_size": 16, "num_hidden_layers": 1, "image_size": 32, "state_size": 4}
+_TINY_VMAMBA = {"image_size": 32, "embed_dim": 8, "depths": [1, 1]}
+_TINY_DECODER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 _TINY_BERT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+_TINY_QUERIES = {"query_hidden_size": 16, "query_attention_heads": 2}
 
 _FAMILIES: dict[str, Family] = {
     "vision_mamba": Family(
@@ -100,6 +104,23 @@ _FAMILIES: dict[str, Family] = {
         papers=("cxpmrg_bench",),
         tiny={"text_config": {"model_type": "bert", **_TINY_BERT}, "projection_dim": 16},
     ),
+    "ammrg_classification": Family(
+        config=".configuration.configuration_ammrg_classification:AMMRGClassificationConfig",
+        model=".modeling_mambaxray.modeling_ammrg_classification:AMMRGForDiseaseClassification",
+        auto_classes=("AutoModel", "AutoModelForImageClassification"),
+        stage="classify",
+        papers=("ammrg",),
+        tiny=_TINY_QUERIES | {"query_hidden_layers": 2, "query_intermediate_size": 32, "encoder_hidden_size": 24},
+    ),
+    "disease_aware_pretraining": Family(
+        config=".configuration.configuration_disease_aware_pretraining:DiseaseAwarePreTrainingConfig",
+        model=".modeling_mambaxray.modeling_disease_aware_pretraining:DiseaseAwareForPreTraining",
+        auto_classes=("AutoModel", "AutoModelForPreTraining"),
+        processor="transformers:VisionTextDualEncoderProcessor",
+        stage="classify",
+        papers=("disease_aware",),
+        tiny=_TINY_QUERIES | {"text_config": {"model_type": "bert", **_TINY_BERT}},
+    ),
     "mambaxray": Family(
         config=".configuration.configuration_mambaxray:MambaXrayConfig",
         model=".modeling_mambaxray.modeling_mambaxray:MambaXrayForConditionalGeneration",
@@ -118,13 +139,62 @@ _FAMILIES: dict[str, Family] = {
         papers=("emrrg", "cxpmrg_bench"),
         **_GENERATOR,
     ),
+    "ammrg": Family(
+        config=".configuration.configuration_ammrg:AMMRGConfig",
+        model=".modeling_mambaxray.modeling_ammrg:AMMRGForConditionalGeneration",
+        checkpoint="ammrg",
+        key_map=".train.convert:ammrg_key",
+        papers=("ammrg", "cxpmrg_bench"),
+        tiny={
+            "query_hidden_size": 16,
+            "query_hidden_layers": 2,
+            "query_attention_heads": 2,
+            "query_intermediate_size": 24,
+            "encoder_hidden_size": 16,
+            "visual_memory_size": 16,
+            "report_memory_size": 12,
+            "hopfield_heads": 2,
+            "hopfield_head_size": 8,
+            "hopfield_value_size": 8,
+        },
+        **_GENERATOR,
+    ),
+    "disease_aware": Family(
+        config=".configuration.configuration_disease_aware:DiseaseAwareConfig",
+        model=".modeling_mambaxray.modeling_disease_aware:DiseaseAwareForConditionalGeneration",
+        papers=("disease_aware",),
+        # Prompts are the plain ones, as without a memory.
+        tiny={
+            "vision_config": {"model_type": "vmamba", **_TINY_VMAMBA},
+            "query_hidden_size": 16,
+            "query_attention_heads": 2,
+            "exemplars": False,
+        },
+        **_GENERATOR | {"processor": ".processing.processing_disease_aware:DiseaseAwareProcessor"},
+    ),
+    "bidirectional_rrg": Family(
+        config=".configuration.configuration_bidirectional:BidirectionalConfig",
+        model=".modeling_mambaxray.modeling_bidirectional:BidirectionalForConditionalGeneration",
+        papers=("bidirectional",),
+        **_GENERATOR
+        | {
+            "processor": ".processing.processing_bidirectional:BidirectionalProcessor",
+            "tiny": {
+                "vision_config": {"model_type": "vision_mamba", "patch_size": 8, **_TINY_VISION_MAMBA},
+                "text_encoder_config": {"model_type": "bert", **_TINY_BERT, "hidden_size": 8},
+                "image_decoder_sizes": {f"decoder_{name}": size for name, size in _TINY_DECODER.items()},
+                "loss_weights": {"contrastive": 1.0},
+                "contrastive_width": 16,
+            },
+        },
+    ),
     "vmamba": Family(
         config=".configuration.configuration_vmamba:VMambaConfig",
         model=".modeling_mambaxray.modeling_vmamba:VMambaModel",
         checkpoint="vmamba",
         key_map=".train.convert:vmamba_key",
         left_out=r"^(classifier\.)?head\.",  # of the classification checkpoints
-        tiny={"image_size": 32, "embed_dim": 8, "depths": [1, 1]},
+        tiny=_TINY_VMAMBA,
     ),
 }
 _on_registration: list[Callable[[Family], None]] = []

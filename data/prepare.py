@@ -7,15 +7,12 @@ that was killed therefore resumes with the missing shards.
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from PIL import Image
@@ -35,6 +32,7 @@ from .schema import study_features
 from .source import LeftOut, Source, SourceError, compare_counts, count_reasons, count_splits
 from .table import read_table
 from .whole_file import put_in_place, write_whole
+from .worker_processes import worker_processes
 
 logger = logging.getLogger(__name__)
 
@@ -201,26 +199,8 @@ def _run(shards: list[_Shard], num_proc: int) -> Iterator[int]:
     if num_proc == 1 or len(shards) < 2:
         yield from map(_write_shard, shards)
         return
-    # Not forked: the parent may hold threads and torch's state.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_proc, len(shards)), mp_context=context, initializer=_end_with_parent) as pool:
-        try:
-            yield from pool.map(_write_shard, shards)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _end_with_parent() -> None:
-    """Ends this process when its parent was killed, which would else leave it waiting, or writing, for ever."""
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    Thread(target=wait, daemon=True).start()
+    with worker_processes(min(num_proc, len(shards))) as pool:
+        yield from pool.map(_write_shard, shards)
 
 
 def _write_shard(shard: _Shard) -> int:

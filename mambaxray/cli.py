@@ -13,9 +13,10 @@ from .cli_evaluate import evaluate
 from .cli_explain import explain
 from .cli_generate import generate
 from .cli_hub import card, export, push, tiny
+from .cli_memory import memory_app, retrieval_app
 from .cli_options import MODEL_HELP, SeedOption
 from .cli_prepare import prepare
-from .cli_train import contrast, finetune, pretrain, recipes
+from .cli_train import classify, contrast, finetune, pretrain, recipes
 from .console import SAFETY, failure, quiet_transformers
 
 app = typer.Typer(
@@ -126,11 +127,13 @@ def info(
 # In the order of use, as --help shows them.
 for _command in (
     *(demo, generate, prepare),
-    *(recipes, pretrain, contrast, finetune),
+    *(recipes, pretrain, contrast, classify, finetune),
     *(evaluate, compare, explain),
     *(info, convert, card, push, export, tiny),
 ):
     app.command()(_command)
+app.add_typer(memory_app, name="memory")
+app.add_typer(retrieval_app, name="retrieval")
 app.add_typer(bench_app, name="bench")
 
 

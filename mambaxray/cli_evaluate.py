@@ -196,6 +196,8 @@ def _training_reports(file: Path | None, references: Path | None) -> list[str] |
 def _print_result(result: Mapping[str, Any]) -> None:
     from rich.table import Table
 
+    from .evaluation.metric_names import metric_in_words
+
     scores, intervals, honesty = result["scores"], result["intervals"], result["honesty"]
     table = Table(box=None, pad_edge=False)
     table.add_column("score")
@@ -208,7 +210,7 @@ def _print_result(result: Mapping[str, Any]) -> None:
     for name in shown:
         interval = [f"{intervals[name][0]:.4f} to {intervals[name][1]:.4f}" if name in intervals else ""]
         rivals = [f"{values[name]:.4f}" if name in values else "" for values in honesty["baselines"].values()]
-        table.add_row(name, f"{scores[name]:.4f}", *(interval if intervals else []), *rivals)
+        table.add_row(metric_in_words(name), f"{scores[name]:.4f}", *(interval if intervals else []), *rivals)
     checks = Table(box=None, pad_edge=False)
     for name in ("check", "reports", "references"):
         checks.add_column(name, justify="left" if name == "check" else "right")

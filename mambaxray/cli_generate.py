@@ -274,6 +274,7 @@ def _run_batches(
     from .generate import generate_reports, is_main
 
     failed = written = 0
+    without_evidence = bool(options["evidence"])
     # Standard output is left alone: else reports would end up in the standard error while the bar is shown.
     progress = study_progress(console, transient=True, redirect_stdout=False)
     try:
@@ -288,6 +289,7 @@ def _run_batches(
                     if record.error is not None:
                         console.print(f"skipped: {record.error}")
                 failed += sum(record.error is not None for record in records)
+                without_evidence = without_evidence and all(record.evidence is None for record in records)
                 written += len(records)
                 progress.update(task, completed=written)
     except KeyboardInterrupt:
@@ -301,6 +303,8 @@ def _run_batches(
         console.quiet = False
         console.print(f"error: after {written} of {len(studies)} studies: {error}")
         raise typer.Exit(3) from error
+    if without_evidence and failed < len(studies):
+        console.print("no evidence was written: a model of this kind gives none")
     return failed
 
 

@@ -134,6 +134,7 @@ def prepare(
     import logging
 
     from .data.prepare import prepare_studies, read_source
+    from .data.worker_processes import available_cores
 
     console = error_console()
     logging.basicConfig(format="%(message)s")
@@ -160,7 +161,7 @@ def prepare(
                 found,
                 output,
                 shorter_side=shorter_side,
-                num_proc=num_proc or _cores(),
+                num_proc=num_proc or available_cores(),
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
     except KeyboardInterrupt:
@@ -178,12 +179,6 @@ def prepare(
             f"{max_lost:g} allows: exit code 1"
         )
         raise typer.Exit(1)
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _summarize(card: dict[str, Any], output: Path, console: "Console") -> None:

@@ -1,4 +1,4 @@
-"""The commands that train, one per stage: `mambaxray pretrain`, `contrast`, `finetune`; and `mambaxray recipes`."""
+"""The commands that train, one per stage, as `mambaxray classify`; and `mambaxray recipes`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -81,6 +81,22 @@ def contrast(recipe: _Recipe, output: _Output, overrides: _Overrides = None, res
       model.vision_encoder=runs/1/model
     """
     _run("contrast", recipe, output, overrides, restart)
+
+
+def classify(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restart: _Restart = False) -> None:
+    """Train a vision encoder and disease queries on labels (stage 1 of AM-MRG and of the dual-stage system).
+
+    FOLDER receives the model (FOLDER/model), AUROC and F1 of each observation with intervals (FOLDER/classification.md
+    and .json), checkpoints, the resolved recipe, the environment and the results. The same command resumes an
+    interrupted run. Monitor with: tensorboard --logdir FOLDER.
+
+    Examples:
+
+    - mambaxray classify --recipe ammrg_stage1_phantoms --output runs/1
+
+    - mambaxray classify --recipe ammrg_stage1_mimic --output runs/1 data.source=prepared/mimic
+    """
+    _run("classify", recipe, output, overrides, restart)
 
 
 def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restart: _Restart = False) -> None:

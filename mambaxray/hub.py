@@ -97,7 +97,8 @@ def push_folder(
     # An upload that fails on its way is a RuntimeError.
     except (HTTPError, OSError, RuntimeError) as error:
         status: Any = getattr(getattr(error, "response", None), "status_code", None)
-        advice = _ADVICE.get(status, "; nothing was changed there, try again")
+        offline = "; is this machine online? The same command pushes once it is" if status is None else None
+        advice = offline or _ADVICE.get(status, "; nothing was changed there, try again")
         raise PushError(f"{folder} was not pushed to {repo_id}: {first_line(error)}{advice}") from error
     return commit.commit_url
 

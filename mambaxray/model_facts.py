@@ -39,7 +39,8 @@ class ModelFacts:
         recipe: the resolved recipe of its run.
         environment: versions and machine of the run.
         result: what the run reached: `metrics`, `steps`, `seconds`, numbers of parameters.
-        data: the data set's card, as `mambaxray prepare` wrote it; for phantoms the same keys.
+        data: the data set's card, as `mambaxray prepare` wrote it; for phantoms the same keys. Of several sources what
+            they have in common, and their names as `data_sets`.
         scores: what `evaluate_reports` returned for its reports.
         saved_parameters: how many numbers its weight files hold.
         local_parts: from which folders of this machine the parts came that it leaves out, by name.
@@ -57,8 +58,10 @@ class ModelFacts:
 
     @property
     def agreement(self) -> str | None:
-        """The agreement that binds who has had the training data; None when none is known."""
-        return _AGREEMENTS.get(str(self.data.get("data_set", "")))
+        """The agreements that bind who has had the training data; None when none is known."""
+        names = self.data.get("data_sets") or [self.data.get("data_set", "")]
+        found = dict.fromkeys(agreement for name in names if (agreement := _AGREEMENTS.get(str(name))))
+        return " and ".join(found) or None
 
     def needed_models(self, base_model: str | Mapping[str, str] | None = None) -> dict[str, str]:
         """The other models without which this one can't be loaded: what each is to it, and its name or folder.
@@ -162,6 +165,13 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _read_data(section: Mapping[str, Any]) -> dict[str, Any]:
+    if section.get("sources"):
+        cards = [_read_data(source) for source in section["sources"]]
+        names = list(dict.fromkeys(str(card.get("data_set", "unknown")) for card in cards))
+        common = {name: value for name, value in cards[0].items() if all(card.get(name) == value for card in cards)}
+        for own in ("counts", "total"):  # of one source, not of the whole
+            common.pop(own, None)
+        return common | {"data_set": " and ".join(names), "data_sets": names}
     source, options = section.get("source"), section.get("options", {})
     if source == "phantoms":
         total = options.get("num_studies")

@@ -4,7 +4,7 @@ They load and run like real ones and write nonsense.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from .configuration.families import Family, families, load
 from .data.phantoms import make_study
 from .data.whole_file import require_free_folder
 from .modeling_mambaxray.hub.repository_code import has_code
+from .modeling_mambaxray.hub.separate_parts import SeparatePartsMixin
+from .modeling_mambaxray.layers.study_memory import MemorySource, StudyMemory, TrainingSplit
 from .processing.processing_mambaxray import MambaXrayProcessor
 from .train.tokenizer import train_report_tokenizer
 
@@ -45,7 +47,8 @@ def make_tiny_models(folder: str | Path, seed: int = 0, names: Iterable[str] | N
         names: which of the systems, those of `register_family` among them; by default all of this package.
 
     Returns:
-        The models' folders. Each holds less than 200 kB beside the code.
+        The models' folders. Each holds less than 200 kB beside the code. A system that looks up memories has some of
+        phantoms, with random vectors.
 
     Raises:
         FileExistsError: a folder of such a name holds something already.
@@ -66,7 +69,11 @@ def make_tiny_models(folder: str | Path, seed: int = 0, names: Iterable[str] | N
                 # So large that the image decides what is written.
                 if parameter.ndim > 1 and "A_log" not in parameter_name:
                     parameter.mul_(4.0)
-        model.save_pretrained(path)
+        if widths := getattr(model, "memory_vectors", None):
+            model.set_memories({name: _tiny_memory(vectors) for name, vectors in widths.items()})
+        # Whole, so that it can also be trained.
+        parts = {"save_training_parts": True} if isinstance(model, SeparatePartsMixin) else {}
+        model.save_pretrained(path, **parts)
         made.append(path)
     return made
 
@@ -102,6 +109,19 @@ def _chosen_systems(names: Iterable[str] | None) -> Iterator[tuple[str, Family, 
         if name not in systems:
             raise ValueError(f"there is no system {name!r}; the systems are {', '.join(sorted(systems))}")
         yield name, *systems[name]
+
+
+def _tiny_memory(widths: Mapping[str, int], rows: int = 6) -> StudyMemory:
+    """Random vectors, as if they were of phantoms."""
+    studies = [make_study(number) for number in range(rows)]
+    return StudyMemory(
+        {name: torch.randn(rows, width) for name, width in widths.items()},
+        [study["study_id"] for study in studies],
+        [study["patient_id"] for study in studies],
+        MemorySource("phantoms", "none: random vectors"),
+        TrainingSplit.of(studies),
+        reports=[study["report"] for study in studies],
+    )
 
 
 def _makes_prompts(family: Family) -> bool:

@@ -2,7 +2,8 @@
 
 The base classes of the package's systems. What a system may override or declare, from here or from outside the package:
 `encode_images` (per view), `fuse` (visual tokens to image embeddings, with losses and evidence), `study_inputs` (what
-else a study hands the model), `extra_decoder_inputs` (its decoder's layers are changed), `separate_parts`, and in its
+else a study hands the model), `extra_decoder_inputs` (its decoder's layers are changed), `separate_parts`,
+`start_from_stage1` (an earlier stage of its own), `memory_vectors` (memories that it looks up), and in its
 configuration `num_image_tokens` and `loss_names`. `docs/adding_a_system.md` shows each.
 """
 
@@ -11,7 +12,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -48,7 +49,7 @@ from .hub.repository_code import ModelCodeMixin
 from .hub.separate_parts import PartReference, SeparatePartsMixin
 from .layers.decoder_head import check_head_rules
 from .layers.image_features import Evidence, ImageFeatures
-from .layers.views import FrozenVisionEncoderMixin, encode_images, mean_over_views, present_views
+from .layers.views import FrozenVisionEncoderMixin, encode_images, keep_constants, mean_over_views, present_views
 
 try:
     from .hub.vision_encoder import load_vision_encoder
@@ -75,6 +76,7 @@ class MambaXrayModelOutput(ModelOutput):
         image_hidden_states: image embeddings `(batch, image_tokens, llm_hidden)`, when an image was encoded.
         losses: what `fuse` gave, by name and not weighted.
         evidence: what `fuse` gave.
+        metrics: what `fuse` gave.
     """
 
     last_hidden_state: Tensor | None = None
@@ -84,6 +86,7 @@ class MambaXrayModelOutput(ModelOutput):
     image_hidden_states: Tensor | None = None
     losses: dict[str, Tensor] | None = None
     evidence: list[list[Evidence]] | None = None
+    metrics: dict[str, Tensor] | None = None
 
 
 @dataclass
@@ -100,6 +103,7 @@ class MambaXrayOutput(ModelOutput):
         losses: each loss by its name, not weighted: `"report"`, the mean over supervised tokens, when labels were
             given, and what `fuse` gave.
         evidence: what `fuse` gave.
+        metrics: what `fuse` gave.
     """
 
     loss: Tensor | None = None
@@ -110,6 +114,7 @@ class MambaXrayOutput(ModelOutput):
     image_hidden_states: Tensor | None = None
     losses: dict[str, Tensor] | None = None
     evidence: list[list[Evidence]] | None = None
+    metrics: dict[str, Tensor] | None = None
 
 
 class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
@@ -130,6 +135,8 @@ class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
         # A subclass may have added parameters of the model itself since the last time, in its base's `__init__`.
         self._is_hf_initialized = False
         super().post_init()
+        keep_constants(self)
+        self._frozen_from_start = [name for name, weight in self.named_parameters() if not weight.requires_grad]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -188,6 +195,9 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        # Loading (transformers 5.24) makes every parameter one that is trained.
+        for name in model._frozen_from_start:
+            model.get_parameter(name).requires_grad_(False)
         missing = [name for name in info["missing_keys"] if name.startswith("language_model.")]
         if missing and not isinstance(model, GenerationMixin):
             raise ValueError(
@@ -285,7 +295,7 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         if (pixel_values is None) == (visual_tokens is None):
             raise ValueError("give exactly one of pixel_values and visual_tokens")
         if visual_tokens is None:
-            visual_tokens = self.encode_views(pixel_values, _one_mask(view_mask, pixel_attention_mask))
+            visual_tokens = self.encode_views(pixel_values, one_mask(view_mask, pixel_attention_mask))
         prior = {name: study_inputs.pop(name) for name in PRIOR_IMAGE_INPUTS if name in study_inputs}
         features = self.fuse(visual_tokens, **study_inputs)
         features.last_hidden_state = visual_tokens
@@ -518,6 +528,7 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
             image_hidden_states=None if features is None else torch.stack(list(features.pooler_output)),
             losses=None if features is None else features.losses,
             evidence=None if features is None else features.evidence,
+            metrics=None if features is None else features.metrics,
         )
 
 
@@ -583,6 +594,7 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
         image_token_id: int | None = None,
         vision_kwargs: dict[str, Any] | None = None,
         text_kwargs: dict[str, Any] | None = None,
+        given_parts: Mapping[str, nn.Module] | None = None,
         **config_kwargs: Any,
     ) -> Self:
         """Puts a pre-trained vision encoder and a pre-trained language model together; all else starts fresh, in
@@ -595,6 +607,7 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             image_token_id: id of the image placeholder; by default the first id behind the vocabulary.
             vision_kwargs: passed to `load_vision_encoder` (`revision`, `image_size`, …).
             text_kwargs: passed to the decoder's `from_pretrained` (`revision`, `dtype`, …).
+            given_parts: further parts that a system's `__init__` takes as they are, see `build_around`.
             config_kwargs: passed to the configuration.
         """
         encoder, decoder = vision_encoder, language_model
@@ -610,7 +623,8 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             image_token_id=image_token_id,
             **config_kwargs,
         )
-        model = build_around(cls, config, {"vision_encoder": encoder, "language_model": decoder}, decoder.device)
+        parts = {"vision_encoder": encoder, "language_model": decoder, **(given_parts or {})}
+        model = build_around(cls, config, parts, decoder.device)
         generation_config = GenerationConfig.from_dict(decoder.generation_config.to_dict())
         if generation_config.max_new_tokens is None and generation_config.max_length in (None, 20):
             generation_config.max_new_tokens = DEFAULT_MAX_NEW_TOKENS
@@ -641,6 +655,14 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             config.vision_config.image_size = image_size
             kwargs["config"] = config
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    def start_from_stage1(self, stage1: PreTrainedModel) -> None:
+        """Takes over what an earlier stage of the system learned, beside the vision encoder: `model.stage1` of recipes.
+
+        Raises:
+            ValueError: the system starts from no such model, or this one does not fit.
+        """
+        raise ValueError(f"{type(self).__name__} starts from no stage 1; got a {type(stage1).__name__}")
 
     @classmethod
     def for_released_weights(cls, weights: Mapping[str, Tensor]) -> tuple[type[Self], dict[str, Any]]:
@@ -730,6 +752,7 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             image_hidden_states=None if features is None else torch.stack(list(features.pooler_output)),
             losses=losses or None,
             evidence=None if features is None else features.evidence,
+            metrics=None if features is None else features.metrics,
         )
 
     def _losses(
@@ -756,11 +779,14 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             labels = labels[:, -logits_to_keep:] if logits_to_keep else labels
             # Labels that are a plain copy of the ids have placeholders, which may lie outside the vocabulary.
             labels = labels.masked_fill(labels == self.config.image_token_id, -100)
+            supervised = (labels[:, 1:] != -100).sum()
             if num_items_in_batch is not None:
-                share = (labels[:, 1:] != -100).sum() / num_items_in_batch
+                share = supervised / num_items_in_batch
             report = self.loss_function(
                 logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
             )
+            if self.config.report_reduction == "sum":
+                report = report * (supervised / len(labels))
             total = report * weights.get("report", 1.0)
             losses["report"] = report / share
         for name, value in (features.losses or {} if features is not None else {}).items():
@@ -777,6 +803,34 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
                 if parameter.requires_grad:
                     total = total + parameter.flatten()[:0].sum().to(total)
         return total, losses
+
+    @property
+    def recalls(self) -> bool:
+        """Whether the prompts hold what `recall` finds. Whatever writes prompts asks this: `prepare_for_generation`,
+        the pipeline, evaluation and training (`generation/recalled_prompts.py`)."""
+        return False
+
+    def recall(self, visual_tokens: Tensor, studies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What the prompts of studies hold that the model finds by their images, such as the report of a similar study.
+
+        Args:
+            visual_tokens: `(batch, tokens, vision_hidden)`.
+            studies: the same in the package's schema, without images and without what is to be predicted.
+
+        Returns:
+            For each study the keys and values, plain data, that the processor's `prompt_for` and `study_inputs_for`
+            then find in it.
+        """
+        return [{} for _ in studies]
+
+    def recall_for_training(self, studies: Sequence[Mapping[str, Any]], seed: int = 0) -> list[dict[str, Any] | None]:
+        """What `recall` gives for training studies, where that takes no image; None for the others.
+
+        Args:
+            studies: of the training split, in the package's schema, without images.
+            seed: of what is drawn at random.
+        """
+        return [None for _ in studies]
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
@@ -944,7 +998,7 @@ def _refuse_stateful(decoder: nn.Module) -> None:
         )
 
 
-def _one_mask(view_mask: Tensor | None, pixel_attention_mask: Tensor | None) -> Tensor | None:
+def one_mask(view_mask: Tensor | None, pixel_attention_mask: Tensor | None) -> Tensor | None:
     """The mask over views, whichever of its names it came under."""
     if view_mask is None or pixel_attention_mask is None:
         return pixel_attention_mask if view_mask is None else view_mask
@@ -964,4 +1018,5 @@ __all__ = [
     "MambaXrayModelOutput",
     "MambaXrayOutput",
     "MambaXrayPreTrainedModel",
+    "one_mask",
 ]

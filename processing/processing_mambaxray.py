@@ -112,6 +112,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             names `prior_images`.
         section_instructions: the instruction for each section that the model can be asked for by a study's `section`,
             in place of `instruction`. Names alone (a list) stand for those of `SECTION_INSTRUCTIONS`. By default none.
+        further: what a system's processor holds beside these two, such as a second tokenizer, by its name in the
+            subclass's `__init__`.
 
     Attributes:
         study_inputs: what a study hands the model beside images and prompt, by name; the model of the same system
@@ -135,6 +137,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         num_prior_image_tokens: int | None = None,
         prior_image_token: str = "<prior_image>",
         section_instructions: Mapping[str, str] | Sequence[str] = (),
+        **further: Any,
     ) -> None:
         if num_image_tokens < 1:
             raise ValueError(f"num_image_tokens is {num_image_tokens}; give model.config.num_image_tokens")
@@ -147,7 +150,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             raise ValueError(f"unknown section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
         if max_prior_report_length is not None and max_prior_report_length < 1:
             raise ValueError(f"max_prior_report_length is {max_prior_report_length}; give a positive number or None")
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **further)
         self.tokenizer.add_tokens([AddedToken(image_token, special=True, normalized=False)], special_tokens=True)
         # Prompts of different lengths must end together to be generated from, also where a pipeline batches them.
         self.tokenizer.padding_side = "left"
@@ -178,6 +181,17 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         if len(saved) == len(names) and processor_dict.get("chat_template") == default_chat_template(*saved):
             processor_dict = {name: value for name, value in processor_dict.items() if name != "chat_template"}
         return super().from_args_and_dict(args, processor_dict, **kwargs)
+
+    @classmethod
+    def from_parts(cls, image_processor: Any, tokenizer: Any, parts: Mapping[str, Any], **kwargs: Any) -> Self:
+        """The processor of a model that is put together from pre-trained parts. A system overrides it to take what it
+        needs of those.
+
+        Args:
+            image_processor, tokenizer, kwargs: as for the class.
+            parts: the further parts of the model by name: folder or Hub name, or the part.
+        """
+        return cls(image_processor, tokenizer, **kwargs)
 
     @property
     def chat_template(self) -> str | dict[str, str]:
@@ -293,7 +307,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
 
         Args:
             studies: each with `images`, with `report` for training, and whatever the system's `prompt_for` and
-                `study_inputs_for` look at.
+                `study_inputs_for` look at; `crop_positions` where its views are not to be cut in the middle, see
+                `MambaXrayImageProcessor`.
             instruction: passed to `prompt_for`.
             with_reports: for training: with targets, and with the study inputs that are for training only.
             max_report_length, include_prompt: as in `__call__`.
@@ -305,7 +320,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             ValueError: a study has no `images` (or one `image`), or no `report` in training.
             ValueError: as `__call__`, or a study input that does not fit its declaration.
         """
-        known = [{key: value for key, value in study.items() if key not in WITHHELD_KEYS} for study in studies]
+        known = [self.without_withheld(study) for study in studies]
+        positions = [study.get("crop_positions") for study in studies]
         batch = self(
             images=[_views_of(study) for study in studies],
             text=[self.prompt_for(study, instruction) for study in known],
@@ -313,16 +329,37 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             max_report_length=max_report_length,
             include_prompt=include_prompt,
             prior_images=self._prior_images_of(studies),
+            **({} if all(each is None for each in positions) else {"crop_positions": positions}),
         )
         if "pixel_attention_mask" in batch:
             batch["view_mask"] = batch.pop("pixel_attention_mask")
-        declared = {
-            name: each for name, each in self.study_inputs.items() if with_reports or not each.for_training_only
-        }
         # Targets may be made of the report or the labels; what generation gets may not.
-        values = [self.study_inputs_for(study) for study in (studies if with_reports else known)]
-        batch.update(stack_study_inputs(values, {name: each for name, each in declared.items() if name not in batch}))
+        for name, value in self._stacked_inputs(studies if with_reports else known, with_reports).items():
+            batch.setdefault(name, value)
         return batch
+
+    def prepare_images(self, studies: Sequence[Mapping[str, Any]]) -> BatchFeature:
+        """The images of studies alone: `pixel_values` and `view_mask`, as `prepare_studies` gives them."""
+        return self.image_processor(group_views([_views_of(study) for study in studies]), return_tensors="pt")
+
+    def prepare_prompts(self, studies: Sequence[Mapping[str, Any]], *, instruction: str | None = None) -> BatchFeature:
+        """The prompts of studies alone, without reports: `input_ids`, `attention_mask` and the `study_inputs`, as
+        `prepare_studies` gives them. The images are not looked at."""
+        known = [self.without_withheld(study) for study in studies]
+        batch = self(text=[self.prompt_for(study, instruction) for study in known], return_tensors="pt")
+        batch.update(self._stacked_inputs(known, False))
+        return batch
+
+    @staticmethod
+    def without_withheld(study: Mapping[str, Any]) -> dict[str, Any]:
+        """A study without what is to be predicted (`WITHHELD_KEYS`)."""
+        return {key: value for key, value in study.items() if key not in WITHHELD_KEYS}
+
+    def _stacked_inputs(self, studies: Sequence[Mapping[str, Any]], for_training: bool) -> dict[str, torch.Tensor]:
+        declared = {
+            name: each for name, each in self.study_inputs.items() if for_training or not each.for_training_only
+        }
+        return stack_study_inputs([self.study_inputs_for(study) for study in studies], declared)
 
     def replace_image_token(self, image_inputs: Any = None, image_idx: int = 0, **kwargs: Any) -> str:
         """The run of placeholders that stands for one study."""

@@ -5,7 +5,7 @@ Use it with `TrainingArguments(remove_unused_columns=False)`, since the Trainer 
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_base import BatchFeature
+
+from ..data.label_policy import LabelPolicy
 
 GENERATION_KEYS = ("prompt_input_ids", "prompt_attention_mask", "reference_bytes")
 """What `ReportCollator(for_generation=True)` adds to a batch, and no model takes."""
@@ -118,10 +120,53 @@ class ContrastiveCollator:
         return BatchFeature({**batch, **images, "labels": labels})
 
 
+@dataclass(frozen=True)
+class ClassificationCollator:
+    """Makes batches of studies and their labels for models that tell diseases, such as an
+    `AMMRGForDiseaseClassification`.
+
+    Attributes:
+        image_processor: a `MambaXrayImageProcessor`.
+        tokenizer: the text encoder's, for a model that learns from reports too; it needs a pad token.
+        max_report_length: longest report in tokens, special ones included; longer ones are cut. The tokenizer's own
+            limit when not given.
+        policy: what uncertain and blank labels are.
+
+    Raises:
+        ValueError: the tokenizer has no pad token.
+    """
+
+    image_processor: BaseImageProcessor
+    tokenizer: PreTrainedTokenizerBase | None = None
+    max_report_length: int | None = None
+    policy: LabelPolicy = field(default_factory=LabelPolicy)
+
+    def __post_init__(self) -> None:
+        if self.tokenizer is not None and self.tokenizer.pad_token is None:
+            raise ValueError("the tokenizer has no pad token; set tokenizer.pad_token = tokenizer.eos_token")
+
+    def __call__(self, studies: Sequence[Mapping[str, Any]]) -> BatchFeature:
+        """`pixel_values`, `view_mask` and `labels` `(batch, 14)` of the studies: 1 present, 0 absent, NaN left out; and
+        with a tokenizer its `input_ids`, `attention_mask` and so on.
+
+        Raises:
+            KeyError: a study has no `images`, no `labels`, or no `report` where one is needed.
+            ValueError: see `LabelPolicy.targets`.
+        """
+        batch = self.image_processor([list(study["images"]) for study in studies], return_tensors="pt")
+        if self.tokenizer is not None:
+            reports = [study["report"] for study in studies]
+            batch |= self.tokenizer(
+                reports, padding=True, truncation=True, max_length=self.max_report_length, return_tensors="pt"
+            )
+        batch["labels"] = torch.tensor([self.policy.targets(study["labels"]) for study in studies])
+        return BatchFeature(batch)
+
+
 def _number_of(report: str) -> int:
     """The same non-negative number in every process for reports that differ in white space at most."""
     words = " ".join(report.split()).encode()
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest()) >> 1
 
 
-__all__ = ["GENERATION_KEYS", "ContrastiveCollator", "ImageCollator", "ReportCollator"]
+__all__ = ["GENERATION_KEYS", "ClassificationCollator", "ContrastiveCollator", "ImageCollator", "ReportCollator"]

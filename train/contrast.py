@@ -3,24 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoProcessor,
-    AutoTokenizer,
-    PreTrainedModel,
-    Trainer,
-    TrainingArguments,
-    VisionTextDualEncoderProcessor,
-)
+from transformers import AutoProcessor, Trainer, TrainingArguments, VisionTextDualEncoderProcessor
 
 from ..evaluation.retrieval import compute_retrieval_metrics
 from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .collator import ContrastiveCollator
 from .recipe import ContrastRecipe, DualEncoderSection
-from .stage_parts import freeze, load_splits, make_vision_encoder, named_part
-from .tokenizer import train_report_tokenizer
+from .stage_parts import freeze, limit_length, load_splits, make_text_encoder, make_vision_encoder, named_part
 
 
 def make_trainer(recipe: ContrastRecipe, arguments: TrainingArguments, output: Path) -> Trainer:
@@ -61,20 +51,10 @@ def make_dual_encoder(
             model = MambaXrayDualEncoder.from_pretrained(section.checkpoint)
             return model, AutoProcessor.from_pretrained(section.checkpoint)
     vision = make_vision_encoder(section.vision_encoder, section.image_size)
-    text: str | PreTrainedModel
-    if isinstance(section.text_encoder, str):
-        with named_part("model.text_encoder", section.text_encoder):
-            tokenizer, text = AutoTokenizer.from_pretrained(section.text_encoder), section.text_encoder
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-    else:
-        tokenizer = train_report_tokenizer(reports, section.vocab_size)
-        values = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-        text = AutoModel.from_config(AutoConfig.for_model(**values | (section.text_encoder or {})))
-    model = MambaXrayDualEncoder.from_vision_text_pretrained(vision, text, projection_dim=section.projection_dim)
-    # Where the tokenizer does not know how long a text may be, the collator would not cut it.
-    longest = getattr(model.config.text_config, "max_position_embeddings", None)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, longest or tokenizer.model_max_length)
+    text, tokenizer = make_text_encoder(section.text_encoder, reports, section.vocab_size)
+    with named_part("model.text_encoder", section.text_encoder):
+        model = MambaXrayDualEncoder.from_vision_text_pretrained(vision, text, projection_dim=section.projection_dim)
+    limit_length(tokenizer, model.config.text_config)
     side = vision.config.image_size
     image_processor = MambaXrayImageProcessor(size={"height": side, "width": side})
     return model, VisionTextDualEncoderProcessor(image_processor, tokenizer)

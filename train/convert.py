@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from ..configuration.families import families_by_checkpoint, load
+from ..modeling_mambaxray.layers.disease_queries import qformer_key
 
 _DIRECTION_SUFFIXES = ("", "_b", "_c", "_c_b")
 
@@ -88,12 +89,18 @@ _DOWNSTREAM_PREFIXES = {
     "llama_model.": "language_model.",
 }
 _HOPFIELD_RENAMES: tuple[tuple[str, str], ...] = (
-    (r"^association_core\.([qkv])_proj_weight$", r"\1_proj.weight"),
+    (r"^association_core\.([qkv])_proj_(weight|bias)$", r"\1_proj.\2"),
     (r"^association_core\.out_proj\.(weight|bias)$", r"out_proj.\1"),
     (r"^norm_state_pattern\.(weight|bias)$", r"state_norm.\1"),
     (r"^norm_stored_pattern\.(weight|bias)$", r"key_norm.\1"),
     (r"^norm_pattern_projection\.(weight|bias)$", r"value_norm.\1"),
 )
+_AMMRG_PREFIXES = {
+    "Qformer_proj.": "qformer_projection.",
+    "output_proj.": "output_projection.",
+    "HopfieldLayers.hopfield.": "associations.visual.",
+    "R_HopfieldLayers.hopfield.": "associations.report.",
+}
 _CROSS_ATTENTION_RENAMES = tuple(
     (rf"^llama_model\.model\.layers\.(\d+)\.self_attn\.cross_attn_{theirs}$", rf"cross_attention.layers.\1.{ours}")
     for theirs, ours in (
@@ -140,18 +147,43 @@ def convert_hopfield(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: a name is unknown.
     """
-    converted = {}
+    converted = {
+        _rename(name, _HOPFIELD_RENAMES): (name, weight) for name, weight in _with_split_biases(weights).items()
+    }
+    if None in converted:
+        raise ValueError(f"{converted[None][0]} is not a weight of a Hopfield association")
+    return {key: weight for key, (_, weight) in converted.items() if key is not None}
+
+
+def _with_split_biases(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The biases of queries, keys and values of a `Hopfield` each by itself, as their weights are."""
+    split = {}
     for name, weight in weights.items():
-        if name == "association_core.in_proj_bias":
-            sizes = [weights[f"association_core.{part}_proj_weight"].shape[0] for part in "qkv"]
-            for part, bias in zip("qkv", weight.split(sizes), strict=True):
-                converted[f"{part}_proj.bias"] = bias
-            continue
-        key = _rename(name, _HOPFIELD_RENAMES)
-        if key is None:
-            raise ValueError(f"{name} is not a weight of a Hopfield association")
-        converted[key] = weight
-    return converted
+        core, separator, last = name.rpartition("association_core.")
+        if separator and last == "in_proj_bias":
+            names = [f"{core}{separator}{part}_proj_" for part in "qkv"]
+            if missing := [f"{part}weight" for part in names if f"{part}weight" not in weights]:
+                raise ValueError(f"{name} is there without {', '.join(missing)}")
+            biases = weight.split([len(weights[f"{part}weight"]) for part in names])
+            split |= {f"{part}bias": bias for part, bias in zip(names, biases, strict=True)}
+        else:
+            split[name] = weight
+    return split
+
+
+def ammrg_key(official: str) -> str | None:
+    """Our name of a parameter of AM-MRG's stage 2, or None when the official name is unknown."""
+    if official == "disease_tokens":
+        return "disease_queries.queries"
+    if official.startswith("Qformer.bert."):
+        key = qformer_key(official)
+        return None if key is None else f"disease_queries.qformer.{key}"
+    for prefix, ours in _AMMRG_PREFIXES.items():
+        if official.startswith(prefix):
+            rest = official.removeprefix(prefix)
+            key = _rename(rest, _HOPFIELD_RENAMES) if ours.startswith("associations.") else rest
+            return None if key is None else ours + key
+    return downstream_key(official)
 
 
 def emrrg_key(official: str) -> str | None:
@@ -183,8 +215,9 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
     Args:
         state_dict: parameters under their official names.
         stage: `"encoder"` (the vision Mamba alone), `"pretrain"` (stage 1), `"contrastive"` (stage 2), `"downstream"`
-            (stage 3: encoder, projection, decoder), `"emrrg"` (stage 3 with hybrid layers), `"vmamba"` (VMamba's
-            classification checkpoints, of which the head is left out), or the `checkpoint` of another family.
+            (stage 3: encoder, projection, decoder), `"emrrg"` (stage 3 with hybrid layers), `"ammrg"` (AM-MRG's stage
+            2), `"vmamba"` (VMamba's classification checkpoints, of which the head is left out), or the `checkpoint` of
+            another family.
 
     Raises:
         ValueError: the stage or some keys are unknown; the message lists them.
@@ -196,6 +229,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
         if stage not in known:
             raise ValueError(f"unknown stage {stage!r}; choose from {', '.join(['encoder', *known])}")
         key_map, left_out = load(known[stage].key_map or ""), known[stage].left_out
+    state_dict = _with_split_biases(state_dict)
     keys = {
         official: key_map(official) for official in state_dict if left_out is None or not re.match(left_out, official)
     }
@@ -203,6 +237,9 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
     if unknown:
         raise ValueError(f"{len(unknown)} keys are not those of stage {stage!r}: {', '.join(unknown)}")
     converted = {ours: state_dict[official] for official, ours in keys.items() if ours is not None}
+    if "disease_queries.queries" in converted:
+        # Ours have no axis for the batch.
+        converted["disease_queries.queries"] = converted["disease_queries.queries"].squeeze(0)
     if "logit_scale" in converted:
         # A scalar there; sharded training (FSDP2) takes no parameters without a dimension.
         converted["logit_scale"] = converted["logit_scale"].reshape(1)
@@ -210,6 +247,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], stage: str) -> dict[str
 
 
 __all__ = [
+    "ammrg_key",
     "contrastive_key",
     "convert_hopfield",
     "convert_state_dict",

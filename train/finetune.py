@@ -11,6 +11,7 @@ from accelerate import PartialState
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -21,23 +22,25 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..configuration.families import families_of_stage
 from ..data.studies import report_cleaning
 from ..evaluation.trainer_metrics import report_metrics
+from ..modeling_mambaxray.layers.study_memory import StudyMemory
 from ..processing.build_generator import build_generator
 from ..processing.processing_mambaxray import (
     CONTEXT,
     DEFAULT_INSTRUCTION,
     DEFAULT_PROMPT_TEMPLATE,
     SECTION_INSTRUCTIONS,
+    MambaXrayProcessor,
 )
 from .collator import ReportCollator
 from .partial_lora import apply_efficient_tuning
+from .recalled_studies import with_recalled
 from .recipe import FinetuneRecipe, GeneratorSection, RecipeError
 from .report_trainer import ReportTrainer
 from .run_folder import BASE, claim_run_folder
-from .stage_parts import freeze, load_splits, make_vision_encoder, named_part
+from .stage_parts import check_system, freeze, load_memories, load_splits, make_vision_encoder, named_part
 from .tokenizer import train_report_tokenizer
 from .varied_studies import EpochOfStudies, VariedStudies
 
@@ -53,18 +56,34 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
     train, validation = load_splits(recipe.data)
     _check_priors(recipe.context.parts, train)
     model, processor = make_generator(recipe.model, _texts(recipe, train), processor_options(recipe))
+    _give_memories(model, load_memories(recipe.model.memories, recipe.data))
+    train = with_recalled(train, model, processor, is_training=True, seed=recipe.seed)
+    if validation is not None:
+        validation = with_recalled(validation, model, processor, is_training=False)
     model.generation_config.update(**recipe.generation)
     freeze(model, recipe.model.freeze)
+    model.saves_training_parts = recipe.model.save_training_parts
     if recipe.model.lora is not None or recipe.model.vision_lora is not None:
         if PartialState().is_main_process:
             # What lies below the adapters is the first thing that is written there.
             claim_run_folder(output, recipe)
         model = _add_adapters(model, recipe.model, output / BASE)
     callbacks = []
-    if recipe.sections or recipe.context.dropout:
-        cleaning = report_cleaning(recipe.data.source, recipe.data.options)
+    if recipe.model.random_crop and not processor.image_processor.do_center_crop:
+        raise RecipeError("model.random_crop is for a model whose processor cuts images")
+    if recipe.sections or recipe.context.dropout or recipe.model.random_crop:
+        source, *others = recipe.data.all_sources
+        if recipe.sections and others:
+            raise RecipeError("sections can be asked for where the data is one source, not several")
+        cleaning = report_cleaning(source.source, source.options)
         asked = {"sections": recipe.sections, "cleaning": cleaning, "seed": recipe.seed}
-        train = VariedStudies(train, context=processor.context, dropout=recipe.context.dropout, **asked)
+        train = VariedStudies(
+            train,
+            context=processor.context,
+            dropout=recipe.context.dropout,
+            random_crop=recipe.model.random_crop,
+            **asked,
+        )
         validation = None if validation is None else VariedStudies(validation, **asked)
         callbacks.append(EpochOfStudies(train))
     return ReportTrainer(
@@ -124,8 +143,10 @@ def make_generator(
     processor_kwargs = dict(processor_kwargs or {})
     if section.checkpoint is not None:
         return _whole_generator(section, processor_kwargs)
-    _check_system(section)
-    encoder = make_vision_encoder(section.vision_encoder, section.image_size)
+    check_system("finetune", section.system, section.options)
+    _check_parts(section)
+    stage1 = None if section.stage1 is None else _stage1(section.stage1)
+    encoder = make_vision_encoder(section.vision_encoder or section.stage1, section.image_size)
     instruction = section.instruction or DEFAULT_INSTRUCTION
     if isinstance(section.language_model, str):
         with named_part("model.language_model", section.language_model):
@@ -135,21 +156,51 @@ def make_generator(
         # The prompt is part of what the tokenizer learns, or its rare words would be spelled letter by letter.
         tokenizer = train_report_tokenizer([*reports, *[instruction] * len(reports)], section.vocab_size)
         language_model = _new_language_model(section.language_model, tokenizer)
+    for name, source in section.parts.items():
+        with named_part(f"model.parts.{name}", source):
+            AutoConfig.from_pretrained(source)
     with named_part("model.language_model", section.language_model):
         model, processor = build_generator(
             encoder,
             language_model,
             tokenizer,
             system=section.system,
+            crop_from=section.crop_from,
+            parts=section.parts,
             instruction=instruction,
             prompt_template=section.prompt_template or DEFAULT_PROMPT_TEMPLATE,
-            processor_kwargs=processor_kwargs,
+            processor_kwargs=processor_kwargs
+            | _processor_options(section, families_of_stage("finetune")[section.system].processor_class),
             text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
             **section.options,
         )
+    if stage1 is not None:
+        try:
+            model.start_from_stage1(stage1)
+        except ValueError as error:
+            raise RecipeError(f"model.stage1={section.stage1}: {error}") from error
     if section.save_language_model:
         model.language_model_reference = None
     return model, processor
+
+
+def _stage1(name_or_path: str) -> PreTrainedModel:
+    with named_part("model.stage1", name_or_path):
+        return AutoModel.from_pretrained(name_or_path)
+
+
+def _give_memories(model: PreTrainedModel, memories: dict[str, StudyMemory]) -> None:
+    """Hands the model the memories that it looks up; a whole model can have its own already."""
+    if model.study_memory is None and (missing := sorted(model.memory_vectors.keys() - memories.keys())):
+        raise RecipeError(
+            f"{type(model).__name__} looks up memories: give {', '.join(f'model.memories.{n}=FOLDER' for n in missing)}"
+        )
+    if not memories:
+        return
+    try:
+        model.set_memories(memories)
+    except ValueError as error:
+        raise RecipeError(f"model.memories: {error}") from error
 
 
 def _whole_generator(
@@ -159,23 +210,13 @@ def _whole_generator(
     with named_part("model.checkpoint", section.checkpoint):
         model = AutoModelForImageTextToText.from_pretrained(section.checkpoint)
         processor = AutoProcessor.from_pretrained(section.checkpoint)
-    if section.instruction is not None or section.prompt_template is not None or processor_kwargs:
-        # Made anew, so that the chat template follows.
-        own = {
-            "context": processor.context,
-            "max_prior_report_length": processor.max_prior_report_length,
-            "prior_image_token": processor.prior_image_token,
-            "section_instructions": processor.section_instructions,
-        }
-        processor = type(processor)(
-            processor.image_processor,
-            processor.tokenizer,
-            num_image_tokens=processor.num_image_tokens,
-            num_prior_image_tokens=model.config.visual_sequence_length,
-            instruction=section.instruction or processor.instruction,
-            prompt_template=section.prompt_template or processor.prompt_template,
-            **own | processor_kwargs,
-        )
+    prompt = {"instruction": section.instruction, "prompt_template": section.prompt_template}
+    given = {name: value for name, value in prompt.items() if value is not None}
+    given |= _processor_options(section, type(processor)) | processor_kwargs
+    if given:
+        # Read anew, so that the chat template follows.
+        processor = type(processor).from_pretrained(section.checkpoint, **given)
+        processor.num_prior_image_tokens = model.config.visual_sequence_length
         if processor.prior_image_token_id is not None:
             model.take_prior_images(processor.prior_image_token_id)
     if section.save_language_model:
@@ -183,19 +224,23 @@ def _whole_generator(
     return model, processor
 
 
-def _check_system(section: GeneratorSection) -> None:
-    systems = families_of_stage("finetune")
-    if section.system not in systems:
+def _processor_options(section: GeneratorSection, processor_class: type[ProcessorMixin]) -> dict[str, Any]:
+    """What the recipe says of the system's own prompts."""
+    common = inspect.signature(MambaXrayProcessor.__init__).parameters
+    own = inspect.signature(processor_class.__init__).parameters.keys() - common.keys()
+    if unknown := sorted(section.processor.keys() - own):
         raise RecipeError(
-            f"model.system must be one of {', '.join(systems)}, got {section.system!r}; a system from elsewhere needs "
-            "its module in `plugins`"
+            f"model.processor: {processor_class.__name__} has no option {', '.join(unknown)}; it has "
+            f"{', '.join(sorted(own)) or 'none'}"
         )
-    # A configuration keeps whatever it is given, so a misspelt field would have no effect.
-    config_class = systems[section.system].config_class
-    bases = [base for base in config_class.__mro__ if issubclass(base, MambaXrayConfig)]
-    known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
-    if unknown := sorted(section.options.keys() - known):
-        raise RecipeError(f"model.options: {section.system} has no field {', '.join(unknown)}")
+    return dict(section.processor)
+
+
+def _check_parts(section: GeneratorSection) -> None:
+    model_class = families_of_stage("finetune")[section.system].model_class
+    taken = inspect.signature(model_class.from_encoder_decoder_pretrained).parameters
+    if unknown := sorted(section.parts.keys() - taken.keys()):
+        raise RecipeError(f"model.parts: {section.system} takes no {', '.join(unknown)}")
 
 
 def _new_language_model(values: dict[str, Any] | None, tokenizer: Any) -> PreTrainedModel:
@@ -229,7 +274,8 @@ def _loading_options(section: GeneratorSection) -> dict[str, Any]:
 def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path) -> PeftModel:
     """Adapters on the language model or the vision encoder; what else is trained goes into their file whole."""
     if PartialState().is_main_process:
-        model.save_pretrained(base)
+        # Whole, since the adapters' file has all that is trained.
+        model.save_pretrained(base, save_training_parts=True)
     # The adapters refer to the model that they belong to, and are loaded from other working directories.
     model.name_or_path = model.config.name_or_path = str(base.resolve())
     if section.vision_lora is not None:

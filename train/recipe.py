@@ -6,7 +6,6 @@ Reading a recipe loads neither torch nor transformers; checking one does.
 """
 
 import difflib
-import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,17 +18,34 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from .recipe_text import RecipeError, override_value, parse_mapping, read_text, set_value
+
 _Section = typing.TypeVar("_Section", bound="Section")
-
-
-class RecipeError(ValueError):
-    """A recipe that can't be read, or that says something impossible."""
 
 
 class Section(BaseModel):
     """Keys and values that a file may hold: no other keys, and values of these types, not what could become one."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SourceSection(Section):
+    """One of several sources.
+
+    Attributes:
+        source: what `mambaxray.data.load_studies` takes: `phantoms`, a folder, a data set's name.
+        options: its options; for real data sets they choose the section that is the report.
+        max_train: use only the first N training studies; all when null.
+        max_validation: use only the first N validation studies; all when null.
+        prefix: put before the ids of studies and patients, as `PREFIX/`, where those of several sources are alike and
+            don't mean the same ones; nothing when null.
+    """
+
+    source: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    max_train: int | None = None
+    max_validation: int | None = None
+    prefix: str | None = None
 
 
 class DataSection(Section):
@@ -40,12 +56,30 @@ class DataSection(Section):
         options: its options; for real data sets they choose the section that is the report.
         max_train: use only the first N training studies; all when null.
         max_validation: use only the first N validation studies; all when null.
+        sources: several sources, each with options of its own, in place of all of these.
     """
 
     source: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     max_train: int | None = None
     max_validation: int | None = None
+    sources: list[SourceSection] = Field(default_factory=list)
+
+    def model_post_init(self, context: Any) -> None:
+        for name in ("source", "options", "max_train", "max_validation") if self.sources else ():
+            if getattr(self, name) != (default := _default(self, name)):
+                raise RecipeError(
+                    f"data.sources have their own {name}: give it there, and take the other back with "
+                    f"data.{name}={'null' if default is None else default}"
+                )
+
+    @property
+    def all_sources(self) -> list[SourceSection]:
+        """The sources, however many; none when no source is named."""
+        if self.sources or self.source is None:
+            return self.sources
+        fields = ("options", "max_train", "max_validation")
+        return [SourceSection(source=self.source, **{name: getattr(self, name) for name in fields})]
 
 
 class Recipe(Section):
@@ -112,9 +146,10 @@ class ImageDataSection(DataSection):
     validation_share: float = 0.0
 
     def model_post_init(self, context: Any) -> None:
-        if self.folders and self.source is not None:
+        super().model_post_init(context)
+        if self.folders and self.all_sources:
             raise RecipeError("data.source and data.folders exclude each other")
-        if self.streaming and self.source is not None:
+        if self.streaming and self.all_sources:
             raise RecipeError("data.streaming is for data.folders")
         if not 0 <= self.validation_share < 1:
             raise RecipeError(f"data.validation_share must be at least 0 and below 1, got {self.validation_share}")
@@ -203,6 +238,82 @@ class ContrastRecipe(Recipe):
     model: DualEncoderSection
 
 
+class LabelsSection(Section):
+    """What labels are to the loss and to the scores; see `LabelPolicy`.
+
+    Attributes:
+        uncertain: what is uncertain in a report counts as `ignore` (left out), `positive` or `negative`.
+        blank: what a labelled report does not mention counts as `negative` or `ignore` (left out).
+        unlabelled: a study without any label: `refuse` to train on such data, `ignore` its labels, or `read` them from
+            its report with the package's `CheXpertStyleLabeler`.
+        positive_weights: weight of positive labels in the loss: `balanced` for the number of negative training labels
+            divided by that of positive ones, observation by observation; null for 1.
+    """
+
+    uncertain: str = "ignore"
+    blank: str = "negative"
+    unlabelled: str = "refuse"
+    positive_weights: str | None = None
+
+    def model_post_init(self, context: Any) -> None:
+        from ..data.label_policy import LabelPolicy
+
+        try:
+            LabelPolicy(self.uncertain, self.blank)  # type: ignore[arg-type]  # which it checks
+        except ValueError as error:
+            raise RecipeError(f"labels.{error}") from error
+        if self.unlabelled not in ("refuse", "ignore", "read"):
+            raise RecipeError(f"labels.unlabelled must be refuse, ignore or read, got {self.unlabelled!r}")
+        if self.positive_weights not in (None, "balanced"):
+            raise RecipeError(f"labels.positive_weights must be balanced or null, got {self.positive_weights!r}")
+
+
+class ClassifierSection(Section):
+    """The model that learns to tell diseases.
+
+    Attributes:
+        checkpoint: folder or Hub name of a whole model to continue from; excludes the other parts.
+        system: which one is put together: `ammrg_classification` or `disease_aware_pretraining`.
+        options: fields of its configuration, such as `loss_weights`.
+        vision_encoder: folder or Hub name of a vision encoder (a model that has one, such as that of an earlier stage,
+            counts too), or the configuration of a new one, with its `model_type`.
+        text_encoder: folder or Hub name of a text encoder or language model, or the configuration of a new one, with
+            its `model_type`, for a system that also learns from reports; null for others.
+        qformer: folder or Hub name of a BLIP-2 whose Q-Former the disease queries start from; null for a new one.
+        freeze: parts that are not trained, such as `vision_encoder`.
+        vocab_size: size of the tokenizer that is trained on the reports, for a new text encoder.
+        image_size: side of the image in pixels; the encoder's own when null.
+        max_report_length: longest report in tokens; longer ones are cut. The tokenizer's limit when null.
+    """
+
+    checkpoint: str | None = None
+    system: str = "ammrg_classification"
+    options: dict[str, Any] = Field(default_factory=dict)
+    vision_encoder: str | dict[str, Any] | None = None
+    text_encoder: str | dict[str, Any] | None = None
+    qformer: str | None = None
+    freeze: list[str] = Field(default_factory=list)
+    vocab_size: int = 1000
+    image_size: int | None = None
+    max_report_length: int | None = None
+
+    def model_post_init(self, context: Any) -> None:
+        _check_parts(self, "vision_encoder", *(("text_encoder",) if self.text_encoder is not None else ()))
+        _check_checkpoint(self, "system", "options", "qformer", "vocab_size", "image_size")
+
+
+class ClassifyRecipe(Recipe):
+    """Training of a vision encoder and disease queries on labels (stage 1 of AM-MRG and of the dual-stage system).
+
+    Attributes:
+        model: what is trained.
+        labels: what labels are to the loss and to the scores.
+    """
+
+    model: ClassifierSection
+    labels: LabelsSection = Field(default_factory=LabelsSection)
+
+
 class GeneratorSection(Section):
     """The report generator that is trained.
 
@@ -211,8 +322,14 @@ class GeneratorSection(Section):
             language model.
         system: which report generator is put together: `mambaxray` or `emrrg`.
         options: fields of its configuration, such as `hybrid_layers` of `emrrg`.
+        parts: further pre-trained parts that the system takes, by name: folders or Hub names, such as the
+            `text_encoder` of `bidirectional_rrg`.
+        stage1: folder or Hub name of the model that an earlier stage of the same system left, such as a `classify`
+            run's, for systems that start from one (`start_from_stage1`).
+        memories: folders of `StudyMemory` artefacts by the names that the system has for them (`memory_names`). Each
+            row must be of the training split of `data`, by study and by patient.
         vision_encoder: folder or Hub name of a pre-trained vision encoder (a model that has one, such as that of
-            stage 2, counts too), or the configuration of a new one, with its `model_type`.
+            stage 2, counts too), or the configuration of a new one, with its `model_type`; that of `stage1` when null.
         language_model: folder or Hub name of a causal language model, or the configuration of a new one, with its
             `model_type`. The vocabulary and its special tokens come from the tokenizer.
         language_model_revision: branch, tag or commit of the language model on the Hub.
@@ -221,6 +338,7 @@ class GeneratorSection(Section):
         freeze: parts that are not trained, such as `language_model` and `vision_encoder`.
         save_language_model: save the language model's weights even where they were not trained. Else the saved model
             refers to where they came from.
+        save_training_parts: save the parts that only training needs with the model, too, and not in checkpoints alone.
         lora: arguments of peft's `LoraConfig`, for adapters on the language model; null for none. `target_modules`
             names modules within the language model.
         vision_lora: arguments of `apply_efficient_tuning` (`features`, `rank`, `scale`, `dropout`), for adapters on a
@@ -228,13 +346,20 @@ class GeneratorSection(Section):
         vocab_size: size of the tokenizer that is trained on the reports, for a new language model.
         instruction: what the prompt asks for; the papers' words when null.
         prompt_template: the prompt with `{image}` and `{instruction}`; the papers' when null.
+        processor: options of the system's own processor, such as `max_exemplar_tokens` of `disease_aware`.
         image_size: side of the image in pixels; the encoder's own when null.
+        crop_from: resize images to this many pixels on the shorter edge, and cut a square of `image_size` out of the
+            middle; null to stretch whole images to the square.
+        random_crop: cut at random places in training, by the seed; needs `crop_from`.
         max_report_length: longest report in tokens in training; longer ones are cut. No limit when null.
     """
 
     checkpoint: str | None = None
     system: str = "mambaxray"
     options: dict[str, Any] = Field(default_factory=dict)
+    parts: dict[str, str] = Field(default_factory=dict)
+    stage1: str | None = None
+    memories: dict[str, str] = Field(default_factory=dict)
     vision_encoder: str | dict[str, Any] | None = None
     language_model: str | dict[str, Any] | None = None
     language_model_revision: str | None = None
@@ -242,19 +367,34 @@ class GeneratorSection(Section):
     quantization: str | None = None
     freeze: list[str] = Field(default_factory=list)
     save_language_model: bool = False
+    save_training_parts: bool = False
     lora: dict[str, Any] | None = None
     vision_lora: dict[str, Any] | None = None
     vocab_size: int = 1000
     instruction: str | None = None
     prompt_template: str | None = None
+    processor: dict[str, Any] = Field(default_factory=dict)
     image_size: int | None = None
+    crop_from: int | None = None
+    random_crop: bool = False
     max_report_length: int | None = None
 
     def model_post_init(self, context: Any) -> None:
-        _check_parts(self, "vision_encoder", "language_model")
+        _check_parts(self, *(() if self.stage1 is not None else ("vision_encoder",)), "language_model")
         _check_checkpoint(
-            self, "system", "options", "language_model_revision", "language_model_dtype", "vocab_size", "image_size"
+            self,
+            "system",
+            "options",
+            "parts",
+            "stage1",
+            "language_model_revision",
+            "language_model_dtype",
+            "vocab_size",
+            "image_size",
+            "crop_from",
         )
+        if self.random_crop and self.crop_from is None and self.checkpoint is None:
+            raise RecipeError("model.random_crop needs model.crop_from")
         for name in ("language_model_revision", "language_model_dtype"):
             if getattr(self, name) is not None and not isinstance(self.language_model, str):
                 raise RecipeError(f"model.{name} needs a pre-trained model.language_model")
@@ -339,6 +479,7 @@ class Stage(NamedTuple):
 STAGES: dict[str, Stage] = {
     "pretrain": Stage(PretrainRecipe, ".pretrain"),
     "contrast": Stage(ContrastRecipe, ".contrast"),
+    "classify": Stage(ClassifyRecipe, ".classify"),
     "finetune": Stage(FinetuneRecipe, ".finetune"),
 }
 """The stages by the name that recipes and the command line have for them."""
@@ -376,20 +517,8 @@ def read_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
         raise FileNotFoundError(f"no recipe {name!r}: give a YAML file, or one of {', '.join(list_recipes())}")
     values = parse_mapping(text, name)
     for override in overrides:
-        _override(values, override)
+        override_value(values, override)
     return values
-
-
-def read_text(file: Path) -> str:
-    """A YAML file's text.
-
-    Raises:
-        RecipeError: it is not in UTF-8.
-    """
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{file} is not a text in UTF-8: {error}") from error
 
 
 def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -403,6 +532,8 @@ def _with_defaults(section: type[Section], values: Mapping[str, Any]) -> dict[st
         kind: Any = f.annotation
         if _is_section(kind):
             filled[name] = _with_defaults(kind, values.get(name, {}))
+        elif (each := _section_of_list(kind)) is not None:
+            filled[name] = [_with_defaults(each, value) for value in values.get(name, [])]
         elif name not in values and not f.is_required():
             filled[name] = f.get_default(call_default_factory=True)
     return filled
@@ -429,7 +560,8 @@ def _check_parts(section: Any, *names: str) -> None:
             f"model.{given[0]}=null"
         )
     if section.checkpoint is None and len(given) < len(names):
-        raise RecipeError(f"give model.checkpoint, or both {' and '.join(f'model.{name}' for name in names)}")
+        both = "both " if len(names) > 1 else ""
+        raise RecipeError(f"give model.checkpoint, or {both}{' and '.join(f'model.{name}' for name in names)}")
     for name in given:
         value = getattr(section, name)
         if isinstance(value, dict) and "model_type" not in value:
@@ -458,71 +590,6 @@ def _recipe_folder() -> Any:
 
 def _is_recipe(name: str) -> bool:
     return name.endswith(".yaml")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers and words: PyYAML would take `1e-4` for a word, and the word `no` for false."""
-
-
-_REPLACED = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")
-_Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] not in _REPLACED]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), list("tf"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$"),
-    list("-+0123456789."),
-)
-
-
-def _parse(text: str, name: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        # In one line, without the text around the place.
-        place = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
-        raise RecipeError(f"{name} is not valid YAML: {place}{error.problem or error.context}") from error
-    except (yaml.YAMLError, RecursionError) as error:  # unprintable characters; nested too deep
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"{name} is not valid YAML: {reason}") from error
-
-
-def parse_mapping(text: str, name: str) -> dict[str, Any]:
-    """The keys and values of a YAML text; `name` names it in messages.
-
-    Raises:
-        RecipeError: the text is no YAML, or something else than keys and values.
-    """
-    values = _parse(text, name)
-    if not isinstance(values, dict):
-        raise RecipeError(f"{name} must hold keys and values, not {type(values).__name__}")
-    return values
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise RecipeError(f"an override reads key=value, such as training.learning_rate=1e-4; got {override!r}")
-    set_value(values, key, _parse(text, f"the value of {override!r}"))
-
-
-def set_value(values: dict[str, Any], key: str, value: Any) -> None:
-    """Replaces one value in plain data; the key's dots lead to it.
-
-    Raises:
-        RecipeError: something on the way has no keys.
-    """
-    *path, last = key.split(".")
-    for part in path:
-        inner = values.get(part)
-        if inner is None:
-            inner = values[part] = {}
-        if not isinstance(inner, dict):
-            raise RecipeError(f"{key}={value!r}: {part} has no keys below it")
-        values = inner
-    values[last] = value
 
 
 def _check_numbers(training: Mapping[str, Any]) -> None:
@@ -581,6 +648,10 @@ def _explained(
     kind: Any = section
     value: Any = values
     for name in error["loc"]:
+        if isinstance(name, int) and (each := _section_of_list(kind)) is not None:
+            names[-1] += f"[{name}]"
+            kind, value = each, value[name]
+            continue
         if not _is_section(kind) or name not in kind.model_fields or name not in value:
             break
         names.append(str(name))
@@ -600,8 +671,16 @@ def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Section)
 
 
+def _section_of_list(kind: Any) -> type[Section] | None:
+    """The section that a list holds; None for other types."""
+    inside = typing.get_args(kind) if typing.get_origin(kind) is list else ()
+    return inside[0] if inside and _is_section(inside[0]) else None
+
+
 def _type_name(kind: Any) -> str:
     """`str or null`, `list of int`."""
+    if _is_section(kind):
+        return "keys and values"
     if kind is types.NoneType:
         return "null"
     if isinstance(kind, types.UnionType):
@@ -613,12 +692,16 @@ def _type_name(kind: Any) -> str:
 
 __all__ = [
     "STAGES",
+    "ClassifierSection",
+    "ClassifyRecipe",
     "DataSection",
     "FinetuneRecipe",
     "GeneratorSection",
+    "LabelsSection",
     "Recipe",
     "RecipeError",
     "Section",
+    "SourceSection",
     "Stage",
     "build_section",
     "list_recipes",

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from huggingface_hub import HfApi
 from torch import Tensor, nn
-from transformers import GenerationConfig, ProcessorMixin, Trainer
+from transformers import GenerationConfig, ProcessorMixin
 from transformers.trainer_utils import EvalPrediction, HubStrategy
 from transformers.utils import PushInProgress
 
 from ..modeling_mambaxray.hub.published_files import published_files
 from ..modeling_mambaxray.hub.separate_parts import check_can_be_published
 from .collator import GENERATION_KEYS
+from .named_losses import NamedLossTrainer
 
 # What a run needs to go on from a checkpoint on the Hub, which is pushed where `hub_strategy` asks for checkpoints.
 _TRAINING_STATE = (
@@ -30,8 +30,9 @@ _TRAINING_STATE = (
 )
 
 
-class ReportTrainer(Trainer):
-    """A `Trainer` that generates at evaluation. PEFT-wrapped models go through it as through the plain one.
+class ReportTrainer(NamedLossTrainer):
+    """A `Trainer` that generates at evaluation, and logs named losses. PEFT-wrapped models go through it as through the
+    plain one.
 
     Use it with `ReportCollator(processor, for_generation=True)` and `remove_unused_columns=False`.
 
@@ -42,8 +43,6 @@ class ReportTrainer(Trainer):
             are the complete reference reports, both lists of str in the order of the data set, and returns named
             numbers. Any of them can be `metric_for_best_model`. Without it no reports are written.
         kwargs: those of `Trainer`.
-
-    A model's named losses (its output's `losses`) are logged under their names beside the total loss.
     """
 
     push_in_progress: Any  # transformers' own, None before the first push
@@ -65,7 +64,6 @@ class ReportTrainer(Trainer):
         self.generation_config = generation_config
         # The plain Trainer shifts labels for the causal language models that it knows by name, and ours is not one.
         self.label_smoother = None
-        self._named_losses: dict[str, list[Tensor]] = {}
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """As usual, which is at the start when the model is to be pushed.
@@ -155,35 +153,20 @@ class ReportTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The model's loss; in training smoothed by `label_smoothing_factor`, and its named parts kept for the log."""
+        """The model's loss; in training smoothed by `label_smoothing_factor`."""
         inputs = {name: value for name, value in inputs.items() if name not in GENERATION_KEYS}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if model.training:
-            if self.args.label_smoothing_factor:
-                # Scaled over the processes as the Trainer scales the loss itself.
-                scale = self._processes_per_mean(num_items_in_batch)
-                loss = loss + scale * smoothing_term(
-                    outputs.logits, inputs["labels"], self.args.label_smoothing_factor, num_items_in_batch
-                )
-            losses = outputs.get("losses") or {}
-            for name in losses if len(losses) > 1 else ():  # the only one is the loss that is logged anyway
-                self._named_losses.setdefault(name, []).append(losses[name].detach().float())
+        if model.training and self.args.label_smoothing_factor:
+            # Scaled over the processes as the Trainer scales the loss itself.
+            scale = self._processes_per_mean(num_items_in_batch)
+            loss = loss + scale * smoothing_term(
+                outputs.logits, inputs["labels"], self.args.label_smoothing_factor, num_items_in_batch
+            )
         return (loss, outputs) if return_outputs else loss
 
     def _processes_per_mean(self, num_items_in_batch: Tensor | int | None) -> int:
         averaged = self.args.average_tokens_across_devices and num_items_in_batch is not None
         return self.accelerator.num_processes if averaged else 1
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            # Also where this process has none: a loss may exist in some processes only, and all must gather.
-            own = {name: (torch.stack(values).sum().item(), len(values)) for name, values in self._named_losses.items()}
-            of_processes = gather_object([own]) if self.accelerator.num_processes > 1 else [own]
-            for name in sorted({name for each in of_processes for name in each}):
-                sums, counts = zip(*(each[name] for each in of_processes if name in each), strict=True)
-                logs[name] = sum(sums) / sum(counts)
-            self._named_losses.clear()
-        super().log(logs, start_time)
 
     def prediction_step(
         self,

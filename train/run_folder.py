@@ -23,7 +23,8 @@ from .run_result import RECIPE_FILE, RESULT_FILE
 
 ENVIRONMENT_FILE = "environment.json"
 CHECKPOINTS, MODEL, BASE, PICTURES = "checkpoints", "model", "base", "pictures"
-_MADE = (RECIPE_FILE, ENVIRONMENT_FILE, RESULT_FILE, CHECKPOINTS, MODEL, BASE, PICTURES)
+CLASSIFICATION_FILES = ("classification.json", "classification.md")
+_MADE = (RECIPE_FILE, ENVIRONMENT_FILE, RESULT_FILE, CHECKPOINTS, MODEL, BASE, PICTURES, *CLASSIFICATION_FILES)
 _PACKAGES = ("mambaxray", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy", "pillow")
 # What can change when a run is resumed: how long it trains, and how it is looked at. `training.` and more.
 _FREE = (
@@ -169,6 +170,7 @@ def git_revision() -> dict[str, Any] | None:
 __all__ = [
     "BASE",
     "CHECKPOINTS",
+    "CLASSIFICATION_FILES",
     "ENVIRONMENT_FILE",
     "MODEL",
     "PICTURES",

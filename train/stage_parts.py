@@ -3,36 +3,141 @@
 Errors say which key of the recipe to change.
 """
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from datasets import concatenate_datasets
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from ..configuration.families import Family, families_of_stage
 from ..data.studies import first_studies, load_studies
+from ..modeling_mambaxray.hub.separate_parts import SeparatePartsMixin
 from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
-from .recipe import DataSection, RecipeError
+from ..modeling_mambaxray.layers.study_memory import HeldOutStudyError, MemoryFormatError, StudyMemory, TrainingSplit
+from .recipe import DataSection, RecipeError, SourceSection
+from .tokenizer import train_report_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 def load_splits(data: DataSection) -> tuple["Dataset", "Dataset | None"]:
-    """Training and validation studies; None where the data set has no validation split.
+    """Training and validation studies of all sources; None where no source has a validation split. For the rest see
+    `load_all_splits`."""
+    splits = load_all_splits(data)
+    return splits["train"], splits.get("validation")
+
+
+def load_all_splits(data: DataSection) -> dict[str, "Dataset"]:
+    """The studies of all sources by split, those of each source behind the other's. There are always training studies.
 
     Raises:
-        RecipeError: no source is named, or there is nothing to train on.
+        RecipeError: no source is named, one has nothing to train on, or ids of two sources are alike.
     """
-    if data.source is None:
+    if not data.all_sources:
         raise RecipeError("the recipe does not say where the data is: give data.source=FOLDER")
-    splits = load_studies(data.source, **data.options)
+    loaded = [_limited(source, _load_source(source)) for source in data.all_sources]
+    if len(loaded) == 1:
+        return loaded[0]
+    _refuse_common_ids(data.all_sources, loaded)
+    splits = {}
+    for name in dict.fromkeys(name for each in loaded for name in each):
+        parts = [each[name] for each in loaded if len(each.get(name, ()))]
+        if parts:
+            splits[name] = concatenate_datasets(parts)
+    return splits
+
+
+def _load_source(source: SourceSection) -> dict[str, "Dataset"]:
+    splits = dict(load_studies(source.source, **source.options))
     if not len(splits.get("train", ())):
-        raise RecipeError(f"{data.source} has no training studies; it has {', '.join(splits) or 'nothing'}")
-    validation = splits.get("validation")
-    if validation is not None:
-        validation = first_studies(validation, data.max_validation)
-    return first_studies(splits["train"], data.max_train), validation
+        raise RecipeError(f"{source.source} has no training studies; it has {', '.join(splits) or 'nothing'}")
+    if source.prefix is not None:
+        for name in ("study_id", "patient_id"):
+            splits = {
+                split: replace_column(studies, name, [f"{source.prefix}/{value}" for value in studies[name]])
+                for split, studies in splits.items()
+            }
+    return splits
+
+
+def _limited(source: SourceSection, splits: Mapping[str, "Dataset"]) -> dict[str, "Dataset"]:
+    limits = {"train": source.max_train, "validation": source.max_validation}
+    return {name: first_studies(studies, limits.get(name)) for name, studies in splits.items()}
+
+
+def _refuse_common_ids(sources: Sequence[SourceSection], loaded: Sequence[Mapping[str, "Dataset"]]) -> None:
+    """Studies and patients of two sources are different ones, or a study counts twice, or a patient is both trained on
+    and tested on."""
+    for column, what in (("study_id", "study"), ("patient_id", "patient")):
+        owners: dict[str, int] = {}
+        for number, splits in enumerate(loaded):
+            for studies in splits.values():
+                for value in studies[column]:
+                    if (owner := owners.setdefault(value, number)) != number:
+                        raise RecipeError(
+                            f"data.sources[{owner}] ({sources[owner].source}) and data.sources[{number}] "
+                            f"({sources[number].source}) both have the {what} {value!r}. If they are two, give one of "
+                            f"the sources a prefix (data.sources[{number}].prefix); if they are the same, leave one out"
+                        )
+
+
+def replace_column(studies: "Dataset", name: str, values: list[Any]) -> "Dataset":
+    """The studies with other values in one column; nothing else is read or copied."""
+    order, feature = studies.column_names, studies.features[name]
+    return studies.remove_columns(name).add_column(name, values, feature=feature).select_columns(order)
+
+
+def training_split(data: DataSection) -> TrainingSplit:
+    """Which studies a memory may hold: of all splits of the data, whatever `data.max_train` leaves of them.
+
+    Raises:
+        RecipeError: no source is named.
+    """
+    if not data.all_sources:
+        raise RecipeError("the recipe does not say where the data is: give data.source=FOLDER")
+    columns = ["study_id", "patient_id", "split"]
+    return TrainingSplit.of(
+        study
+        for source in data.all_sources
+        for split in _load_source(source).values()
+        for study in split.select_columns(columns)
+    )
+
+
+def load_memories(memories: Mapping[str, str], data: DataSection) -> dict[str, StudyMemory]:
+    """The memories that a recipe names, each of their rows checked against the training split of its data.
+
+    Args:
+        memories: the recipe's `model.memories`.
+        data: the recipe's `data`.
+
+    Raises:
+        FileNotFoundError: a folder holds no memory.
+        RecipeError: a row is of a study or a patient that may not be remembered, or a memory can't be read.
+    """
+    if not memories:
+        return {}
+    split, loaded = training_split(data), {}
+    for name, folder in memories.items():
+        key = f"model.memories.{name}={folder}"
+        try:
+            loaded[name] = StudyMemory.from_pretrained(folder, split)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{key}: {error}") from error
+        except (HeldOutStudyError, MemoryFormatError) as error:
+            raise RecipeError(f"{key}: {error}") from error
+    return loaded
 
 
 @contextmanager
@@ -81,17 +186,93 @@ def make_vision_encoder(source: str | dict[str, Any] | None, image_size: int | N
     return AutoModel.from_config(AutoConfig.for_model(**(source or {}) | size))
 
 
+def make_text_encoder(
+    source: str | dict[str, Any] | None, reports: Sequence[str], vocab_size: int
+) -> tuple[str | PreTrainedModel, PreTrainedTokenizerBase]:
+    """The text encoder that a recipe names, or a new one, and its tokenizer.
+
+    Args:
+        source: the recipe's `model.text_encoder`: a folder, a Hub name, or a configuration with its `model_type`.
+        reports: training reports, for the tokenizer of a new text encoder.
+        vocab_size: size of that tokenizer.
+
+    Returns:
+        The folder or name as it is, or a new model; and a tokenizer with a pad token.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and no such model on the Hub.
+    """
+    if isinstance(source, str):
+        with named_part("model.text_encoder", source):
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return source, tokenizer
+    tokenizer = train_report_tokenizer(reports, vocab_size)
+    values = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    return AutoModel.from_config(AutoConfig.for_model(**values | (source or {}))), tokenizer
+
+
+def limit_length(tokenizer: PreTrainedTokenizerBase, text_config: PreTrainedConfig) -> None:
+    """Lets a tokenizer that does not know how long a text may be cut it to what the text encoder takes."""
+    longest = getattr(text_config, "max_position_embeddings", None)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest or tokenizer.model_max_length)
+
+
+def check_system(stage: str, system: str, options: Mapping[str, Any]) -> Family:
+    """The row of the system that a recipe names.
+
+    Args:
+        stage: the recipe's.
+        system: its `model.system`.
+        options: its `model.options`.
+
+    Raises:
+        RecipeError: the stage does not train that system, or its configuration has no field of that name.
+    """
+    systems = families_of_stage(stage)
+    if system not in systems:
+        raise RecipeError(
+            f"model.system must be one of {', '.join(systems)}, got {system!r}; a system from elsewhere needs its "
+            "module in `plugins`"
+        )
+    # A configuration keeps whatever it is given, so a misspelt field would have no effect.
+    bases = [base for base in systems[system].config_class.__mro__ if issubclass(base, PreTrainedConfig)]
+    bases.remove(PreTrainedConfig)
+    known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
+    if unknown := sorted(options.keys() - known):
+        raise RecipeError(f"model.options: {system} has no field {', '.join(unknown)}")
+    return systems[system]
+
+
 def freeze(model: PreTrainedModel, parts: Sequence[str]) -> None:
     """Takes parts of a model, named as its children, out of training.
 
     Raises:
         RecipeError: the model has no such part.
     """
+    children = dict(model.named_children())
     for name in parts:
-        try:
+        if name not in children:
+            raise RecipeError(
+                f"model.freeze: the model has no part {name!r}; the model's parts are {', '.join(children)}"
+            )
+        if isinstance(model, SeparatePartsMixin):
             model.freeze_part(name)
-        except ValueError as error:
-            raise RecipeError(f"model.freeze: {error}") from error
+        else:
+            children[name].requires_grad_(False)
 
 
-__all__ = ["freeze", "load_splits", "make_vision_encoder", "named_part"]
+__all__ = [
+    "check_system",
+    "freeze",
+    "limit_length",
+    "load_all_splits",
+    "load_memories",
+    "load_splits",
+    "make_text_encoder",
+    "make_vision_encoder",
+    "named_part",
+    "replace_column",
+    "training_split",
+]

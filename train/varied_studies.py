@@ -1,4 +1,5 @@
-"""Training studies that differ from epoch to epoch: parts of the context left out, and sections asked for in turn."""
+"""Training studies that differ from epoch to epoch: parts of the context left out, sections asked for in turn,
+images cut at random places."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ class VariedStudies(Dataset):
         dropout: rate at which each of them is left out, from 0 to 1.
         sections: one of these is asked for, of those that the study's report has, and becomes its `report`. By default
             the report is as it is.
+        random_crop: whether the processor is told a place to cut out of each view (`crop_positions`).
         cleaning: how such a section is cleaned, as the reports of the data set were.
         seed: of what is drawn.
 
@@ -39,6 +41,7 @@ class VariedStudies(Dataset):
         dropout: float = 0.0,
         sections: Sequence[str] = (),
         cleaning: str | None = None,
+        random_crop: bool = False,
         seed: int = 0,
     ):
         if not 0 <= dropout <= 1:
@@ -48,6 +51,7 @@ class VariedStudies(Dataset):
         self._dropout = dropout
         self._sections = tuple(sections)
         self._cleaning = cleaning
+        self._random_crop = random_crop
         self._seed = seed
         # Worker processes that live through all epochs see it, too.
         self._epoch = torch.zeros(1, dtype=torch.long).share_memory_()
@@ -74,6 +78,11 @@ class VariedStudies(Dataset):
         if found := [section for section, text in told.items() if text]:
             section = found[int(self._draw(name, "section") * len(found))]
             study |= {"section": section, "report": told[section]}
+        if self._random_crop:
+            study["crop_positions"] = [
+                tuple(self._draw(name, f"{side} of view {view}") for side in ("top", "left"))
+                for view in range(len(study["images"]))
+            ]
         return study
 
     def _draw(self, study: Any, what: str) -> float:

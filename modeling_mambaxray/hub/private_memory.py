@@ -1,6 +1,7 @@
 """What a model remembers of its training studies: beside its weights on this machine, and never pushed by default."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -31,6 +32,24 @@ class PrivateMemoryMixin:
 
     memory_class: ClassVar[type[Memory] | None] = None
     study_memory: Memory | None = None
+
+    @property
+    def memory_vectors(self) -> Mapping[str, Mapping[str, int]]:
+        """The `StudyMemory` artefacts that `set_memories` takes, by the names that recipes have for them: the width of
+        each of their `vectors`. Empty for systems that look nothing up."""
+        return {}
+
+    def set_memories(self, memories: Mapping[str, Any]) -> None:
+        """Makes memories of training studies those of this model (`StudyMemoriesMixin` for systems that have any).
+
+        Args:
+            memories: a `StudyMemory` for each name of `memory_vectors`.
+
+        Raises:
+            ValueError: there is a name that the model has not, one is missing, or a memory does not fit.
+        """
+        if memories:
+            raise ValueError(f"{type(self).__name__} looks up no memories; got {', '.join(sorted(memories))}")
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any

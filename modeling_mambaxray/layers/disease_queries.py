@@ -21,7 +21,7 @@ class DiseaseQueriesOutput(ModelOutput):
 
     Attributes:
         last_hidden_state: a feature per disease, `(batch, diseases, hidden_size)`.
-        logits: whether each disease is present, before the sigmoid, `(batch, diseases)`.
+        logits: whether each disease is present, before the sigmoid, `(batch, diseases)`; None without a classifier.
         cross_attentions: of each layer that attends to the image, `(batch, heads, diseases, tokens)`, when asked for.
     """
 
@@ -63,6 +63,7 @@ class DiseaseQueries(nn.Module):
         feed_forward: whether layers have a feed-forward.
         dropout: of hidden states and attention weights, in training.
         layer_norm_eps: epsilon of every layer norm.
+        classify: whether there is a classifier; without one there are no logits.
 
     Raises:
         ValueError: `hidden_size` is not a multiple of `num_attention_heads`.
@@ -85,6 +86,7 @@ class DiseaseQueries(nn.Module):
         feed_forward: bool = True,
         dropout: float = 0.1,
         layer_norm_eps: float = 1e-12,
+        classify: bool = True,
     ):
         super().__init__()
         if hidden_size % num_attention_heads:
@@ -112,7 +114,7 @@ class DiseaseQueries(nn.Module):
             if not feed_forward:
                 layer.intermediate_query, layer.output_query = _Unchanged(), _Residual()
         # One head per disease: row i is for query i alone.
-        self.classifier = nn.Linear(hidden_size, num_queries)
+        self.classifier = nn.Linear(hidden_size, num_queries) if classify else None
 
     def forward(self, visual_tokens: Tensor, output_attentions: bool = False) -> DiseaseQueriesOutput:
         """Looks at images.
@@ -134,10 +136,10 @@ class DiseaseQueries(nn.Module):
             output_attentions=output_attentions,
             return_dict=True,
         )
-        features = output.last_hidden_state
+        features, head = output.last_hidden_state, self.classifier
         return DiseaseQueriesOutput(
             last_hidden_state=features,
-            logits=(features * self.classifier.weight).sum(-1) + self.classifier.bias,
+            logits=None if head is None else (features * head.weight).sum(-1) + head.bias,
             cross_attentions=output.cross_attentions if output_attentions else None,
         )
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Far below what rounding leaves of a sum of weights.
-_NEGLIGIBLE = 1e-30
+# By so much less than the largest product, a weight is 1e-30 of the largest, far below what rounding leaves of a sum.
+_NEGLIGIBLE = 69.0
 
 
 class HopfieldAssociation(nn.Module):
@@ -32,7 +32,7 @@ class HopfieldAssociation(nn.Module):
         output_size: width of the output; `hidden_size` when not given.
         beta: inverse temperature; `1 / sqrt(head_size)` when not given.
         update_steps: at most N updates of the states before the recall; until convergence when negative.
-        tolerance: a head is done when no state's update in the batch is longer (norm over a sample's states).
+        tolerance: a head is done with a sample when its update (norm over the sample's states) is no longer than that.
         normalize: whether states, keys' memories and values' memories go through a layer norm each.
         layer_norm_eps: epsilon of these.
 
@@ -93,7 +93,12 @@ class HopfieldAssociation(nn.Module):
                 self.key_norm.bias.requires_grad_(False)
 
     def forward(
-        self, states: Tensor, memories: Tensor, value_memories: Tensor | None = None, output_weights: bool = False
+        self,
+        states: Tensor,
+        memories: Tensor,
+        value_memories: Tensor | None = None,
+        output_weights: bool = False,
+        are_standardized: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Recalls.
 
@@ -102,6 +107,8 @@ class HopfieldAssociation(nn.Module):
             memories: the bank, `(M, W)`, or one of each sample, `(B, M, W)`.
             value_memories: what is recalled in place of `memories`, shaped as these.
             output_weights: whether to return how much of each memory is recalled.
+            are_standardized: whether the memories went through `standardized` before. That depends on no weight, so a
+                bank can be kept so.
 
         Returns:
             `(B, L, output_size)`, and the weights `(B, H, L, M)`, which sum to 1 over the memories, or None.
@@ -110,8 +117,9 @@ class HopfieldAssociation(nn.Module):
             ValueError: the memories do not have the width or the batch that they should.
         """
         self._check_memories(states, memories, value_memories)
-        keys = self._standardized(memories)
-        values = keys if value_memories is None else self._standardized(value_memories)
+        prepared = (lambda bank: bank.to(self.k_proj.weight.dtype)) if are_standardized else self.standardized
+        keys = prepared(memories)
+        values = keys if value_memories is None else prepared(value_memories)
         states = states if self.state_norm is None else self.state_norm(states)
         patterns = self.q_proj(states).unflatten(-1, (self.num_heads, -1))  # (B, L, H, d)
         patterns = self._updated(patterns, keys)
@@ -133,8 +141,9 @@ class HopfieldAssociation(nn.Module):
             if not bank.shape[-2]:
                 raise ValueError("there are no memories to recall from")
 
-    def _standardized(self, memories: Tensor) -> Tensor:
-        """The memories at mean 0 and variance 1, which both of their layer norms have in common."""
+    def standardized(self, memories: Tensor) -> Tensor:
+        """The memories at mean 0 and variance 1, which both of their layer norms have in common, in the dtype of the
+        weights; as they are without layer norms."""
         memories = memories.to(self.k_proj.weight.dtype)
         if self.key_norm is None:
             return memories
@@ -143,16 +152,16 @@ class HopfieldAssociation(nn.Module):
     def _updated(self, patterns: Tensor, keys: Tensor) -> Tensor:
         """The patterns `(B, L, H, d)` after their updates; heads that have converged stay."""
         steps = self.max_steps if self.update_steps < 0 else self.update_steps
-        running = torch.ones(self.num_heads, dtype=torch.bool, device=patterns.device)
+        running = torch.ones(len(patterns), self.num_heads, dtype=torch.bool, device=patterns.device)
         previous = None
         for _ in range(steps):
             updated = self._head_by_head(self._weights(patterns, keys) @ keys, self.k_proj, self.key_norm)
             if previous is not None:
-                moved = torch.linalg.vector_norm((updated - previous).detach(), dim=(1, 3)).amax(dim=0)
+                moved = torch.linalg.vector_norm((updated - previous).detach(), dim=(1, 3))
                 running = running & (moved > self.tolerance)
                 if not running.any():
                     break
-            patterns = torch.where(running[:, None], updated, patterns)
+            patterns = torch.where(running[:, None, :, None], updated, patterns)
             previous = updated
         return patterns
 
@@ -167,9 +176,10 @@ class HopfieldAssociation(nn.Module):
         if self.key_norm is not None:
             queries = queries * self.key_norm.weight
         products = queries.flatten(1, 2) @ keys.mT
-        weights = products.softmax(dim=-1, dtype=torch.promote_types(products.dtype, torch.float32))
         # A processor computes many times slower with denormal numbers, and most weights of a sharp recall would be.
-        return F.threshold(weights, _NEGLIGIBLE, 0.0, inplace=not weights.requires_grad).to(products.dtype)
+        products = products.clamp(min=products.detach().amax(dim=-1, keepdim=True) - _NEGLIGIBLE)
+        weights = products.softmax(dim=-1, dtype=torch.promote_types(products.dtype, torch.float32))
+        return weights.to(products.dtype)
 
     def _head_by_head(self, mixture: Tensor, projection: nn.Linear, norm: nn.LayerNorm | None) -> Tensor:
         """Mixtures of standardized memories `(B, L * H, W)` through a layer norm's weights and each head's own rows of

@@ -9,7 +9,10 @@ Shapes: K directions, B batch, L length, D channels, W kernel width.
 import numpy as np
 from numba import types
 
-from .selective_scan_kernels import BLOCK, compile_kernel, sigmoid
+from .selective_scan_kernels import compile_kernel, sigmoid
+
+BLOCK = 128
+"""Channels of a task."""
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _int = types.intp

@@ -26,9 +26,10 @@ logger = logging.getLogger(__name__)
 _LOG2_E = math.log2(math.e)
 # Time steps between the states that are kept for the backward pass.
 _CHUNK = 32
-# With fewer pairs of direction and sample than this, the channels are split as well, in groups of whole blocks.
-_ENOUGH_TASKS = 8
-_BLOCK = 128
+# With fewer pairs of direction and sample than this, the channels are split as well, in groups of a multiple of these.
+# Backward passes sum over the groups, so there they depend on the shape only and results don't on the threads.
+_ENOUGH_TASKS = 4
+_GROUP = 128
 # Pieces per thread: several, so that a thread on a busy core leaves work to the others.
 _PIECES = 4
 
@@ -99,11 +100,10 @@ def run_kernel(kernel: Callable[..., None], tasks: int, *arguments: Tensor | int
             helper.result()
 
 
-def _groups(directions: int, batch: int, channels: int) -> tuple[int, int]:
-    """Number and size of the groups of channels. They depend on the shape only, so results don't on the threads."""
-    wanted = -(-_ENOUGH_TASKS // max(1, directions * batch))
-    blocks = -(-channels // _BLOCK)
-    size = _BLOCK * max(1, -(-blocks // wanted))
+def _groups(directions: int, batch: int, channels: int, enough_tasks: int) -> tuple[int, int]:
+    """Number and size of the groups of channels."""
+    wanted = -(-enough_tasks // max(1, directions * batch))
+    size = _GROUP * max(1, -(-channels // (_GROUP * wanted)))
     return -(-channels // size), size
 
 
@@ -135,7 +135,7 @@ def _forward(
     y = torch.empty_like(u)
     chunks = _count_chunks(*u.shape, A.shape[-1]) if keep_states else 0
     starts = u.new_empty(chunks, directions, batch, A.shape[-1], channels)
-    groups, group_size = _groups(directions, batch, channels)
+    groups, group_size = _groups(directions, batch, channels, torch.get_num_threads())
     tasks = directions * batch * groups
     run_kernel(_kernels().forward, tasks, group_size, _CHUNK, u, delta, decay_rate, B, C, D, bias, y, starts)
     return y, starts
@@ -156,7 +156,7 @@ def _backward(
     directions, batch, _, channels = u.shape
     grad_y, u, delta, B, C, D, bias = (x.contiguous() for x in (grad_y, u, delta, B, C, D, delta_bias))
     rate = A.transpose(1, 2).contiguous()
-    groups, group_size = _groups(directions, batch, channels)
+    groups, group_size = _groups(directions, batch, channels, _ENOUGH_TASKS)
     grad_u, grad_delta = torch.empty_like(u), torch.empty_like(u)
     # Summed below: A and D over the samples, B and C over the groups of channels.
     grad_rate = u.new_empty(directions, batch, *rate.shape[1:])

@@ -14,6 +14,7 @@ def test_the_small_form_runs_every_section_and_prints_goals_beside_results(tmp_p
     assert "| scan, float32, relative error of output and gradients: at most 1e-05 |" in text
     assert "reports in float32 that differ from plain generate's: at most 0 | 0 | yes |" in text
     assert "no**" not in text
+    assert "| not quantised | 2 (24 tokens) |" in text
     assert text.strip().splitlines()[-1].startswith("(")
 
 
@@ -30,9 +31,9 @@ def test_a_section_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch
 
     monkeypatch.setitem(gpu_all.SECTIONS, "scan", (fail, 1))
     output = tmp_path / "report.md"
-    arguments = ["--device", "cpu", "--small", "--sections", "scan", "quantised", "--output", str(output)]
+    arguments = ["--device", "cpu", "--small", "--sections", "scan", "correctness", "--output", str(output)]
     assert gpu_all.main(arguments) == 1
     text = output.read_text(encoding="utf-8")
     assert "**Failed**: RuntimeError: out of memory" in text
-    assert "Needs a GPU." in text
+    assert "relative error of output and gradients" in text
     assert "Failed or left out: scan." in text

@@ -183,8 +183,9 @@ def test_a_csv_groups_views_and_resuming_tries_what_failed_again(
     table.write_text("study_id,image\ns1,a1.png\ns2,b.tif\ns1,a2.jpg\ns3,late.png\n")
     arguments = ("generate", table, "-m", model_folder, "-o", tmp_path / "out.jsonl", "--max-new-tokens", "5")
     options = ("--prompt", "The lungs", "--num-beams", "2", "--batch-size", "2", "--device", "cpu")
-    first = run(*arguments, *options)
+    first = run(*arguments, *options, "--evidence")
     assert first.returncode == 1
+    assert "no evidence was written" in first.stderr
     records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [record["study_id"] for record in records] == ["s1", "s2", "s3"]
     assert records[0]["images"] == [str(tmp_path / "a1.png"), str(tmp_path / "a2.jpg")]

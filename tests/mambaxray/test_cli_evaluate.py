@@ -66,6 +66,8 @@ def test_one_csv_file_can_hold_both_reports_and_line_breaks(tmp_path):
     assert done.returncode == 0, done.stderr
     row = next(line.split() for line in done.stdout.splitlines() if line.startswith("ROUGE_L"))
     assert row[1] == "1.0000"
+    assert "Finding F1, micro, 14 observations, uncertain as negative" in done.stdout
+    assert "F1_micro_14" not in done.stdout.partition("more scores")[0]
 
 
 def test_without_java_meteor_is_reported_and_the_rest_scored(predictions, annotation, tmp_path):

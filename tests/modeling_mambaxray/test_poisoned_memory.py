@@ -100,9 +100,8 @@ def test_buffers_inside_the_compiled_loops_may_be_full_of_nan(monkeypatch, poiso
 
     for module in (selective_scan_native, directional_convolution_native):
         kernels = module._kernels()
-        loops = SimpleNamespace(
-            forward=in_python(kernels.forward), backward=in_python(kernels.backward), BLOCK=kernels.BLOCK
-        )
+        constants = {name: value for name, value in vars(kernels).items() if name.isupper()}
+        loops = SimpleNamespace(forward=in_python(kernels.forward), backward=in_python(kernels.backward), **constants)
         monkeypatch.setattr(module, "_kernels", lambda loops=loops: loops)
     poison()
     actual = results(function, make_inputs(*size))

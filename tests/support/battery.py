@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor, PreTrainedModel
 
-from mambaxray import Family, MambaXrayProcessor
+from mambaxray import ClassificationCollator, Family, MambaXrayProcessor
 from mambaxray.data.phantoms import make_study
+from mambaxray.modeling_mambaxray.hub.separate_parts import SeparatePartsMixin
 
 
 @dataclass
@@ -25,6 +26,11 @@ class Subject:
     def load(self, **options: Any) -> PreTrainedModel:
         """The model of the folder, whatever is done to the others."""
         return AutoModel.from_pretrained(self.folder, **options).eval()
+
+    def save(self, folder: Path) -> None:
+        """The model with all that it has."""
+        parts = {"save_training_parts": True} if isinstance(self.model, SeparatePartsMixin) else {}
+        self.model.save_pretrained(folder, **parts)
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -55,6 +61,11 @@ class Subject:
             study["views"] = (study["views"] * views)[:views]
         if isinstance(self.processor, MambaXrayProcessor):
             return dict(self.processor.prepare_studies(studies, with_reports=training))
+        if self.family.stage == "classify":
+            tokenizer = getattr(self.processor, "tokenizer", None)
+            collator = ClassificationCollator(getattr(self.processor, "image_processor", self.processor), tokenizer)
+            batch = dict(collator(studies))
+            return batch if training else {name: value for name, value in batch.items() if name != "labels"}
         images = [study["images"][0] for study in studies]
         image_processor = getattr(self.processor, "image_processor", self.processor)
         # One image each: without the axis of views.

@@ -17,6 +17,8 @@ from transformers import (
 )
 
 from mambaxray import (
+    AMMRGConfig,
+    AMMRGForConditionalGeneration,
     EMRRGConfig,
     EMRRGForConditionalGeneration,
     MambaXrayConfig,
@@ -24,6 +26,7 @@ from mambaxray import (
     VisionMambaConfig,
     VMambaConfig,
 )
+from mambaxray.modeling_mambaxray.layers.study_memory import MemorySource, StudyMemory, TrainingSplit
 
 VOCABULARY = 48
 IMAGE_TOKEN_ID = VOCABULARY  # outside the vocabulary, as for a decoder whose embeddings were not resized
@@ -84,6 +87,30 @@ def tiny_emrrg(
             layer.gate.bias.fill_(1.0)
             if layer.gate.warm_up is not None:
                 layer.gate.warm_up.fill_(warm_up)
+    return model
+
+
+def made_memory(values: torch.Tensor, name: str = "study", **more: object) -> StudyMemory:
+    """A memory with these vectors `(rows, width)`, one row for each study; `more` are its observations and reports."""
+    ids = [f"{name}-{row}" for row in range(len(values))]
+    split = TrainingSplit({each: f"patient-{each}" for each in ids}, {}, {})
+    patients = [split.patients[each] for each in ids]
+    return StudyMemory({"values": values}, ids, patients, MemorySource("made", "nothing"), split, **more)
+
+
+def tiny_ammrg(vision: str = "vision_mamba", *, seed: int = 0, **options: object) -> AMMRGForConditionalGeneration:
+    """As `tiny_model`, with memories of random vectors; `options` are fields of the configuration."""
+    sizes = {"query_hidden_size": 16, "query_hidden_layers": 2, "query_attention_heads": 2, "encoder_hidden_size": 20}
+    sizes |= {"query_intermediate_size": 24, "visual_memory_size": 16, "report_memory_size": 12, "hopfield_heads": 2}
+    sizes |= {"hopfield_head_size": 8, "hopfield_value_size": 6}
+    config = AMMRGConfig(
+        VISION_CONFIGS[vision](), TEXT_CONFIGS["llama"](), image_token_id=IMAGE_TOKEN_ID, **sizes | options
+    )
+    torch.manual_seed(seed)
+    model = with_large_weights(AMMRGForConditionalGeneration(config).eval())
+    rows = {"visual": 9, "report": 7}
+    memories = {name: made_memory(torch.randn(rows[name], size), name) for name, size in config.memory_sizes.items()}
+    model.set_memories(memories)
     return model
 
 

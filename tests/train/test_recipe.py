@@ -30,7 +30,7 @@ def test_a_resolved_recipe_reads_back_as_it_is(tmp_path, name):
     ("values", "message"),
     [
         ({"sede": 1}, "unknown key sede; did you mean seed"),
-        ({"data": {"sources": "x"}}, "unknown key data.sources; did you mean source"),
+        ({"data": {"sorce": "x"}}, "unknown key data.sorce; did you mean source"),
         ({"training": {"learning_rat": 1}}, "unknown key training.learning_rat; did you mean learning_rate"),
         ({"generation": {"num_beam": 1}}, "unknown key generation.num_beam; did you mean num_beams"),
         ({"training": {"output_dir": "x"}}, "unknown key training.output_dir"),

@@ -1,0 +1,76 @@
+"""Several memories of training studies that one model looks up, each by its name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from ..hub.private_memory import PrivateMemoryMixin
+from .study_memory import StudyMemory
+
+
+class MissingMemoryError(ValueError):
+    """A model without the memories that it looks up, such as one from the Hub."""
+
+
+class StudyMemories(dict[str, StudyMemory]):
+    """Memories by name, kept in a folder of a model: each in a sub-folder of that name."""
+
+    def save(self, folder: Path) -> None:
+        """Writes each memory."""
+        for name, memory in self.items():
+            memory.save_pretrained(folder / name)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads all memories that there are.
+
+        Raises:
+            MemoryFormatError: one can't be read.
+        """
+        return cls({path.name: StudyMemory.from_pretrained(path) for path in sorted(folder.iterdir()) if path.is_dir()})
+
+
+class StudyMemoriesMixin(PrivateMemoryMixin):
+    """For models that look up `StudyMemory` artefacts: those of `memory_vectors`, all of them or none.
+
+    They are saved and loaded with the model and never pushed by default, so a model from the Hub has none
+    (`study_memory` is None) until `set_memories` gives it some, and refuses to write reports.
+    """
+
+    memory_class = StudyMemories
+    study_memory: StudyMemories | None = None
+
+    def set_memories(self, memories: Mapping[str, StudyMemory]) -> None:
+        """As in the base class."""
+        expected = self.memory_vectors
+        if unknown := sorted(memories.keys() - expected.keys()):
+            raise ValueError(f"there is no memory {', '.join(unknown)}; the memories are {_listed(expected)}")
+        if missing := sorted(expected.keys() - memories.keys()):
+            raise ValueError(f"the memory {', '.join(missing)} is missing; the memories are {_listed(expected)}")
+        for name, widths in expected.items():
+            found = {vector: tensor.shape[1] for vector, tensor in memories[name].vectors.items()}
+            if {vector: found.get(vector) for vector in widths} != dict(widths):
+                raise ValueError(f"the memory {name} must have vectors of widths {dict(widths)}, got {found}")
+        self.study_memory = StudyMemories(memories)
+
+    def memory(self, name: str) -> StudyMemory:
+        """The memory of a name.
+
+        Raises:
+            MissingMemoryError: the model has none.
+        """
+        found = (self.study_memory or {}).get(name)
+        if found is None:
+            raise MissingMemoryError(
+                f"this {type(self).__name__} has no {name} memory, without which its reports would be wrong. Memories "
+                "are built from training studies and are not pushed with a model: build them (`mambaxray memory "
+                "build`), and give them with model.set_memories, or as model.memories of a recipe"
+            )
+        return found
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(names) or "none, as the configuration switches all off"
+
+
+__all__ = ["MissingMemoryError", "StudyMemories", "StudyMemoriesMixin"]
