@@ -361,7 +361,7 @@ def print_cost() -> None:
     """Time of the prompt's pass and of a training step, with and without a prior, images through the encoder."""
     set_seed(0)
     config = VisionMambaConfig(hidden_size=128, num_hidden_layers=4, image_size=128, patch_size=16, state_size=4)
-    rows = list(make_phantoms(16, seed=3, image_size=128, history=True, splits={"train": 1.0})["train"])
+    rows = list(make_phantoms(8, seed=3, image_size=128, history=True, splits={"train": 1.0})["train"])
     later = [row for row in rows if row["prior"]]
     tokenizer = train_report_tokenizer([*(row["report"] for row in rows), f"{INSTRUCTION} Prior image: report:"], 600)
     decoder = LlamaConfig(
@@ -401,7 +401,7 @@ def print_cost() -> None:
     )
     print("| prompt | tokens | prefill | training step |")
     print("|---|---:|---:|---:|")
-    times = [timed_in_turns({name: partial(work, name) for name in kinds}, 5) for work in (prefill, step)]
+    times = [timed_in_turns({name: partial(work, name) for name in kinds}, 3) for work in (prefill, step)]
     for name in kinds:
         length = prompts[name]["attention_mask"].sum(dim=1).float().mean().item()
         ratios = (times_faster(of_kind[name], of_kind["no prior"]) for of_kind in times)

@@ -10,6 +10,7 @@ from .cli_bench import bench_app
 from .cli_compare import compare
 from .cli_convert import convert
 from .cli_evaluate import evaluate
+from .cli_exemplars import analyze
 from .cli_explain import explain
 from .cli_generate import generate
 from .cli_hub import card, export, push, tiny
@@ -133,6 +134,7 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(memory_app, name="memory")
+retrieval_app.command("analyze")(analyze)
 app.add_typer(retrieval_app, name="retrieval")
 app.add_typer(bench_app, name="bench")
 

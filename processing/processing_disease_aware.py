@@ -18,11 +18,11 @@ class DiseaseAwareProcessor(MambaXrayProcessor):
     """As `MambaXrayProcessor`, with the report of a similar study in the prompt of a study that has an `exemplar`.
 
     Args:
-        image_processor, tokenizer, num_image_tokens, image_token, instruction, prompt_template, chat_template: as
-            there. `prompt_template` is for studies without an exemplar.
+        image_processor, tokenizer, num_image_tokens, image_token, instruction, prompt_template, chat_template, context,
+            max_prior_report_length, num_prior_image_tokens, prior_image_token, section_instructions: as there.
+            `prompt_template` is for studies without an exemplar.
         exemplar_template: wrapper with the fields `{exemplar}`, `{image}` and `{instruction}`, for studies with one.
         max_exemplar_tokens: an exemplar's report is cut to this many tokens; ours, since the paper states no budget.
-        context, max_prior_report_length, num_prior_image_tokens, prior_image_token, section_instructions: as there.
     """
 
     study_inputs = EXEMPLAR_INPUTS
@@ -36,13 +36,13 @@ class DiseaseAwareProcessor(MambaXrayProcessor):
         instruction: str = DEFAULT_INSTRUCTION,
         prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
         chat_template: str | None = None,
-        exemplar_template: str = DEFAULT_EXEMPLAR_TEMPLATE,
-        max_exemplar_tokens: int = 100,
         context: Sequence[str] = (),
         max_prior_report_length: int | None = 100,
         num_prior_image_tokens: int | None = None,
         prior_image_token: str = "<prior_image>",
         section_instructions: Mapping[str, str] | Sequence[str] = (),
+        exemplar_template: str = DEFAULT_EXEMPLAR_TEMPLATE,
+        max_exemplar_tokens: int = 100,
     ) -> None:
         super().__init__(
             image_processor,

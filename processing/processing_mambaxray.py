@@ -328,7 +328,6 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             ValueError: as `__call__`, or a study input that does not fit its declaration.
         """
         known = [self.without_withheld(study) for study in studies]
-        positions = [study.get("crop_positions") for study in studies]
         batch = self(
             images=[_views_of(study) for study in studies],
             text=[self.prompt_for(study, instruction) for study in known],
@@ -336,7 +335,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             max_report_length=max_report_length,
             include_prompt=include_prompt,
             prior_images=self._prior_images_of(studies),
-            **({} if all(each is None for each in positions) else {"crop_positions": positions}),
+            **_crop_positions_of(studies),
         )
         if "pixel_attention_mask" in batch:
             batch["view_mask"] = batch.pop("pixel_attention_mask")
@@ -347,7 +346,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
 
     def prepare_images(self, studies: Sequence[Mapping[str, Any]]) -> BatchFeature:
         """The images of studies alone: `pixel_values` and `view_mask`, as `prepare_studies` gives them."""
-        return self.image_processor(group_views([_views_of(study) for study in studies]), return_tensors="pt")
+        views = group_views([_views_of(study) for study in studies])
+        return self.image_processor(views, return_tensors="pt", **_crop_positions_of(studies))
 
     def prepare_prompts(self, studies: Sequence[Mapping[str, Any]], *, instruction: str | None = None) -> BatchFeature:
         """The prompts of studies alone, without reports: `input_ids`, `attention_mask` and the `study_inputs`, as
@@ -543,7 +543,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
                 continue
             # Where the study's own views are cut says nothing of its prior's.
             options = {name: value for name, value in image_kwargs.items() if name != "crop_positions"}
-            made = self.image_processor([list(views)], return_tensors="pt", **options)
+            made = self.image_processor([list(views or ())], return_tensors="pt", **options)
             mask = made.get("view_mask")
             mask = torch.ones(made["pixel_values"].shape[:2], dtype=torch.bool) if mask is None else mask
             rows.append({"prior_pixel_values": made["pixel_values"][0], "prior_view_mask": mask[0]})
@@ -637,6 +637,11 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             "input_ids": _pad_rows(rows, pad, side, multiple),
             "attention_mask": _pad_rows([[1] * len(row) for row in rows], 0, side, multiple),
         }
+
+
+def _crop_positions_of(studies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    positions = [study.get("crop_positions") for study in studies]
+    return {} if all(each is None for each in positions) else {"crop_positions": positions}
 
 
 def _views_of(study: Mapping[str, Any]) -> Any:

@@ -26,12 +26,11 @@ from transformers.utils.hub import resolve_revision
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ...configuration.saved_parts import LANGUAGE_MODEL, is_local
-from .repository_code import LOCAL_PARTS_FILE
+from .repository_code import LOCAL_PARTS_FILE, is_checkpoint
 from .saved_dtypes import SavedDtypesMixin, loading_in
 from .tensor_digests import fingerprint, tensor_digests
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-_CHECKPOINT = re.compile(r"checkpoint-\d+")
 _logger = logging.getLogger(__name__)
 
 
@@ -282,7 +281,7 @@ class SeparatePartsMixin(SavedDtypesMixin):
         if push_to_hub:
             check_can_be_published(self)
         if save_training_parts is None:
-            save_training_parts = self.saves_training_parts or bool(_CHECKPOINT.fullmatch(Path(save_directory).name))
+            save_training_parts = self.saves_training_parts or is_checkpoint(save_directory)
         state_dict = dict(self.state_dict() if state_dict is None else state_dict)
         self._note_dtypes()
         left_out = self._note_left_out(state_dict, save_training_parts)
@@ -295,12 +294,14 @@ class SeparatePartsMixin(SavedDtypesMixin):
         sections = [self.config, *(getattr(self.config, name) for name in self.config.sub_configs)]
         quantized = [c for c in sections if left_out and c is not None and "quantization_config" in vars(c)]
         quantizations = [vars(config).pop("quantization_config") for config in quantized]
-        training_parts = self.config.training_parts
-        self.config.training_parts = training_parts and (save_training_parts or not self.training_only_parts)
+        training_parts = getattr(self.config, "training_parts", None)
+        if self.training_only_parts:
+            self.config.training_parts = training_parts and save_training_parts
         try:
             super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub=push_to_hub, **kwargs)
         finally:
-            self.config.training_parts = training_parts
+            if self.training_only_parts:
+                self.config.training_parts = training_parts
             for config, quantization in zip(quantized, quantizations, strict=True):
                 config.quantization_config = quantization
         if is_main_process:

@@ -81,8 +81,8 @@ def test_every_intermediate_and_gradient_equals_the_released_code(case, released
             "qformer_layer0_crossattn_out": layers[0].crossattention,
             **{f"qformer_layer{index}_out": layer for index, layer in enumerate(layers)},
             "query_output": model.disease_queries,
-            "visual": model.associations["visual"],
-            "report": model.associations["report"],
+            "visual": model.associations.visual,
+            "report": model.associations.report,
             "output_proj": model.output_projection,
             "inputs_llama": model.projector,
         }
@@ -136,6 +136,11 @@ def inputs_of(model, studies=3, seed=1, views=1):
     }
 
 
+def bank_of(model, name):
+    """A memory as the model reads it."""
+    return model.associations.bank(name, model.study_memory[name])
+
+
 GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 
 
@@ -158,7 +163,7 @@ def test_the_released_sizes_are_the_defaults_and_make_239_image_tokens():
 def test_each_memory_can_be_left_out_and_takes_its_tokens_and_weights_along(off):
     whole, part = tiny_ammrg(), tiny_ammrg(**{f"{name}_memory_size": None for name in off})
     assert part.config.num_image_tokens == whole.config.num_image_tokens - 14 * len(off)
-    assert part.associations.keys() == {"visual", "report"} - set(off)
+    assert {name for name, _ in part.associations.named_children()} == {"visual", "report"} - set(off)
     assert part(**inputs_of(part)).image_hidden_states.shape[1] == part.config.num_image_tokens
     part.load_state_dict({name: weight for name, weight in whole.state_dict().items() if name in part.state_dict()})
     if part.config.memory_sizes:
@@ -216,25 +221,25 @@ def test_gradients_reach_every_projection_and_no_memory(model):
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
     for name in ("visual", "report"):
-        assert not model._bank(name).requires_grad
+        assert not bank_of(model, name).requires_grad
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            assert model.associations[name].get_parameter(f"{part}.weight").grad.abs().sum() > 0
+            assert model.associations.get_submodule(name).get_parameter(f"{part}.weight").grad.abs().sum() > 0
 
 
 def test_memories_are_used_where_and_in_the_dtype_that_the_model_is(model):
     exact = tiny_ammrg()
     inputs = inputs_of(exact)
     expected = exact(**inputs).image_hidden_states
-    assert exact._bank("visual").dtype == torch.float32
+    assert bank_of(exact, "visual").dtype == torch.float32
     rounded = exact.bfloat16()
     hidden = rounded(**inputs).image_hidden_states
-    assert rounded._bank("visual").dtype == hidden.dtype == torch.bfloat16
+    assert bank_of(rounded, "visual").dtype == hidden.dtype == torch.bfloat16
     assert torch.nn.functional.cosine_similarity(hidden.float().flatten(), expected.flatten(), dim=0) > 0.99
     back = rounded.float()
-    assert back._bank("visual").dtype == torch.float32
-    torch.testing.assert_close(back._bank("visual"), model._bank("visual"))
+    assert bank_of(back, "visual").dtype == torch.float32
+    torch.testing.assert_close(bank_of(back, "visual"), bank_of(model, "visual"))
     with torch.device("meta"):
-        assert model.to("cpu")._bank("report").device.type == "cpu"
+        assert bank_of(model.to("cpu"), "report").device.type == "cpu"
 
 
 def test_the_memories_travel_with_the_model_in_the_folder_that_is_not_pushed(model, tmp_path):
@@ -245,7 +250,7 @@ def test_the_memories_travel_with_the_model_in_the_folder_that_is_not_pushed(mod
     assert loaded.study_memory["visual"].study_ids == model.study_memory["visual"].study_ids
     assert not [str(path) for path in published_files(tmp_path / "model") if "memory" in str(path)]
     weights = model.state_dict()
-    assert not [name for name, tensor in weights.items() if tensor.shape == model._bank("visual").shape]
+    assert not [name for name, tensor in weights.items() if tensor.shape == bank_of(model, "visual").shape]
 
 
 def test_a_model_without_its_memories_refuses_to_write(model, tmp_path):
@@ -337,7 +342,7 @@ def test_evidence_names_probability_place_and_the_studies_that_are_recalled_most
         found = stage1.disease_queries(
             stage1.qformer_projection(model.encode_views(inputs["pixel_values"])), output_attentions=True
         )
-        _, weights = model.associations["visual"](found.last_hidden_state, values, output_weights=True)
+        _, weights = model.associations.visual(found.last_hidden_state, values, output_weights=True)
     assert len(output.evidence) == 3
     for study, evidence in enumerate(output.evidence):
         assert [each.observation for each in evidence] == list(OBSERVATIONS)

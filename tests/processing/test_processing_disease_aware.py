@@ -60,6 +60,14 @@ def test_nothing_in_a_report_is_taken_for_more_than_words(processor, text):
     assert processor.prompt_for(study).count("Describe the findings.") == 1
 
 
+def test_context_and_sections_stand_in_the_prompt_as_without_an_exemplar():
+    said = disease_aware_processor(context=["indication"], section_instructions=["impression"])
+    study = {"exemplar": {"report": REPORT}, "indication": "Cough", "section": "impression"}
+    expected = "<image> Indication: Cough. Write the impression section of the report."
+    assert said.prompt_for(study) == f"Similar: {REPORT} {expected}"
+    assert said.prompt_for({**study, "exemplar": None}) == expected
+
+
 def test_an_instruction_that_is_a_whole_prompt_stays_one(processor):
     study = {"exemplar": {"report": REPORT}}
     assert processor.prompt_for(study, "Look at <image> closely.") == "Look at <image> closely."

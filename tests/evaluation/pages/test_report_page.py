@@ -12,9 +12,10 @@ from html_page import Page
 from PIL import Image
 
 from mambaxray.evaluation.clinical import label_scores
+from mambaxray.evaluation.findings import Verdict
 from mambaxray.evaluation.labeler import CheXpertStyleLabeler
 from mambaxray.evaluation.pages.charts import Curve, Line, line_chart
-from mambaxray.evaluation.pages.marks import Verdict, compare_findings, marked_html
+from mambaxray.evaluation.pages.marks import compare_findings, marked_html
 from mambaxray.evaluation.pages.report_page import write_report_page
 from mambaxray.evaluation.pages.scores import (
     ObservationScore,
