@@ -38,6 +38,8 @@ from mambaxray.train.varied_studies import VariedStudies
 SIZE, PATCH, WIDTH = 64, 16, 64
 PARTS = ("prior_images", "prior_report")
 INSTRUCTION = "Give an impression."
+CONTEXTS: dict[str, tuple[str, ...]] = {"before": (), "after": PARTS}
+"""What each model's prompts say."""
 _MARKER = "shown"
 """Stands for prior images in a prompt, where their visual tokens are at hand."""
 
@@ -46,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for the encoder and each seed's numbers")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--models", nargs="+", choices=[*CONTEXTS], default=[*CONTEXTS])
     parser.add_argument("--patients", type=int, default=2000, help="to learn from")
     parser.add_argument("--test-patients", type=int, default=200)
     parser.add_argument("--encoder-steps", type=int, default=1200)
@@ -67,12 +70,16 @@ def print_changes(options: argparse.Namespace) -> None:
     data: Encoded | None = None
     results = []
     for seed in options.seeds:
-        file = options.output / f"seed-{seed}.json"
-        if not file.is_file():
-            data = data or prepare(options)
-            file.write_text(json.dumps(run(seed, data, options), indent=1))
-        results.append(json.loads(file.read_text()))
-    print_results(results, options)
+        result = {}
+        for model in options.models:
+            file = options.output / f"seed-{seed}-{model}.json"
+            if not file.is_file():
+                data = data or prepare(options)
+                file.write_text(json.dumps(run(seed, model, data, options), indent=1))
+            result[model] = json.loads(file.read_text())
+        results.append(result)
+    if options.models == [*CONTEXTS]:
+        print_results(results, options)
 
 
 # ---------------------------------------------------------------------------------------- the data, seen once
@@ -231,32 +238,31 @@ def _train(model: Any, batches: Any, steps: int, peak: float = 3e-3) -> float:
     return statistics.mean(losses[-max(1, steps // 10) :])
 
 
-def run(seed: int, data: Encoded, options: argparse.Namespace) -> dict[str, Any]:
-    """Both models of a seed, trained and counted."""
-    encoder = trained_encoder(options)
+def run(seed: int, name: str, data: Encoded, options: argparse.Namespace) -> dict[str, Any]:
+    """A model of a seed, trained and counted."""
+    context = CONTEXTS[name]
     first = [row for row in data.splits["test"] if not row["prior"]]
     later = [row for row in data.splits["test"] if row["prior"]]
-    withheld = [{**row, "prior_images": [], "prior_report": ""} for row in later]
-    results: dict[str, Any] = {"seed": seed}
-    for name, context in (("before", ()), ("after", PARTS)):
-        started = time.process_time()
-        set_seed(seed)
-        model, processor = make_model(encoder, [row["report"] for row in data.splits["train"]], context)
-        studies = VariedStudies(data.splits["train"], context=context, dropout=options.dropout, seed=seed)
-        collate = Collator(processor, data.tokens, True)
-        print(f"seed {seed}, {name}", flush=True)
-        loss = _train(model, DataLoader(studies, options.batch_size, True, collate_fn=collate), options.steps)
-        counted = {"loss": loss, "later, prior withheld": count(write(model, processor, withheld, data), withheld)}
-        counted["first"] = count(write(model, processor, first, data), first)
-        if context:
-            for left, given in (
-                ("later, prior given", later),
-                ("later, report only", [{**row, "prior_images": []} for row in later]),
-                ("later, images only", [{**row, "prior_report": ""} for row in later]),
-            ):
-                counted[left] = count(write(model, processor, given, data), given)
-        counted["cpu minutes"] = (time.process_time() - started) / 60
-        results[name] = counted
+    conditions = {
+        "first": first,
+        "later, prior withheld": [{**r, "prior_images": [], "prior_report": ""} for r in later],
+    }
+    if context:
+        conditions["later, prior given"] = later
+        conditions["later, report only"] = [{**row, "prior_images": []} for row in later]
+        conditions["later, images only"] = [{**row, "prior_report": ""} for row in later]
+    started = time.process_time()
+    set_seed(seed)
+    model, processor = make_model(trained_encoder(options), [row["report"] for row in data.splits["train"]], context)
+    studies = VariedStudies(data.splits["train"], context=context, dropout=options.dropout, seed=seed)
+    collate = Collator(processor, data.tokens, True)
+    print(f"seed {seed}, {name}", flush=True)
+    results: dict[str, Any] = {
+        "loss": _train(model, DataLoader(studies, options.batch_size, True, collate_fn=collate), options.steps)
+    }
+    for condition, rows in conditions.items():
+        results[condition] = count(write(model, processor, rows, data), rows)
+    results["cpu minutes"] = (time.process_time() - started) / 60
     return results
 
 
