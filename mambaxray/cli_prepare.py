@@ -79,6 +79,14 @@ def prepare(
         int | None,
         typer.Option(metavar="N", help="Random seed of the split, for data sets without a published one. Default: 0."),
     ] = None,
+    prior: Annotated[
+        bool,
+        typer.Option(
+            "--prior",
+            help="Link each study to the patient's previous one, for models that compare. The data set must say when "
+            "studies were made: mimic-cxr, chexpert-plus, or a study_date in annotation-json and table.",
+        ),
+    ] = False,
     allow_shared_patients: Annotated[
         bool,
         typer.Option(
@@ -132,6 +140,9 @@ def prepare(
 
     - mambaxray prepare mimic-cxr --source mimic-cxr-jpg/2.1.0 --reports mimic-cxr-reports.zip --output prepared/mimic
       --section findings --shorter-side 512
+
+    - mambaxray prepare mimic-cxr --source mimic-cxr-jpg/2.1.0 --reports mimic-cxr-reports.zip --output prepared/prior
+      --section findings --unit study --prior
     """
     import logging
 
@@ -152,6 +163,8 @@ def prepare(
     options = {option: value for option, value in given.items() if value is not None}
     if cleaning == _NONE:
         options["cleaning"] = None
+    if prior:
+        options["prior"] = True
     try:
         if views not in (_KNOWN, _PREDICT) or (views == _PREDICT) != (view_classifier is not None):
             raise ValueError(
@@ -196,6 +209,8 @@ def _summarize(card: dict[str, Any], output: Path, console: "Console") -> None:
     if "predicted_views" in card:
         predicted = ", ".join(f"{count:,} {view}" for view, count in card["predicted_views"].items()) or "none"
         console.print(f"views predicted: {predicted}")
+    for split, count in card.get("priors", {}).items():
+        console.print(f"{split}: {count:,} of {card['counts'][split]:,} studies have a prior study")
     for reason, count in card["left_out"].items():
         console.print(f"left out: {count:,} x {reason}")
     if card["left_out"]:
