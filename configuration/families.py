@@ -144,6 +144,9 @@ _FAMILIES: dict[str, Family] = {
         model=".modeling_mambaxray.modeling_ammrg:AMMRGForConditionalGeneration",
         checkpoint="ammrg",
         key_map=".train.convert:ammrg_key",
+        # Of texts, which the Q-Former does not read here; and memories, which are no weights.
+        left_out=r"^Qformer\.(cls\.|bert\.embeddings\.(word|position)_|bert\.encoder\.layer\.\d+\.(intermediate|output)\.)"
+        r"|^(R_)?HopfieldLayers\.lookup_weights$",
         papers=("ammrg", "cxpmrg_bench"),
         tiny={
             "query_hidden_size": 16,

@@ -20,10 +20,29 @@ and `prior_report`; they are read from the prior's own row and stored once (`pri
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..configuration.observations import OBSERVATIONS
-
 if TYPE_CHECKING:
     import datasets
+
+OBSERVATIONS: tuple[str, ...] = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+"""The 14 observations of CheXpert (Irvin et al., AAAI 2019, table 1), in the order of its label files."""
+
+VIEWS: tuple[str, ...] = ("PA", "AP", "LATERAL")
+"""The projections of chest radiographs; the view of an image is one of them, or empty when it is not known."""
 
 PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED = 1, 0, -1, None
 LABEL_VALUES: tuple[int | None, ...] = (PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED)

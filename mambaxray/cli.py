@@ -11,6 +11,7 @@ from .cli_bench import bench_app
 from .cli_compare import compare
 from .cli_convert import convert
 from .cli_evaluate import evaluate
+from .cli_exemplars import analyze
 from .cli_explain import explain
 from .cli_generate import generate
 from .cli_hub import card, export, push, tiny
@@ -18,6 +19,7 @@ from .cli_memory import memory_app, retrieval_app
 from .cli_options import MODEL_HELP, SeedOption
 from .cli_prepare import prepare
 from .cli_train import classify, contrast, finetune, pretrain, recipes
+from .cli_views import views_app
 from .console import SAFETY, failure, quiet_transformers
 
 app = typer.Typer(
@@ -134,9 +136,11 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(memory_app, name="memory")
+retrieval_app.command("analyze")(analyze)
 app.add_typer(retrieval_app, name="retrieval")
 app.add_typer(analyse_app, name="analyse")
 app.add_typer(bench_app, name="bench")
+app.add_typer(views_app, name="views")
 
 
 if __name__ == "__main__":

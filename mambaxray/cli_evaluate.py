@@ -63,8 +63,9 @@ def evaluate(
         typer.Option(
             "--metric",
             metavar="NAME",
-            help="Metric to compute; can be repeated: BLEU, ROUGE_L, METEOR, CIDEr, clinical, or a single score such "
-            "as Bleu_4; with radeval also RadGraph, RadCliQ, CheXbert, BERTScore, GREEN. Default: all but radeval's.",
+            help="Metric to compute; can be repeated: BLEU, ROUGE_L, METEOR, CIDEr, clinical, located, or a single "
+            "score such as Bleu_4; with radeval also RadGraph, RadCliQ, CheXbert, BERTScore, RaTEScore, GREEN, "
+            "CRIMSON. Default: all but radeval's.",
             show_default=False,
         ),
     ] = None,
@@ -105,7 +106,7 @@ def evaluate(
         typer.Option(
             metavar="FILE",
             help="Python interpreter of an environment with the package radeval, for RadGraph, RadCliQ, CheXbert, "
-            "BERTScore and GREEN.",
+            "BERTScore, RaTEScore, GREEN and CRIMSON.",
         ),
     ] = None,
     ci: Annotated[bool, typer.Option("--ci/--no-ci", help="Compute bootstrap confidence intervals by patient.")] = True,
@@ -228,13 +229,22 @@ def _print_result(result: Mapping[str, Any]) -> None:
     console.print(result["signature"], soft_wrap=True)
 
 
-def _write_page(path: Path, result: Mapping[str, Any], rows: Sequence["StudyReport"]) -> Path:
-    from .evaluation.pages.evaluation_page import write_evaluation_page
-
+def with_images_at_hand(rows: Sequence["StudyReport"]) -> list["StudyReport"]:
+    """The studies with those of their images that are files on this machine."""
     studies = []
     for row in rows:
         images = [image for image in row.images if isinstance(image, str | PathLike) and Path(image).is_file()]
-        studies.append(replace(row, images=images, views=[""] * len(images)))
+        context = dict(row.context or {})
+        if "prior_images" in context:
+            context["prior_images"] = [image for image in context["prior_images"] if Path(image).is_file()]
+        studies.append(replace(row, images=images, views=[""] * len(images), context=context or None))
+    return studies
+
+
+def _write_page(path: Path, result: Mapping[str, Any], rows: Sequence["StudyReport"]) -> Path:
+    from .evaluation.pages.evaluation_page import write_evaluation_page
+
+    studies = with_images_at_hand(rows)
     rank_by = "ROUGE_L" if "ROUGE_L" in result["per_sample"] else next(iter(result["per_sample"]), None)
     if rank_by is None:
         raise ValueError("--html ranks the studies and needs a metric that single studies have, e.g. --metric ROUGE_L")

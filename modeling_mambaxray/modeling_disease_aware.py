@@ -4,7 +4,6 @@ import functools
 import hashlib
 import logging
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -18,7 +17,7 @@ from ..configuration.observations import OBSERVATIONS
 from ..configuration.vision_tokens import patch_positions, visual_width
 from .layers.disease_queries import DiseaseQueries, DiseaseQueriesOutput
 from .layers.disease_visual_fusion import AllFeatures, DiseaseVisualFusion, MeanFeature
-from .layers.exemplar_retriever import ExemplarRetriever
+from .layers.exemplar_retriever import ExemplarRetriever, Exemplars, exemplar_table
 from .layers.image_features import Evidence, ImageFeatures, RelatedStudy
 from .layers.retrieval_keys import retrieval_keys
 from .layers.study_memories import StudyMemoriesMixin
@@ -27,8 +26,6 @@ from .modeling_mambaxray import MambaXrayForConditionalGeneration
 
 _MEMORY = "retrieval"
 _STAGE1 = "disease_aware_pretraining"
-# Queries at a time of the table for training.
-_QUERIES = 256
 _logger = logging.getLogger(__name__)
 
 
@@ -65,21 +62,14 @@ class DiseaseAwareForConditionalGeneration(StudyMemoriesMixin, MambaXrayForCondi
         )
         self.fusion = _fusion(config, width)
         self._retriever: ExemplarRetriever | None = None
-        self.post_init()
         self._freeze_stage1()
+        self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, DiseaseQueries):
             init.normal_(module.queries, std=module.qformer.config.initializer_range)
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As usual; what `config.trainable` leaves out is frozen."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_stage1()
-        return loaded
 
     def _freeze_stage1(self) -> None:
         frozen = [self.vision_encoder, self.disease_queries]
@@ -186,7 +176,7 @@ class DiseaseAwareForConditionalGeneration(StudyMemoriesMixin, MambaXrayForCondi
                     memory.study_ids[row],
                     weight * visual + (1 - weight) * disease,
                     None if memory.reports is None else memory.reports[row],
-                    {"visual": visual, "disease": disease},
+                    similarities={"visual": visual, "disease": disease},
                 ),
             )
             for row, (visual, disease) in zip(rows.tolist(), found, strict=True)
@@ -246,10 +236,10 @@ class DiseaseAwareForConditionalGeneration(StudyMemoriesMixin, MambaXrayForCondi
         logits = self.disease_queries(visual_tokens.to(self.disease_queries.queries.dtype)).logits
         ids, patients = ([study.get(name) for study in studies] for name in ("study_id", "patient_id"))
         keys = retrieval_keys(visual_tokens, logits)
-        found = self._search(keys["visual"], keys["disease"], ids, patients)
+        found = self.retriever.search(keys["visual"], keys["disease"], ids, patients)
         return [
-            {"exemplar": study["exemplar"] if "exemplar" in study else exemplars[0]}
-            for study, exemplars in zip(studies, found, strict=True)
+            {"exemplar": study["exemplar"]} if "exemplar" in study else self._recalled(found, query)
+            for query, study in enumerate(studies)
         ]
 
     def recall_for_training(self, studies: Sequence[Mapping[str, Any]], seed: int = 0) -> list[dict[str, Any] | None]:
@@ -258,45 +248,21 @@ class DiseaseAwareForConditionalGeneration(StudyMemoriesMixin, MambaXrayForCondi
 
         It is the most similar one, or one of `config.training_exemplars` that the seed and the study's id choose.
         """
-        memory = self.retriever.memory
-        rows = defaultdict(list)
-        for row, study_id in enumerate(memory.study_ids):
-            rows[study_id].append(row)
-        known = [study for study in studies if study["study_id"] in rows]
         count = self.config.training_exemplars
-        chosen: dict[str, dict[str, Any]] = {}
-        for start in range(0, len(known), _QUERIES):
-            some = known[start : start + _QUERIES]
-            ids = [study["study_id"] for study in some]
-            # A study can have several rows, such as its views.
-            visual, disease = (
-                torch.stack([memory.vectors[name][rows[study_id]].mean(dim=0) for study_id in ids])
-                for name in ("visual", "disease")
-            )
-            found = self._search(visual, disease, ids, [study.get("patient_id") for study in some], count)
-            for study_id, exemplars in zip(ids, found, strict=True):
-                chosen[study_id] = exemplars[_draw(seed, study_id, count)]
-        return [{"exemplar": chosen[study["study_id"]]} if study["study_id"] in chosen else None for study in studies]
+        table = exemplar_table(self.retriever, count, [study["study_id"] for study in studies])
+        recalled: list[dict[str, Any] | None] = []
+        for study in studies:
+            name = study["study_id"]
+            found = table.get(name)
+            recalled.append(None if found is None else self._recalled(found, 0, _draw(seed, name, count)))
+        return recalled
 
-    def _search(
-        self, visual: Tensor, disease: Tensor, ids: Sequence[Any], patients: Sequence[Any], k: int = 1
-    ) -> list[list[dict[str, Any]]]:
+    def _recalled(self, found: Exemplars, query: int, rank: int = 0) -> dict[str, Any]:
         memory = self.retriever.memory
-        found = self.retriever.search(visual, disease, ids, patients, k)
-        numbers = [values.tolist() for values in (found.rows, found.visual, found.disease)]
-        return [
-            [
-                {
-                    "report": memory.reports[row],
-                    "row": row,
-                    "study_id": memory.study_ids[row],
-                    "visual": visual,
-                    "disease": disease,
-                }
-                for row, visual, disease in zip(*of_query, strict=True)
-            ]
-            for of_query in zip(*numbers, strict=True)
-        ]
+        row = int(found.rows[query, rank])
+        exemplar = {"report": memory.reports[row], "row": row, "study_id": memory.study_ids[row]}
+        exemplar |= {name: float(getattr(found, name)[query, rank]) for name in ("visual", "disease")}
+        return {"exemplar": exemplar}
 
 
 _WITHOUT_MEMORY = (

@@ -656,6 +656,15 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             kwargs["config"] = config
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
+    @classmethod
+    def fields_from_stage1(cls, stage1: PreTrainedModel) -> dict[str, Any]:
+        """Fields of the configuration that follow from the stage 1 that a model is to start from, such as sizes.
+
+        Raises:
+            ValueError: as `start_from_stage1`.
+        """
+        return {}
+
     def start_from_stage1(self, stage1: PreTrainedModel) -> None:
         """Takes over what an earlier stage of the system learned, beside the vision encoder: `model.stage1` of recipes.
 

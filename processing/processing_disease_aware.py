@@ -1,7 +1,7 @@
 """`DiseaseAwareProcessor`: prompts with the report of a similar study."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..configuration.configuration_disease_aware import EXEMPLAR_INPUTS
@@ -18,8 +18,9 @@ class DiseaseAwareProcessor(MambaXrayProcessor):
     """As `MambaXrayProcessor`, with the report of a similar study in the prompt of a study that has an `exemplar`.
 
     Args:
-        image_processor, tokenizer, num_image_tokens, image_token, instruction, prompt_template, chat_template: as
-            there. `prompt_template` is for studies without an exemplar.
+        image_processor, tokenizer, num_image_tokens, image_token, instruction, prompt_template, chat_template, context,
+            max_prior_report_length, num_prior_image_tokens, prior_image_token, section_instructions: as there.
+            `prompt_template` is for studies without an exemplar.
         exemplar_template: wrapper with the fields `{exemplar}`, `{image}` and `{instruction}`, for studies with one.
         max_exemplar_tokens: an exemplar's report is cut to this many tokens; ours, since the paper states no budget.
     """
@@ -35,11 +36,27 @@ class DiseaseAwareProcessor(MambaXrayProcessor):
         instruction: str = DEFAULT_INSTRUCTION,
         prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
         chat_template: str | None = None,
+        context: Sequence[str] = (),
+        max_prior_report_length: int | None = 100,
+        num_prior_image_tokens: int | None = None,
+        prior_image_token: str = "<prior_image>",
+        section_instructions: Mapping[str, str] | Sequence[str] = (),
         exemplar_template: str = DEFAULT_EXEMPLAR_TEMPLATE,
         max_exemplar_tokens: int = 100,
     ) -> None:
         super().__init__(
-            image_processor, tokenizer, num_image_tokens, image_token, instruction, prompt_template, chat_template
+            image_processor,
+            tokenizer,
+            num_image_tokens,
+            image_token,
+            instruction,
+            prompt_template,
+            chat_template,
+            context,
+            max_prior_report_length,
+            num_prior_image_tokens,
+            prior_image_token,
+            section_instructions,
         )
         for name in ("{exemplar}", "{image}", "{instruction}"):
             if exemplar_template.count(name) != 1:
@@ -55,10 +72,11 @@ class DiseaseAwareProcessor(MambaXrayProcessor):
         exemplar = study.get("exemplar")
         if exemplar is None or (instruction is not None and self.image_token in instruction):
             return super().prompt_for(study, instruction)
+        said = self.instruction_for(study) if instruction is None else instruction
         values = {
             "{image}": self.image_token,
-            "{instruction}": self.instruction if instruction is None else instruction,
-            "{exemplar}": self._shortened(exemplar["report"]),
+            "{instruction}": " ".join([*self.context_of(study), said]),
+            "{exemplar}": self.cut_to_tokens(self.one_line(exemplar["report"]), self.max_exemplar_tokens),
         }
         # At once, so that nothing in a report or an instruction is taken for a field.
         return re.sub("|".join(map(re.escape, values)), lambda field: values[field[0]], self.exemplar_template)
@@ -70,20 +88,6 @@ class DiseaseAwareProcessor(MambaXrayProcessor):
         similarities = [exemplar.get(name) or 0.0 for name in ("visual", "disease")]
         row = exemplar.get("row")
         return {"exemplar_row": -1 if row is None else row, "exemplar_similarities": similarities}
-
-    def _shortened(self, report: str) -> str:
-        """A report of at most `max_exemplar_tokens` tokens, in which nothing is a special token."""
-        tokenizer = self.tokenizer
-        special = [re.escape(token) for token in {*tokenizer.all_special_tokens, self.image_token}]
-        text = " ".join(re.sub("|".join(special), " ", report).split())
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) <= self.max_exemplar_tokens:
-            return text
-        # A last word of which only a part is left goes, too.
-        cut = tokenizer.decode(ids[: self.max_exemplar_tokens])
-        following = tokenizer.decode(ids[: self.max_exemplar_tokens + 1])
-        is_whole = following[len(cut) :][:1].isspace() or cut[-1:].isspace()
-        return (cut if is_whole else cut.rpartition(" ")[0]).strip()
 
 
 __all__ = ["DEFAULT_EXEMPLAR_TEMPLATE", "DiseaseAwareProcessor"]

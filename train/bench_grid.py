@@ -40,7 +40,8 @@ AXES: tuple[str, ...] = ("dataset", "vision_encoder", "decoder", "variant", "che
 
 
 MORE_COLUMNS: tuple[str, ...] = (
-    *("Bleu_1", "Bleu_2", "Bleu_3", "RadGraph_F1", "BERTScore", "RadCliQ", "epochs", "loss_gap"),
+    *("Bleu_1", "Bleu_2", "Bleu_3", "RadGraph_F1", "BERTScore", "RadCliQ", "epochs", "loss_gap", "copied"),
+    "copied_by_chance",
 )
 """The columns that a bench can have beside those of CXPMRG-Bench."""
 
@@ -76,6 +77,7 @@ class TestSection(Section):
         num_workers: processes that read images ahead, per process.
         metrics: families or scores as `evaluate_reports` names them; all but radeval's when null.
         external_python: Python of an environment with radeval, for its metrics.
+        evidence: keep with each report what it rests on, where the model's system gives that.
     """
 
     max_studies: int | None = None
@@ -83,6 +85,7 @@ class TestSection(Section):
     num_workers: int = 0
     metrics: list[str] | None = None
     external_python: str | None = None
+    evidence: bool = False
 
     def model_post_init(self, context: Any) -> None:
         if isinstance(self.batch_size, str) and self.batch_size != "largest":
@@ -110,7 +113,8 @@ class Bench(Section):
             set's choice is called as in the papers ("CheXpert Plus", "MIMIC-CXR", "IU X-ray") to have such rows. Or the
             tables whose rows stand there, whatever their data set: `{AM-MRG: [IV]}`.
         columns: further columns of the table: `Bleu_1` to `Bleu_3`; `RadGraph_F1`, `BERTScore`, `RadCliQ`, which need
-            radeval; `epochs` up to the best evaluation, and `loss_gap`, validation less training loss there.
+            radeval; `epochs` up to the best evaluation, and `loss_gap`, validation less training loss there; `copied`,
+            the share of a report that comes from its exemplar, and `copied_by_chance`, which need `test.evidence`.
         test: how the test split is evaluated.
         steps: what can run before a cell, by name. The cells that write `${NAME}` in place of a folder need the step,
             and those steps that it needs itself.
@@ -198,11 +202,6 @@ class Bench(Section):
         folders = [cell.folder for cell in cells]
         if twice := {str(folder) for folder in folders if folders.count(folder) > 1}:
             raise RecipeError(f"names of choices differ in signs only, so cells would share {', '.join(sorted(twice))}")
-        used = {step.name for cell in cells for step in cell.steps}
-        if unused := [name for name in self.steps if name not in used]:
-            raise RecipeError(
-                f"no cell needs the step {unused[0]}: write ${{{unused[0]}}} where its folder is to stand"
-            )
         return cells
 
     def _cell(self, names: dict[str, str], seed: int | None) -> "Cell":
@@ -276,12 +275,18 @@ def load_bench(bench: str | Path) -> Bench:
     """Reads and checks a bench file.
 
     Args:
-        bench: name of a bench that comes with the package, or path of a YAML file.
+        bench: name of a bench that comes with the package, or path of a YAML file. Its key `extends` names another
+            bench, whose keys it has where it does not say them itself.
 
     Raises:
         FileNotFoundError: neither a file nor a name that is known.
         RecipeError: the file is no YAML, or a key or value is not one that a bench has.
     """
+    return make_bench(_read(bench, ()))
+
+
+def _read(bench: str | Path, path: tuple[str, ...]) -> dict[str, Any]:
+    """A bench's plain data; `path` are the benches that extend it."""
     name = str(bench)
     bundled = files(__package__) / "benches" / f"{name}.yaml"
     if Path(name).is_file():
@@ -291,7 +296,13 @@ def load_bench(bench: str | Path) -> Bench:
     else:
         known = sorted(file.name.removesuffix(".yaml") for file in (files(__package__) / "benches").iterdir())
         raise FileNotFoundError(f"no bench {name!r}: give a YAML file, or one of {', '.join(known)}")
-    return make_bench(parse_mapping(text, name))
+    values = parse_mapping(text, name)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str) or base in (name, *path):
+        raise RecipeError(f"{name}: extends must name another bench, got {base!r}")
+    return _read(base, (*path, name)) | values
 
 
 def make_bench(values: Mapping[str, Any]) -> Bench:

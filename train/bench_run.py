@@ -23,6 +23,7 @@ from transformers import AutoConfig
 from ..data.output_lock import locked_output
 from ..data.studies import first_studies, load_studies
 from ..data.whole_file import write_whole
+from ..evaluation.copying import copying
 from ..evaluation.evaluate_model import generate_predictions, score_predictions
 from ..evaluation.pages.evaluation_page import write_evaluation_page
 from ..evaluation.radeval_metrics import RADEVAL_METRICS
@@ -64,7 +65,7 @@ class CellResult:
         trained_parameters: number of parameters that were trained; None for a model that was taken as it is.
         training_minutes: time of training in the process that finished it; None likewise.
         page: the cell's evaluation page, relative to the bench's folder.
-        learning: `epochs` and `loss_gap` of `best_evaluation`, where there were evaluations.
+        numbers: what `best_evaluation` and `copying` say, where there is something to be said.
         unavailable: metrics that could not be computed, and why.
     """
 
@@ -77,7 +78,7 @@ class CellResult:
     trained_parameters: int | None = None
     training_minutes: float | None = None
     page: str = ""
-    learning: dict[str, float] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
@@ -138,8 +139,10 @@ def _run_cells(
         if result.state != "done":
             if progress is not None:
                 progress(cell, None)
-            result = _run_steps(cell, bench, output, broken, on_step)
-            if result is None:
+            failed = _run_steps(cell, bench, output, broken, on_step)
+            if failed is not None:
+                result = failed
+            else:
                 _forget_other_parts(output, cell, bench)
                 result = _attempt(cell.title, partial(_run, cell, bench, output))
             _write(output, cell, bench, result)
@@ -288,7 +291,8 @@ def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
         trained_parameters=None if trained is None else trained.trained_parameters,
         training_minutes=None if trained is None else trained.seconds / 60,
         page=(cell.folder / _PAGE_FILE).as_posix(),
-        learning={} if trained is None else best_evaluation(trained.history, cell.recipe.training),
+        numbers=({} if trained is None else best_evaluation(trained.history, cell.recipe.training))
+        | copying(predictions),
         unavailable={name: why for name, why in result["unavailable"].items() if name in RADEVAL_METRICS},
     )
 
@@ -355,6 +359,7 @@ def _predict(cell: Cell, test: "Dataset", folder: Path, bench: Bench) -> None:
             resume=True,
             batch_size=batch_size,
             num_workers=bench.test.num_workers,
+            evidence=bench.test.evidence,
             **cell.recipe.generation,
         )
 
@@ -387,7 +392,9 @@ def _settings(cell: Cell, bench: Bench, output: Path) -> dict[str, Any]:
     """What a result is the result of. The recipe is noted without the places of the steps' results, which move with the
     bench's folder."""
     test = bench.test
-    scored = {"max_studies": test.max_studies, "metrics": test.metrics}
+    scored: dict[str, Any] = {"max_studies": test.max_studies, "metrics": test.metrics}
+    if test.evidence:
+        scored["evidence"] = True
     settings = {"recipe": cell.recipe.to_dict(), "train": cell.train, **scored}
     if cell.steps:
         settings["steps"] = {step.name: step.key for step in cell.steps}

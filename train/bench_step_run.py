@@ -18,7 +18,8 @@ from .run import run_recipe
 from .run_folder import delete_run
 
 STEP_FILE = "step.json"
-_PARTS = ("checkpoint", "vision_encoder", "text_encoder", "language_model", "stage1")
+_PARTS = ("checkpoint", "vision_encoder", "text_encoder", "language_model", "stage1", "qformer")
+_GROUPS = ("memories", "parts")
 _logger = logging.getLogger(__name__)
 
 
@@ -68,7 +69,8 @@ def is_stale(step: PlannedStep, output: Path, places: Mapping[str, Path]) -> boo
 def part_digests(model: Mapping[str, Any]) -> dict[str, str]:
     """The folders that a recipe's `model` names, each as its key with dots and a digest of its content."""
     named: dict[str, Any] = {key: model.get(key) for key in _PARTS}
-    named |= {f"memories.{name}": folder for name, folder in (model.get("memories") or {}).items()}
+    for group in _GROUPS:
+        named |= {f"{group}.{name}": folder for name, folder in (model.get(group) or {}).items()}
     folders = {key: Path(name) for key, name in named.items() if isinstance(name, str)}
     return {key: digest_of_folder(folder) for key, folder in folders.items() if folder.is_dir()}
 

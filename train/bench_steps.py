@@ -126,7 +126,7 @@ def _work(name: str, layers: Sequence[Step], seed: int | None) -> tuple[Recipe |
     for layer in layers:
         for key, value in layer.set.items():
             set_value(values, key, copy.deepcopy(value))
-    if own_seed is not None:
+    if own_seed is not None and (work.command is None or "seed" in COMMANDS[work.command].options):
         values["seed"] = own_seed
     try:
         if work.recipe is not None:

@@ -54,6 +54,8 @@ _MORE_COLUMNS = {
     "RadCliQ": Column("RadCliQ", "RadCliQ_v1", "RadCliQ"),
     "epochs": Column("epochs", "epochs", "epochs", is_score=False),
     "loss_gap": Column("loss gap", "loss_gap", ""),
+    "copied": Column("copied", "copied", ""),
+    "copied_by_chance": Column("by chance", "copied_by_chance", ""),
 }
 _NOTES = (
     "B4, R-L, M, C: BLEU-4, ROUGE-L, METEOR, CIDEr. P, R, F1: clinical precision, recall, F1, averaged over all pairs "
@@ -68,6 +70,8 @@ _NOTES = (
 _MORE_NOTES = {
     "epochs": "epochs: of training up to the best evaluation.",
     "loss_gap": "loss gap: validation loss less training loss at the best evaluation.",
+    "copied": "copied: mean share of a report's words in runs of four or more that its retrieved exemplar has, too.",
+    "copied_by_chance": "by chance: the same with another study's exemplar, so what stock phrases alone make.",
 }
 _SEEDS_NOTE = "Numbers with ± are means over the seeds {}, with the 95 % interval of the mean (Student's t)."
 
@@ -158,7 +162,7 @@ def _own(seeds: Sequence[tuple[Cell, CellResult]], columns: Sequence[Column]) ->
 
 def _numbers(result: CellResult, columns: Sequence[Column]) -> tuple[float | None, ...]:
     parameters = None if result.trained_parameters is None else result.trained_parameters / 1e6
-    known = {**result.scores, **result.learning, "minutes": result.minutes, "trained_parameters_millions": parameters}
+    known = {**result.scores, **result.numbers, "minutes": result.minutes, "trained_parameters_millions": parameters}
     return tuple(known.get(column.own) for column in columns)
 
 

@@ -55,8 +55,9 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
     """
     train, validation = load_splits(recipe.data)
     _check_priors(recipe.context.parts, train)
-    model, processor = make_generator(recipe.model, _texts(recipe, train), processor_options(recipe))
-    _give_memories(model, load_memories(recipe.model.memories, recipe.data))
+    memories = load_memories(recipe.model.memories, recipe.data)
+    model, processor = make_generator(recipe.model, _texts(recipe, train), processor_options(recipe), memories)
+    _give_memories(model, memories)
     train = with_recalled(train, model, processor, is_training=True, seed=recipe.seed)
     if validation is not None:
         validation = with_recalled(validation, model, processor, is_training=False)
@@ -76,15 +77,17 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
         if recipe.sections and others:
             raise RecipeError("sections can be asked for where the data is one source, not several")
         cleaning = report_cleaning(source.source, source.options)
-        asked = {"sections": recipe.sections, "cleaning": cleaning, "seed": recipe.seed}
         train = VariedStudies(
             train,
             context=processor.context,
             dropout=recipe.context.dropout,
             random_crop=recipe.model.random_crop,
-            **asked,
+            sections=recipe.sections,
+            cleaning=cleaning,
+            seed=recipe.seed,
         )
-        validation = None if validation is None else VariedStudies(validation, **asked)
+        if validation is not None:
+            validation = VariedStudies(validation, sections=recipe.sections, cleaning=cleaning, seed=recipe.seed)
         callbacks.append(EpochOfStudies(train))
     return ReportTrainer(
         model=model,
@@ -131,7 +134,10 @@ def _texts(recipe: FinetuneRecipe, train: Any) -> Sequence[str]:
 
 
 def make_generator(
-    section: GeneratorSection, reports: Sequence[str], processor_kwargs: Mapping[str, Any] | None = None
+    section: GeneratorSection,
+    reports: Sequence[str],
+    processor_kwargs: Mapping[str, Any] | None = None,
+    memories: Mapping[str, StudyMemory] | None = None,
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The model that a recipe describes, and its processor.
 
@@ -139,6 +145,7 @@ def make_generator(
         section: the recipe's `model`.
         reports: training reports, for the tokenizer of a new language model.
         processor_kwargs: further arguments of the processor, such as `context`.
+        memories: those that the model will be given, whose sizes it is made for.
     """
     processor_kwargs = dict(processor_kwargs or {})
     if section.checkpoint is not None:
@@ -172,7 +179,7 @@ def make_generator(
             processor_kwargs=processor_kwargs
             | _processor_options(section, families_of_stage("finetune")[section.system].processor_class),
             text_kwargs=_loading_options(section) if isinstance(language_model, str) else None,
-            **section.options,
+            **_fields(section, stage1, memories or {}),
         )
     if stage1 is not None:
         try:
@@ -187,6 +194,20 @@ def make_generator(
 def _stage1(name_or_path: str) -> PreTrainedModel:
     with named_part("model.stage1", name_or_path):
         return AutoModel.from_pretrained(name_or_path)
+
+
+def _fields(
+    section: GeneratorSection, stage1: PreTrainedModel | None, memories: Mapping[str, StudyMemory]
+) -> dict[str, Any]:
+    """Fields of the system's configuration: what its stage 1 and its memories tell, and what the recipe says."""
+    model_class = families_of_stage("finetune")[section.system].model_class
+    fields = model_class.fields_from_memories(memories)
+    if stage1 is not None:
+        try:
+            fields |= model_class.fields_from_stage1(stage1)
+        except ValueError as error:
+            raise RecipeError(f"model.stage1={section.stage1}: {error}") from error
+    return fields | section.options
 
 
 def _give_memories(model: PreTrainedModel, memories: dict[str, StudyMemory]) -> None:
@@ -285,7 +306,12 @@ def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path)
             raise RecipeError(f"model.vision_lora: {error}") from error
     values = dict(section.lora or {})
     targets = values.pop("target_modules", ["q_proj", "v_proj"])
-    whole = [name for name, _ in model.named_children() if name not in ("language_model", *section.freeze)]
+    # Whatever is trained, which a system or the recipe may have frozen.
+    whole = [
+        name
+        for name, part in model.named_children()
+        if name != "language_model" and any(parameter.requires_grad for parameter in part.parameters())
+    ]
     try:
         config = LoraConfig(
             target_modules=rf"language_model\..*\.({'|'.join(targets)})", modules_to_save=whole, **values

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modeling_mambaxray.layers.exemplar_retriever import ExemplarRetriever, Exemplars
 from ..modeling_mambaxray.layers.retrieval_keys import retrieval_keys
 from ..modeling_mambaxray.layers.study_memory import MemorySource
 from .memory_building import MemoryPlan
@@ -57,34 +56,4 @@ def plan_retrieval_memory(
     return MemoryPlan([Track("", rows)], encoder, ("images",), source, with_reports=True, batch_size=batch_size)
 
 
-def exemplar_table(retriever: ExemplarRetriever, k: int = 1) -> dict[str, Exemplars]:
-    """The exemplars of every study of a retrieval memory, so that a training step costs no search.
-
-    They are of other studies and other patients. A study with several rows, such as one per view, has the exemplars of
-    its first row.
-
-    Args:
-        retriever: over the memory.
-        k: exemplars of a study.
-
-    Returns:
-        By study id, of one query each.
-
-    Raises:
-        ValueError: there are fewer than `k` rows of other studies and patients.
-    """
-    memory = retriever.memory
-    first = {study: row for row, study in reversed(list(enumerate(memory.study_ids)))}
-    rows = list(first.values())
-    found = retriever.search(
-        memory.vectors["visual"][rows],
-        memory.vectors["disease"][rows],
-        [memory.study_ids[row] for row in rows],
-        [memory.patient_ids[row] for row in rows],
-        k,
-    )
-    parts = (found.rows, found.scores, found.visual, found.disease)
-    return {study: Exemplars(*(part[i : i + 1] for part in parts)) for i, study in enumerate(first)}
-
-
-__all__ = ["RetrievalEncoder", "exemplar_table", "plan_retrieval_memory"]
+__all__ = ["RetrievalEncoder", "plan_retrieval_memory"]

@@ -294,12 +294,14 @@ class SeparatePartsMixin(SavedDtypesMixin):
         sections = [self.config, *(getattr(self.config, name) for name in self.config.sub_configs)]
         quantized = [c for c in sections if left_out and c is not None and "quantization_config" in vars(c)]
         quantizations = [vars(config).pop("quantization_config") for config in quantized]
-        training_parts = self.config.training_parts
-        self.config.training_parts = training_parts and (save_training_parts or not self.training_only_parts)
+        training_parts = getattr(self.config, "training_parts", None)
+        if self.training_only_parts:
+            self.config.training_parts = training_parts and save_training_parts
         try:
             super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub=push_to_hub, **kwargs)
         finally:
-            self.config.training_parts = training_parts
+            if self.training_only_parts:
+                self.config.training_parts = training_parts
             for config, quantization in zip(quantized, quantizations, strict=True):
                 config.quantization_config = quantization
         if is_main_process:

@@ -38,7 +38,7 @@ def test_a_study_without_an_exemplar_has_the_plain_prompt(processor):
 def test_the_exemplar_takes_no_more_tokens_than_it_may(limit):
     short = disease_aware_processor(max_exemplar_tokens=limit)
     for report in phantoms()["train"]["report"][:6]:
-        shortened = short._shortened(report)
+        shortened = short.cut_to_tokens(short.one_line(report), limit)
         assert len(tokens_of(short, shortened)) <= limit
         assert " ".join(report.split()).startswith(shortened)
         following = " ".join(report.split())[len(shortened) :]
@@ -58,6 +58,14 @@ def test_nothing_in_a_report_is_taken_for_more_than_words(processor, text):
     assert ids.count(processor.image_token_id) == 4
     assert ids.count(processor.tokenizer.eos_token_id) == 0
     assert processor.prompt_for(study).count("Describe the findings.") == 1
+
+
+def test_context_and_sections_stand_in_the_prompt_as_without_an_exemplar():
+    said = disease_aware_processor(context=["indication"], section_instructions=["impression"])
+    study = {"exemplar": {"report": REPORT}, "indication": "Cough", "section": "impression"}
+    expected = "<image> Indication: Cough. Write the impression section of the report."
+    assert said.prompt_for(study) == f"Similar: {REPORT} {expected}"
+    assert said.prompt_for({**study, "exemplar": None}) == expected
 
 
 def test_an_instruction_that_is_a_whole_prompt_stays_one(processor):

@@ -141,6 +141,21 @@ def test_an_unknown_bench_is_told_with_the_known_ones():
         load_bench("nothing")
 
 
+def test_a_bench_can_extend_another_and_replaces_whole_keys_of_it(tmp_path):
+    files = {name: tmp_path / f"{name}.yaml" for name in ("base", "more", "round")}
+    files["base"].write_text(json.dumps(tiny(seeds=[1], decoder={"x": {}}, description="the base")))
+    files["more"].write_text(json.dumps({"extends": str(files["base"]), "decoder": {"y": {}, "z": {}}}))
+    bench = load_bench(files["more"])
+    assert [cell.title for cell in bench.cells()] == ["y, seed 1", "z, seed 1"]
+    assert bench.description == "the base"
+    files["round"].write_text(json.dumps({"extends": str(files["round"])}))
+    with pytest.raises(RecipeError, match="extends must name another bench"):
+        load_bench(files["round"])
+    files["round"].write_text(json.dumps({"extends": 3}))
+    with pytest.raises(RecipeError, match="extends must name another bench, got 3"):
+        load_bench(files["round"])
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run with a cell that is done, and cells that can't be."""
@@ -400,7 +415,7 @@ def test_the_rows_of_named_tables_stand_below_ours_whatever_their_data_set():
 def test_a_bench_can_have_more_columns_and_says_which_metrics_could_not_be_computed():
     columns = ["Bleu_1", "RadGraph_F1", "epochs", "loss_gap"]
     bench = grid(published={"Bidirectional": ["3"]}, dataset={"MIMIC-CXR": {}}, columns=columns)
-    result = replace(outcome(), learning={"epochs": 2.0, "loss_gap": 0.25}, unavailable={"RadGraph": "needs radeval"})
+    result = replace(outcome(), numbers={"epochs": 2.0, "loss_gap": 0.25}, unavailable={"RadGraph": "needs radeval"})
     text = render_table(bench, [(bench.cells()[0], result)], "markdown")
     rows = rows_of(text)
     assert rows[0][4:9] == ["B1", "RadGraph F1", "epochs", "loss gap", "B4"]

@@ -131,7 +131,6 @@ def test_each_seed_has_steps_of_its_own_unless_the_step_has_a_seed():
             {"recipe": "pretrain_phantoms"},
             "steps are named with letters, digits, - and _, got 'a step'",
         ),
-        ("steps.spare", {"recipe": "pretrain_phantoms"}, r"no cell needs the step spare: write \$\{spare\}"),
         ("variant.stage 1 only.steps", {"memory": {}}, "names 'memory'; the bench has contrast, pretrain"),
         ("variant.stage 1 only.steps", 3, "variant.stage 1 only.steps must hold steps by name, got 3"),
     ],
