@@ -132,4 +132,4 @@ class AMMRGConfig(MambaXrayConfig):
         return self.visual_sequence_length + self.num_queries * (1 + len(self.memory_sizes))
 
 
-__all__ = ["AMMRGConfig"]
+__all__ = ["MEMORIES", "AMMRGConfig"]

@@ -9,7 +9,7 @@ from .configuration_vision_mamba import VisionMambaConfig
 from .loss_weights import check_loss_weights
 from .saved_parts import PrivatePathsMixin, read_separate_parts, without_earlier_fields
 from .sub_configs import as_config, keeping_attention
-from .vision_tokens import count_visual_tokens
+from .vision_tokens import count_visual_tokens, patch_positions
 
 
 class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
@@ -22,17 +22,23 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
             not given.
         image_token_id: id of the placeholder that image embeddings replace. It may lie outside the language
             model's vocabulary, since its embedding is never looked up.
+        prior_image_token_id: id of the placeholder that the embeddings of the prior study's images replace, under the
+            same rules; None for a model that takes no prior images.
         num_visual_tokens: length of the vision encoder's output for one image; derived for the vision Mamba, VMamba,
             the ViT family and Swin, and needed for others.
         projector_layer_norm_eps: epsilon of the layer norm after the projection.
         loss_weights: factor of each named loss in the total, by its name; 1 for a loss that is not named. The names
             are the family's `loss_names`.
+        report_reduction: `"mean"` for the mean negative log-likelihood of the supervised tokens as the report's loss,
+            `"sum"` for their sum over each report, and the mean over the batch's reports.
         separate_parts: the parts that a saved model leaves out, by name, each a dict of its `source` (Hub name; None
             when it came from a folder of the author's machine), `revision`, `dtype` and `fingerprint`, a digest of
             the weights that were left out. Written by `save_pretrained`.
+        training_parts: whether the model has the parts that only training needs, where its class has such. Written by
+            `save_pretrained`.
 
     Attributes:
-        loss_names: the losses of the family's model: `"report"`, the mean negative log-likelihood of the supervised
+        loss_names: the losses of the family's model: `"report"`, the negative log-likelihood of the supervised
             tokens, and what a system adds.
 
     Raises:
@@ -45,6 +51,7 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
     model_type = "mambaxray"
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
     loss_names: ClassVar[tuple[str, ...]] = ("report",)
+    prior_image_token_id: int | None = None
 
     def __init__(
         self,
@@ -54,7 +61,10 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         num_visual_tokens: int | None = None,
         projector_layer_norm_eps: float = 1e-5,
         loss_weights: dict[str, float] | None = None,
+        report_reduction: str = "mean",
         separate_parts: dict[str, dict[str, str | None]] | None = None,
+        training_parts: bool = True,
+        prior_image_token_id: int | None = None,
         **kwargs: Any,
     ):
         self.vision_config = as_config(vision_config, VisionMambaConfig)
@@ -63,12 +73,22 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         self.num_visual_tokens = num_visual_tokens
         self.projector_layer_norm_eps = projector_layer_norm_eps
         self.loss_weights = check_loss_weights(loss_weights, self.loss_names)
+        self.report_reduction = report_reduction
         self.separate_parts = read_separate_parts(
             kwargs | {"separate_parts": separate_parts, "text_config": self.text_config}
         )
+        self.training_parts = training_parts
         kwargs = without_earlier_fields(kwargs)
         if not isinstance(image_token_id, int) or image_token_id < 0:
             raise ValueError(f"image_token_id must be a non-negative integer, got {image_token_id!r}")
+        if report_reduction not in ("mean", "sum"):
+            raise ValueError(f"report_reduction must be mean or sum, got {report_reduction!r}")
+        if prior_image_token_id is not None:
+            if not isinstance(prior_image_token_id, int) or prior_image_token_id < 0:
+                raise ValueError(f"prior_image_token_id must be a non-negative integer, got {prior_image_token_id!r}")
+            if prior_image_token_id == image_token_id:
+                raise ValueError(f"prior_image_token_id and image_token_id are the same, {image_token_id}")
+            self.prior_image_token_id = prior_image_token_id
         # Not `num_image_tokens`: a subclass may count with fields that it sets later.
         if self.visual_sequence_length < 1:
             raise ValueError(f"the vision encoder must make at least one token, got {self.visual_sequence_length}")
@@ -87,9 +107,23 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         return count_visual_tokens(self.vision_config)
 
     @property
+    def image_patch_positions(self) -> list[int]:
+        """Which image tokens of a study are patches, in the order of a square grid's rows.
+
+        Raises:
+            ValueError: as `patch_positions`.
+        """
+        return patch_positions(self.vision_config)
+
+    @property
     def num_image_tokens(self) -> int:
         """Placeholders that one study takes in the prompt: the embeddings that the model's `fuse` makes."""
         return self.visual_sequence_length
+
+    @property
+    def num_prior_image_tokens(self) -> int:
+        """Placeholders that the images of a prior study take in the prompt; 0 for a model that takes none."""
+        return 0 if self.prior_image_token_id is None else self.visual_sequence_length
 
 
 __all__ = ["MambaXrayConfig"]

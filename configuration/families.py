@@ -69,6 +69,8 @@ _GENERATOR: dict[str, Any] = {
 }
 
 _TINY_VISION_MAMBA = {"hidden_size": 16, "num_hidden_layers": 1, "image_size": 32, "state_size": 4}
+_TINY_VMAMBA = {"image_size": 32, "embed_dim": 8, "depths": [1, 1]}
+_TINY_DECODER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 _TINY_BERT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 _TINY_QUERIES = {"query_hidden_size": 16, "query_attention_heads": 2}
 
@@ -142,6 +144,9 @@ _FAMILIES: dict[str, Family] = {
         model=".modeling_mambaxray.modeling_ammrg:AMMRGForConditionalGeneration",
         checkpoint="ammrg",
         key_map=".train.convert:ammrg_key",
+        # Of texts, which the Q-Former does not read here; and memories, which are no weights.
+        left_out=r"^Qformer\.(cls\.|bert\.embeddings\.(word|position)_|bert\.encoder\.layer\.\d+\.(intermediate|output)\.)"
+        r"|^(R_)?HopfieldLayers\.lookup_weights$",
         papers=("ammrg", "cxpmrg_bench"),
         tiny={
             "query_hidden_size": 16,
@@ -157,13 +162,42 @@ _FAMILIES: dict[str, Family] = {
         },
         **_GENERATOR,
     ),
+    "disease_aware": Family(
+        config=".configuration.configuration_disease_aware:DiseaseAwareConfig",
+        model=".modeling_mambaxray.modeling_disease_aware:DiseaseAwareForConditionalGeneration",
+        papers=("disease_aware",),
+        # Prompts are the plain ones, as without a memory.
+        tiny={
+            "vision_config": {"model_type": "vmamba", **_TINY_VMAMBA},
+            "query_hidden_size": 16,
+            "query_attention_heads": 2,
+            "exemplars": False,
+        },
+        **_GENERATOR | {"processor": ".processing.processing_disease_aware:DiseaseAwareProcessor"},
+    ),
+    "bidirectional_rrg": Family(
+        config=".configuration.configuration_bidirectional:BidirectionalConfig",
+        model=".modeling_mambaxray.modeling_bidirectional:BidirectionalForConditionalGeneration",
+        papers=("bidirectional",),
+        **_GENERATOR
+        | {
+            "processor": ".processing.processing_bidirectional:BidirectionalProcessor",
+            "tiny": {
+                "vision_config": {"model_type": "vision_mamba", "patch_size": 8, **_TINY_VISION_MAMBA},
+                "text_encoder_config": {"model_type": "bert", **_TINY_BERT, "hidden_size": 8},
+                "image_decoder_sizes": {f"decoder_{name}": size for name, size in _TINY_DECODER.items()},
+                "loss_weights": {"contrastive": 1.0},
+                "contrastive_width": 16,
+            },
+        },
+    ),
     "vmamba": Family(
         config=".configuration.configuration_vmamba:VMambaConfig",
         model=".modeling_mambaxray.modeling_vmamba:VMambaModel",
         checkpoint="vmamba",
         key_map=".train.convert:vmamba_key",
         left_out=r"^(classifier\.)?head\.",  # of the classification checkpoints
-        tiny={"image_size": 32, "embed_dim": 8, "depths": [1, 1]},
+        tiny=_TINY_VMAMBA,
     ),
 }
 _on_registration: list[Callable[[Family], None]] = []

@@ -1,4 +1,4 @@
-"""The observations that labels are about."""
+"""What the observations of a model are called unless it says otherwise."""
 
 OBSERVATIONS: tuple[str, ...] = (
     "No Finding",
@@ -16,6 +16,7 @@ OBSERVATIONS: tuple[str, ...] = (
     "Fracture",
     "Support Devices",
 )
-"""The 14 observations of CheXpert (Irvin et al., AAAI 2019, table 1), in the order of its label files."""
+"""CheXpert's 14 (Irvin et al., AAAI 2019, table 1), as in `data/schema.py`: neither can take them from the other, since
+data sets must be read without transformers, and models know nothing of data sets. A test compares both."""
 
 __all__ = ["OBSERVATIONS"]

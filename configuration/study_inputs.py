@@ -34,4 +34,12 @@ class StudyInput:
 StudyInputs = Mapping[str, StudyInput]
 """By the name under which `forward` takes them."""
 
-__all__ = ["StudyInput", "StudyInputs"]
+PRIOR_IMAGE_INPUTS: StudyInputs = {
+    "prior_pixel_values": StudyInput((None, 3, None, None)),
+    "prior_view_mask": StudyInput((None,), dtype="bool"),
+    "prior_visual_tokens": StudyInput((None, None)),
+}
+"""The images of a study's prior study, in a model that takes them (`config.prior_image_token_id`): the views, which of
+them are there (none for a study without a prior), or in their place what the vision encoder made of them before."""
+
+__all__ = ["PRIOR_IMAGE_INPUTS", "StudyInput", "StudyInputs"]

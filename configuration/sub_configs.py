@@ -1,5 +1,6 @@
 """What configurations of models made of models do with those of their parts."""
 
+import inspect
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -28,6 +29,17 @@ def as_config(config: PreTrainedConfig | dict[str, Any] | None, default: type[Pr
     return AutoConfig.for_model(model_type, **values)
 
 
+def configuration_fields(config_class: type[PreTrainedConfig]) -> set[str]:
+    """Names of the fields that a configuration of this package has of its own: what transformers adds is no part of it.
+
+    A configuration keeps whatever it is given, so a misspelt field would have no effect.
+    """
+    bases = [base for base in config_class.__mro__ if issubclass(base, PreTrainedConfig)]
+    own = bases[: bases.index(PreTrainedConfig)]
+    named = {name for base in own for name in inspect.signature(base.__init__).parameters}
+    return named - {"self", "args", "kwargs"}
+
+
 def keeping_attention(config: PreTrainedConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `PreTrainedConfig.__init__`, so that each sub-configuration keeps its attention.
 
@@ -37,4 +49,4 @@ def keeping_attention(config: PreTrainedConfig, kwargs: dict[str, Any]) -> dict[
     return {"attn_implementation": {"": None} | kept} | kwargs
 
 
-__all__ = ["as_config", "keeping_attention"]
+__all__ = ["as_config", "configuration_fields", "keeping_attention"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..processing.report_cleaning import clean_report
 from ..processing.report_text import SECTIONS, is_missing
+from .priors import ORDER, link_priors, read_date, with_priors
 from .schema import SPLIT_NAMES, study_features
 from .source import (
     SharedPatientsError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _COLUMNS = ("findings", "impression")
+_CONTEXT = ("indication", "technique", "comparison")
 
 
 class AnnotationError(ValueError):
@@ -39,11 +41,13 @@ def load_annotation_json(
     section: str | None = None,
     cleaning: str | None = None,
     allow_shared_patients: bool = False,
+    prior: bool = False,
 ) -> "datasets.DatasetDict":
     """Reads `annotation.json` and its images (R2Gen; Chen et al., EMNLP 2020) into the package's schema.
 
     Image paths are taken relative to the folder, or to its sub-folder `images` as R2Gen lays it out. The file tells
-    no labels. Without a `patient_id` or `subject_id`, every study counts as another patient.
+    no labels. Without a `patient_id` or `subject_id`, every study counts as another patient. A study may also have
+    `indication`, `technique` and `comparison`, and a `study_date` (ISO 8601), by which a patient's studies are ordered.
 
     Args:
         folder: holds `annotation.json`.
@@ -51,6 +55,7 @@ def load_annotation_json(
             `"impression"` fill the column of that name, else both stay empty.
         cleaning: how to clean the reports, see `processing.report_cleaning`; None leaves them as they are.
         allow_shared_patients: whether a patient may be in two splits.
+        prior: whether rows show the patient's previous study, see `with_priors`.
 
     Returns:
         Splits `train`, `validation` and `test`, those that the file has; images are decoded on access.
@@ -84,10 +89,16 @@ def load_annotation_json(
         raise SharedPatientsError(
             f"{file}: {shared} patients are in more than one split; allow it knowingly with allow_shared_patients"
         )
+    if prior:
+        link_priors([study for studies in rows.values() for study in studies], str(file))
     features = study_features()
-    return datasets.DatasetDict(
-        {name: datasets.Dataset.from_list(studies, features=features) for name, studies in rows.items()}
+    splits = datasets.DatasetDict(
+        {
+            name: datasets.Dataset.from_list([{k: study[k] for k in features} for study in studies], features=features)
+            for name, studies in rows.items()
+        }
     )
+    return with_priors(splits) if prior else splits
 
 
 def read_annotation_json(
@@ -96,6 +107,7 @@ def read_annotation_json(
     section: str,
     cleaning: str | None = None,
     allow_shared_patients: bool = False,
+    prior: bool = False,
     name: str = "annotation-json",
     published_counts: Mapping[str, int] | None = None,
 ) -> Source:
@@ -107,6 +119,7 @@ def read_annotation_json(
             column of that name; reports of both sections can't be separated and stay in `report` only.
         cleaning: how to clean the reports; None leaves them as they are.
         allow_shared_patients: whether a patient may be in two splits.
+        prior: whether to link each study to the patient's previous one, by `study_date`.
         name: of the data set.
         published_counts: what the papers state of it.
 
@@ -126,6 +139,7 @@ def read_annotation_json(
         split_source="annotation.json",
         published_counts=published_counts,
         allow_shared_patients=allow_shared_patients,
+        prior=prior,
     )
     if section == "findings+impression":
         for study in found.studies:
@@ -189,9 +203,17 @@ def _read_study(study: Any, split: str, file: Path, place: str) -> dict[str, Any
         **empty_study(study_id, _identifier(patient, "patient_id", where)),
         "images": [str(_find_image(file.parent, path)) for path in paths],
         "views": views,
+        **{name: _text(study.get(name), name, where) for name in _CONTEXT},
         "report": "" if is_missing(study["report"]) else study["report"],
         "split": split,
+        ORDER: read_date(study.get("study_date"), where),
     }
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise AnnotationError(f"{where}: its {key} must be a text, got {_short(value)}")
+    return (value or "").strip()
 
 
 def _identifier(value: Any, key: str, where: str) -> str:

@@ -10,6 +10,7 @@ from ..processing.report_text import is_missing, split_sections
 from .annotation_json import read_annotation_json
 from .csv_table import read_csv, read_labels
 from .mimic_cxr import UNITS, split_images
+from .priors import ORDER
 from .source import Source, SourceError, check_text_options, empty_study, find_folder, finish_source
 
 logger = logging.getLogger(__name__)
@@ -21,11 +22,13 @@ _CSV_PATTERN = "df_chexpert_plus*.csv"
 _FOLDERS = ("", "PNG", "DICOM", "images")
 _SUFFIXES = (".png", ".dcm", ".jpg")
 _COLUMNS = ("path_to_image", "deid_patient_id")
+_ORDER_COLUMN = "patient_report_date_order"
 # The file's columns by ours; the first that is not empty counts.
 _SECTION_COLUMNS = {
     "findings": ("section_findings",),
     "impression": ("section_impression",),
     "indication": ("section_clinical_history", "section_history"),
+    "technique": ("section_technique",),
     "comparison": ("section_comparison",),
 }
 _LABEL_FILES = {
@@ -44,6 +47,7 @@ def read_chexpert_plus(
     images: str | Path | None = None,
     unit: str = "study",
     seed: int = 0,
+    prior: bool = False,
 ) -> Source:
     """The studies of CheXpert Plus in a seeded 7:1:2 by patient.
 
@@ -59,6 +63,7 @@ def read_chexpert_plus(
             `PNG`, `DICOM` or `images`.
         unit: `"study"` puts the images of a study together; `"image"` makes a study of every image.
         seed: of the split.
+        prior: whether to link each study to the patient's previous one, by the file's `patient_report_date_order`.
 
     Raises:
         FileNotFoundError: neither file is there.
@@ -77,13 +82,14 @@ def read_chexpert_plus(
             section=section,
             cleaning=cleaning,
             allow_shared_patients=allow_shared_patients,
+            prior=prior,
             name="chexpert-plus",
             published_counts=published,
         )
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
         raise FileNotFoundError(f"{folder}: it must hold one {_CSV_PATTERN} or an annotation.json (found: {found})")
-    studies = _read_studies(files[0], _image_folders(folder, images))
+    studies = _read_studies(files[0], _image_folders(folder, images), prior)
     for study_id, labels in _read_label_file(folder / "chexbert_labels" / _LABEL_FILES[section]):
         if study_id in studies:
             studies[study_id]["labels"] = labels
@@ -96,6 +102,7 @@ def read_chexpert_plus(
         split_source=f"seeded 7:1:2 by patient (seed {seed})",
         published_counts=published,
         seed=seed,
+        prior=prior,
     )
 
 
@@ -104,17 +111,29 @@ def _image_folders(folder: Path, images: str | Path | None) -> list[Path]:
     return [place for root in roots for name in _FOLDERS if (place := root / name).is_dir()]
 
 
-def _read_studies(file: Path, folders: list[Path]) -> dict[str, dict[str, Any]]:
+def _read_studies(file: Path, folders: list[Path], with_order: bool) -> dict[str, dict[str, Any]]:
     studies: dict[str, dict[str, Any]] = {}
-    for row in read_csv(file, _COLUMNS):
+    for row in read_csv(file, (*_COLUMNS, *((_ORDER_COLUMN,) if with_order else ()))):
         study_id = _study_id(row["path_to_image"])
         study = studies.get(study_id)
         if study is None:
             study = studies[study_id] = empty_study(study_id, row["deid_patient_id"])
             study.update(_sections(row, file))
+            if with_order:
+                study[ORDER] = _order(row, file)
         study["images"].append(_find_image(folders, row["path_to_image"]))
         study["views"].append(_view(row))
     return studies
+
+
+def _order(row: dict[str, str], file: Path) -> int | None:
+    text = row[_ORDER_COLUMN].strip()
+    try:
+        return int(float(text)) if text else None
+    except ValueError as error:
+        raise SourceError(
+            f"{file}: {row['path_to_image']} has the {_ORDER_COLUMN} {text!r}; expected a number"
+        ) from error
 
 
 def _study_id(path: str) -> str:
@@ -126,7 +145,7 @@ def _study_id(path: str) -> str:
 
 
 def _sections(row: dict[str, str], file: Path) -> dict[str, str]:
-    if all(columns[0] in row for columns in _SECTION_COLUMNS.values()):
+    if all(columns[0] in row for name, columns in _SECTION_COLUMNS.items() if name != "technique"):
         texts = {name: (row.get(column, "") for column in columns) for name, columns in _SECTION_COLUMNS.items()}
         return {
             name: next((" ".join(t.split()) for t in found if name == "comparison" or not is_missing(t)), "")

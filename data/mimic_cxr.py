@@ -15,6 +15,7 @@ from zipfile import ZipFile
 from ..processing.report_text import split_sections
 from .annotation_json import read_annotation_json
 from .csv_table import find_csv, read_csv, read_labels
+from .priors import ORDER
 from .source import LeftOut, Source, SourceError, check_text_options, empty_study, find_folder, finish_source
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ LABELERS = ("chexpert", "negbio")
 UNITS = ("image", "study")
 _SPLITS = {"train": "train", "validate": "validation", "test": "test"}
 _REPORTS_ZIP = "mimic-cxr-reports.zip"
-_SECTIONS = ("findings", "impression", "indication", "comparison")
+_SECTIONS = ("findings", "impression", "indication", "technique", "comparison")
 
 
 def read_mimic_cxr(
@@ -39,6 +40,7 @@ def read_mimic_cxr(
     reports: str | Path | None = None,
     unit: str = "image",
     labeler: str = "chexpert",
+    prior: bool = False,
 ) -> Source:
     """The studies of MIMIC-CXR with PhysioNet's own split.
 
@@ -55,6 +57,7 @@ def read_mimic_cxr(
         unit: `"image"` makes a study of every image, all views with the same report, as the papers do; `"study"` puts
             the images of a study together.
         labeler: whose labels to read, `"chexpert"` or `"negbio"`, where that CSV file is there.
+        prior: whether to link each study to the patient's previous one, by StudyDate and StudyTime of the metadata.
 
     Returns:
         Studies in the order of the split's CSV file.
@@ -81,6 +84,7 @@ def read_mimic_cxr(
             section=section,
             cleaning=cleaning,
             allow_shared_patients=allow_shared_patients,
+            prior=prior,
             name="mimic-cxr",
             published_counts=PUBLISHED_COUNTS,
         )
@@ -88,7 +92,7 @@ def read_mimic_cxr(
         raise FileNotFoundError(
             f"{folder}: neither mimic-cxr-2.0.0-split.csv(.gz) of MIMIC-CXR-JPG nor R2Gen's annotation.json is there"
         )
-    studies = _read_studies(split_file, folder, find_folder(images) if images is not None else folder)
+    studies = _read_studies(split_file, folder, find_folder(images) if images is not None else folder, prior)
     labels = _read_label_file(folder, labeler)
     left_out = _read_reports(studies, _find_reports(folder, reports))
     for study in studies.values():
@@ -104,6 +108,7 @@ def read_mimic_cxr(
         left_out=left_out,
         published_counts=PUBLISHED_COUNTS if (section, unit) == ("findings", "image") else None,
         allow_shared_patients=allow_shared_patients,
+        prior=prior,
     )
 
 
@@ -118,11 +123,17 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"unknown {name} {value!r}; there are {', '.join(choices)}")
 
 
-def _read_studies(split_file: Path, folder: Path, images: Path) -> dict[str, dict[str, Any]]:
+def _read_studies(split_file: Path, folder: Path, images: Path, with_times: bool) -> dict[str, dict[str, Any]]:
     metadata = find_csv(folder, "mimic-cxr-2.0.0-metadata.csv")
     if metadata is None:
         raise FileNotFoundError(f"{folder}: mimic-cxr-2.0.0-metadata.csv(.gz), which names the views, is absent")
-    views = {row["dicom_id"]: row["ViewPosition"] for row in read_csv(metadata, ("dicom_id", "ViewPosition"))}
+    columns = ("dicom_id", "ViewPosition", *(("StudyDate", "StudyTime") if with_times else ()))
+    views: dict[str, str] = {}
+    times: dict[str, tuple[int, float]] = {}
+    for row in read_csv(metadata, columns):
+        views[row["dicom_id"]] = row["ViewPosition"]
+        if with_times and (time := _time_of(row, metadata)) is not None:
+            times[row["dicom_id"]] = time
     studies: dict[str, dict[str, Any]] = {}
     for row in read_csv(split_file, ("dicom_id", "study_id", "subject_id", "split")):
         if row["split"] not in _SPLITS:
@@ -131,7 +142,23 @@ def _read_studies(split_file: Path, folder: Path, images: Path) -> dict[str, dic
         study["split"] = _SPLITS[row["split"]]
         study["images"].append(_find_image(images, row["subject_id"], row["study_id"], row["dicom_id"]))
         study["views"].append(standard_view(views.get(row["dicom_id"], "")))
+        # The images of a study may have times of their own; it began with the first.
+        if (time := times.get(row["dicom_id"])) is not None:
+            study[ORDER] = min(study.get(ORDER, time), time)
     return studies
+
+
+def _time_of(row: dict[str, str], file: Path) -> tuple[int, float] | None:
+    """Date and time of an image, such as 21800506 and 84556.875 (08:45:56.875); None where one is not given."""
+    date, time = row["StudyDate"].strip(), row["StudyTime"].strip()
+    if not date or not time:
+        return None
+    try:
+        return int(float(date)), float(time)
+    except ValueError as error:
+        raise SourceError(
+            f"{file}: image {row['dicom_id']} has the StudyDate {date!r} and StudyTime {time!r}; expected numbers"
+        ) from error
 
 
 def _find_image(folder: Path, subject: str, study: str, name: str) -> str:

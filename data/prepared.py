@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .priors import with_priors
 from .schema import study_features
 
 if TYPE_CHECKING:
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
 CARD_FILE = "prepared.json"
 LEFT_OUT_FILE = "left_out.csv"
+_WITH_CONTEXT = 3
+"""The first format of prepared folders whose files hold the columns `technique` and `prior`."""
 _CARD_KEYS = {"section", "cleaning", "counts", "fingerprint"}
 
 
@@ -41,7 +44,7 @@ def read_card(folder: str | Path) -> dict[str, Any]:
 
 
 def load_prepared(
-    folder: str | Path, *, section: str | None = None, cleaning: str | None = None
+    folder: str | Path, *, section: str | None = None, cleaning: str | None = None, prior: bool = False
 ) -> "datasets.DatasetDict":
     """The studies that `mambaxray prepare` has written, in the schema of `data/schema.py`.
 
@@ -52,13 +55,15 @@ def load_prepared(
         folder: what `--output` named.
         section: what the reports are expected to consist of; None takes any.
         cleaning: how they are expected to be cleaned; None takes any.
+        prior: whether rows show the patient's previous study, see `with_priors`.
 
     Returns:
         One data set for each split; images are decoded on access.
 
     Raises:
         FileNotFoundError: the folder was not prepared, or not to the end, or lacks files.
-        PreparedError: its reports consist of another section, or are cleaned in another way.
+        PreparedError: its reports consist of another section, are cleaned in another way, or priors are asked for and
+            were not linked.
     """
     import datasets
 
@@ -70,16 +75,26 @@ def load_prepared(
             raise PreparedError(
                 f"{folder} was prepared with {name} {card[name]!r}, not {wanted!r}: prepare it again with that one"
             )
+    if prior and "priors" not in card:
+        raise PreparedError(f"{folder} was prepared without priors: prepare it again with prior=True (--prior)")
     # `datasets` knows no empty splits.
     expected = {split: count for split, count in card["counts"].items() if count}
     files = {split: sorted(map(str, Path(folder).glob(f"{split}-*.parquet"))) for split in expected}
     absent = [split for split, found in files.items() if not found]
     if absent:
         raise FileNotFoundError(f"{folder}: the parquet files of {', '.join(absent)} are absent")
-    loaded = datasets.load_dataset("parquet", data_files=files, features=study_features())
+    features = study_features()
+    later = [] if card.get("format", 0) >= _WITH_CONTEXT else ["technique", "prior"]
+    own = datasets.Features({name: kind for name, kind in features.items() if name not in later})
+    loaded = datasets.load_dataset("parquet", data_files=files, features=own)
     counts = {split: len(studies) for split, studies in loaded.items()}
     if counts != expected:
         raise PreparedError(f"{folder}: its files hold {counts} studies, but its card says {expected}")
+    for name in later:
+        loaded = datasets.DatasetDict(
+            {split: rows.add_column(name, [""] * len(rows)) for split, rows in loaded.items()}
+        )
+    loaded = loaded.select_columns(list(features))
     for studies in loaded.values():
         read_by_us(studies, "images", is_list=True)
-    return loaded
+    return with_priors(loaded) if prior else loaded

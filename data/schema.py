@@ -7,19 +7,42 @@ A study is a dict with the keys of `STUDY_KEYS`:
 | `study_id`, `patient_id` | str | unique within the data set; splits never share a patient |
 | `images` | list of PIL images or paths | one per view, in acquisition order |
 | `views` | list of str | `"PA"`, `"AP"`, `"LATERAL"` or `""`, one per image |
-| `findings`, `impression`, `indication`, `comparison` | str | the report's sections, empty when absent |
+| `findings`, `impression`, `indication`, `technique`, `comparison` | str | the report's sections, empty when absent |
+| `prior` | str | `study_id` of the patient's previous study, empty where there is none or none was looked for |
 | `report` | str | the text a model is trained to write |
 | `labels` | dict of int or None | one entry per observation, see `LABEL_VALUES` |
 | `split` | str | `"train"`, `"validation"` or `"test"` |
+
+Data sets that are loaded with their priors give in each row, beside these, the prior's `prior_images`, `prior_views`
+and `prior_report`; they are read from the prior's own row and stored once (`priors.py`).
 """
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..configuration.observations import OBSERVATIONS
-
 if TYPE_CHECKING:
     import datasets
+
+OBSERVATIONS: tuple[str, ...] = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+"""The 14 observations of CheXpert (Irvin et al., AAAI 2019, table 1), in the order of its label files."""
+
+VIEWS: tuple[str, ...] = ("PA", "AP", "LATERAL")
+"""The projections of chest radiographs; the view of an image is one of them, or empty when it is not known."""
 
 PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED = 1, 0, -1, None
 LABEL_VALUES: tuple[int | None, ...] = (PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED)
@@ -33,7 +56,9 @@ STUDY_KEYS: tuple[str, ...] = (
     "findings",
     "impression",
     "indication",
+    "technique",
     "comparison",
+    "prior",
     "report",
     "labels",
     "split",

@@ -15,7 +15,8 @@ from typing import Any
 
 from ..processing.report_cleaning import CLEANINGS, clean_report
 from ..processing.report_text import SECTIONS, choose_report, is_missing
-from .schema import OBSERVATIONS, SPLITS, SourceError
+from .priors import ORDER, link_priors
+from .schema import OBSERVATIONS, SPLITS, STUDY_KEYS, SourceError
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Source:
         split_source: where the splits come from, in words.
         published_counts: studies of each split as the papers state them, where they do.
         shared_patients: how many patients are in more than one split.
+        has_priors: whether studies were linked to the patient's previous one.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Source:
     split_source: str
     published_counts: Mapping[str, int] = field(default_factory=dict)
     shared_patients: int = 0
+    has_priors: bool = False
 
 
 def check_text_options(section: str, cleaning: str | None) -> None:
@@ -81,15 +84,9 @@ def check_text_options(section: str, cleaning: str | None) -> None:
 
 def empty_study(study_id: str, patient_id: str) -> dict[str, Any]:
     """A row of the schema to fill in; its split is not decided."""
-    text = dict.fromkeys(("findings", "impression", "indication", "comparison", "report", "split"), "")
-    return {
-        "study_id": study_id,
-        "patient_id": patient_id,
-        "images": [],
-        "views": [],
-        **text,
-        "labels": dict.fromkeys(OBSERVATIONS),
-    }
+    study: dict[str, Any] = dict.fromkeys(STUDY_KEYS, "")
+    own = {"study_id": study_id, "patient_id": patient_id, "images": [], "views": []}
+    return study | own | {"labels": dict.fromkeys(OBSERVATIONS)}
 
 
 def finish_source(
@@ -103,12 +100,14 @@ def finish_source(
     published_counts: Mapping[str, int] | None = None,
     allow_shared_patients: bool = False,
     seed: int | None = None,
+    prior: bool = False,
 ) -> Source:
     """Chooses and cleans the reports of studies just read, splits them where the source does not, and checks them.
 
     Args:
         name: of the data set.
-        studies: rows; a `report` that is given already is kept as the text to clean.
+        studies: rows; a `report` that is given already is kept as the text to clean. A row may also have what
+            `link_priors` orders the patient's studies by.
         section: what to make reports of.
         cleaning: style of `clean_report`, or None.
         split_source: where the splits come from.
@@ -116,15 +115,17 @@ def finish_source(
         published_counts: what the papers state.
         allow_shared_patients: whether a patient may be in two splits.
         seed: to split with `split_by_patient`; None when the rows have their split.
+        prior: whether to link each study to the patient's previous one among those that are kept.
 
     Raises:
-        SourceError: no study is left.
+        SourceError: no study is left, or priors are asked for and the order of studies is not known.
         SharedPatientsError: a patient is in two splits and that is not allowed.
     """
     check_text_options(section, cleaning)
     kept, missing = [], list(left_out)
     for study in studies:
-        study = {**study, **{name: "" for name in ("findings", "impression", "indication") if is_missing(study[name])}}
+        sections = ("findings", "impression", "indication", "technique")
+        study = {**study, **{name: "" for name in sections if is_missing(study[name])}}
         report = choose_report(study["findings"], study["impression"], section)
         if not report:
             missing.append(LeftOut(study["study_id"], "study", f"no {section} in its report"))
@@ -144,7 +145,11 @@ def finish_source(
             f"{name}: {shared} patients are in more than one split ({split_source}), so that scores on the test split "
             "would be too good; allow it knowingly with allow_shared_patients (--allow-shared-patients)"
         )
-    return Source(name, kept, missing, section, cleaning, split_source, published_counts or {}, shared)
+    if prior:
+        link_priors(kept, name)
+    for study in kept:
+        study.pop(ORDER, None)
+    return Source(name, kept, missing, section, cleaning, split_source, published_counts or {}, shared, prior)
 
 
 def require_unique(studies: Iterable[Mapping[str, Any]], name: str) -> None:

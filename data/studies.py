@@ -1,12 +1,13 @@
 """`load_studies`: the one way in which recipes and commands name the studies they work on."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .annotation_json import load_annotation_json
 from .options import call_with_options
 from .phantoms import make_phantoms
-from .prepared import CARD_FILE, load_prepared
+from .prepared import CARD_FILE, load_prepared, read_card
 from .table import is_table, load_table
 
 if TYPE_CHECKING:
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 def first_studies(studies: "datasets.Dataset", count: int | None) -> "datasets.Dataset":
     """The first `count` studies at most; all when None."""
     return studies if count is None else studies.select(range(min(count, len(studies))))
+
+
+def report_cleaning(source: Any, options: Mapping[str, Any]) -> str | None:
+    """How the reports of `load_studies(source, **options)` are cleaned: as its `cleaning` says, or as those of a
+    prepared folder were."""
+    if options.get("cleaning") is not None or not isinstance(source, str | Path):
+        return options.get("cleaning")
+    return read_card(source)["cleaning"] if (Path(source) / CARD_FILE).is_file() else None
 
 
 def load_studies(

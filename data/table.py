@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..processing.report_cleaning import clean_report
 from ..processing.report_text import SECTIONS, choose_report
 from .csv_table import read_csv
+from .priors import ORDER, link_priors, read_date, with_priors
 from .schema import OBSERVATIONS, SPLIT_NAMES, study_features
 from .source import (
     SEEDED_SHARES,
@@ -44,8 +45,9 @@ _COLUMNS: Mapping[str, Sequence[str]] = {
     "patient_id": ("patient_id", "subject_id"),
     "view": ("view", "views"),
     "split": ("split",),
+    "study_date": ("study_date",),
 }
-_SECTIONS = ("findings", "impression", "indication", "comparison")
+_SECTIONS = ("findings", "impression", "indication", "technique", "comparison")
 _IMAGE_SEPARATOR = ";"
 
 
@@ -87,6 +89,8 @@ def load_table(
     cleaning: str | None = None,
     seed: int = 0,
     allow_shared_patients: bool = False,
+    study_date: str | None = None,
+    prior: bool = False,
 ) -> "datasets.DatasetDict":
     """Reads a table of images and reports into the package's schema.
 
@@ -110,6 +114,8 @@ def load_table(
         cleaning: how to clean the reports, see `processing.report_cleaning`; None leaves them as they are.
         seed: of the split that is made.
         allow_shared_patients: whether a patient may be in two splits.
+        study_date: the column of dates (ISO 8601), which order a patient's studies; by default `study_date`.
+        prior: whether rows show the patient's previous study by these dates, see `with_priors`.
 
     Returns:
         One data set for each split; images are decoded on access.
@@ -134,6 +140,7 @@ def load_table(
             "patient_id": patient_id,
             "view": view,
             "split": split,
+            "study_date": study_date,
         },
         section,
     )
@@ -150,10 +157,13 @@ def load_table(
             f"{table.name}: {shared} patients are in more than one split; allow it knowingly with allow_shared_patients"
         )
     found = {name: [study for study in studies if study["split"] == name] for name in SEEDED_SHARES}
+    if prior:
+        link_priors(studies, table.name)
     features = study_features()
-    return datasets.DatasetDict(
+    splits = datasets.DatasetDict(
         {name: _dataset(rows, table, columns["image"], features) for name, rows in found.items() if rows}
     )
+    return with_priors(splits) if prior else splits
 
 
 def read_table(
@@ -166,7 +176,9 @@ def read_table(
     report: str | None = None,
     study_id: str | None = None,
     patient_id: str | None = None,
+    study_date: str | None = None,
     seed: int = 0,
+    prior: bool = False,
 ) -> Source:
     """The studies of a CSV or JSON lines file, or of a folder with `metadata.csv`, for `prepare`; see `load_table`.
 
@@ -188,7 +200,7 @@ def read_table(
     if not isinstance(next(iter(table.splits.values())), list):
         raise SourceError(f"{path}: give a CSV or JSON lines file; a data set needs no preparing")
     names = {"image": image, "report": report, "study_id": study_id, "patient_id": patient_id, "view": None}
-    columns = _find_columns(table, names | {"split": None}, section)
+    columns = _find_columns(table, names | {"split": None, "study_date": study_date}, section)
     studies = _read(table, columns, section)
     for study in studies:
         study["images"] = _paths(study.pop(_ROWS), table, columns["image"])
@@ -204,6 +216,7 @@ def read_table(
         split_source=f"seed {seed}" if "split" not in columns else "the table",
         allow_shared_patients=allow_shared_patients,
         seed=None if "split" in columns else seed,
+        prior=prior,
     )
 
 
@@ -342,6 +355,7 @@ def _study(row: Mapping[str, Any], columns: Mapping[str, str], section: str | No
     if isinstance(labels, Mapping) and set(labels) == set(OBSERVATIONS):
         study["labels"] = dict(labels)
     study["views"] = cell("view")
+    study[ORDER] = read_date(cell("study_date"), where)
     if "split" in columns:
         value = cell("split")
         if not isinstance(value, str) or value not in SPLIT_NAMES:
@@ -423,7 +437,7 @@ def _with_images(studies: Sequence[dict[str, Any]], table: _Table, image: str) -
         else:
             cells = [undecoded[name][number][image] for name, number in study[_ROWS]]
             images = [_located(one, table.folder, where) for cell in cells for one in _as_list(cell)]
-        row = {name: value for name, value in study.items() if name != _ROWS}
+        row = {name: value for name, value in study.items() if name not in (_ROWS, ORDER)}
         yield row | {"images": images, "views": _views(study["views"], len(images), where)}
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..configuration.vision_tokens import patch_positions
+from ..modeling_mambaxray.generation.recalled_prompts import prepare_for_generation
 from ..modeling_mambaxray.layers.hybrid_attention import GatedCrossAttention
 from ..modeling_mambaxray.layers.image_features import Evidence
-from ..processing.image_reading import load_xray
+from .seen_views import as_seen
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -42,7 +42,8 @@ class Explanation:
     Attributes:
         words: the report's words.
         views: the images with the detail that the model saw, in the aspect ratio of the films. The model sees them
-            stretched to a square, and maps are laid over them in the same way.
+            stretched to a square, and maps are laid over them in the same way. Where the processor cuts a square out of
+            them, that.
         sources: the decoder's self-attention, and then each hybrid layer's cross-attention.
         evidence: what the report rests on, by observation, for systems that give it.
     """
@@ -79,7 +80,7 @@ def explain_report(
         ImageReadError, FileNotFoundError: an image that can't be read.
         ValueError: the model wrote nothing, or its visual tokens do not form a square of patches.
     """
-    inputs = processor.prepare_studies([{"images": list(views)}], instruction=prompt).to(model.device)
+    inputs = prepare_for_generation(model, processor, [{"images": list(views)}], prompt)
     options = generate_kwargs | {"num_return_sequences": 1, "return_dict_in_generate": True}
     generated = model.generate(**inputs, **options)
     tokens, (evidence,) = generated.sequences, generated.get("evidence") or [[]]
@@ -87,7 +88,7 @@ def explain_report(
     words, owners = words_of_tokens(processor.tokenizer, tokens[0, length:].tolist())
     if not words:
         raise ValueError("the model wrote nothing for this study, so there is nothing to explain")
-    patches = patch_positions(model.config.vision_config)
+    patches = model.config.image_patch_positions
     # The row that predicts a token is the one before it; nothing behind the last word is of interest.
     last = max(index for index, owner in enumerate(owners) if owner is not None)
     inputs |= {
@@ -110,8 +111,8 @@ def explain_report(
         maps = _by_word(weights[0, :, rows].float().mean(dim=0)[:, patches], owners, len(words))
         by_word = _mean_by_word(gates[0, rows].float().cpu().numpy(), owners, len(words))[:, 0]
         sources.append(AttentionMaps(f"Cross-attention of layer {index}", maps, by_word))
-    seen = _as_seen(inputs["pixel_values"][0], processor)
-    return Explanation(words, [_unstretched(*pair) for pair in zip(seen, views, strict=True)], sources, evidence)
+    seen = processor.prepare_images([{"images": list(views)}])["pixel_values"][0]
+    return Explanation(words, as_seen(seen, processor.image_processor, views), sources, evidence)
 
 
 def words_of_tokens(tokenizer: Any, ids: Sequence[int]) -> tuple[list[str], list[int | None]]:
@@ -183,21 +184,6 @@ def _mean_by_word(values: np.ndarray, owners: Sequence[int | None], words: int) 
     for word in range(words - 2, -1, -1):
         of_word[word] = of_word[word] or of_word[word + 1]
     return np.stack([values[rows].mean(axis=0) for rows in of_word])
-
-
-def _as_seen(pixels: Tensor, processor: ProcessorMixin) -> list[Image.Image]:
-    """The views `(views, channels, height, width)` without the normalisation."""
-    images = processor.image_processor
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (images.image_mean, images.image_std))
-    grey = (pixels.float().cpu() * std + mean).mean(dim=1).clamp(0, 1)
-    return [Image.fromarray((255 * view).round().to(torch.uint8).numpy()) for view in grey]
-
-
-def _unstretched(seen: Image.Image, view: Any) -> Image.Image:
-    """An image as the model saw it, wider or higher so that it has the aspect ratio of the view that it was made of."""
-    width, height = load_xray(view, allow_blank=True).size
-    scale = max(seen.width / width, seen.height / height)
-    return seen.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
 
 
 __all__ = ["AttentionMaps", "Explanation", "explain_report", "words_of_tokens"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..configuration.observations import OBSERVATIONS
+from ..data.schema import OBSERVATIONS
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction

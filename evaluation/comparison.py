@@ -1,10 +1,13 @@
-"""`compare_reports`: whether one system's reports are better than another's, and how sure that is."""
+"""Whether one system's reports are better than another's, and how sure that is: `compare_reports`, and for several
+systems `compare_systems`."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scipy.stats import false_discovery_control
 
+from .findings import EntityCounts, count_entities
+from .labeler import CheXpertStyleLabeler
 from .protocols import Protocol, check_protocol, signature
 from .score_tables import collected, in_order, is_count, wanted_scores
 from .scoring import LabelCache, Reports, prepare_studies, score_systems
@@ -107,3 +110,50 @@ def compare_reports(
         ),
         "unavailable": unavailable,
     }
+
+
+def compare_systems(references: Reports, systems: Mapping[str, Reports], **options: Any) -> dict[str, Any]:
+    """Compares the first of several systems with each of the others, and counts the findings of all.
+
+    Args:
+        references: reports, as a sequence or as a mapping from study id.
+        systems: the reports of each system by its name, in the form of the references; at least two.
+        options: arguments of `compare_reports`.
+
+    Returns:
+        - `scores`: `{system: {name: score}}`.
+        - `comparisons`: `{other system: …}` with the `differences`, `intervals`, `p_values` and `adjusted_p_values` of
+          `compare_reports(references, first, other)`; the p-values are adjusted over all scores of all comparisons.
+        - `entities`: `{system: …}`, the counts of `findings.EntityCounts` over all studies, whatever the protocol.
+        - `signature` and `unavailable`, as `compare_reports`.
+
+    Raises:
+        ValueError: fewer than two systems.
+        ValueError, TypeError, MetricUnavailableError: as `compare_reports`.
+    """
+    if len(systems) < 2:
+        raise ValueError(f"give at least two systems, got {len(systems)}")
+    (first, ours), *others = systems.items()
+    results = {name: compare_reports(references, ours, theirs, **options) for name, theirs in others}
+    p_values = [p for result in results.values() for p in result["p_values"].values()]
+    adjusted = iter(false_discovery_control(p_values, method="by").tolist())
+    for result in results.values():
+        result["adjusted_p_values"] = {name: next(adjusted) for name in result["p_values"]}
+    one = next(iter(results.values()))
+    parts = ("differences", "intervals", "p_values", "adjusted_p_values")
+    return {
+        "scores": {first: one["first"], **{name: result["second"] for name, result in results.items()}},
+        "comparisons": {name: {part: result[part] for part in parts} for name, result in results.items()},
+        "entities": {name: _entities(references, reports).to_dict() for name, reports in systems.items()},
+        "signature": one["signature"],
+        "unavailable": one["unavailable"],
+    }
+
+
+def _entities(references: Reports, hypotheses: Reports) -> EntityCounts:
+    labeler = CheXpertStyleLabeler()
+    if isinstance(references, Mapping):
+        pairs = [(references[study], hypotheses[study]) for study in references]
+    else:
+        pairs = list(zip(references, hypotheses, strict=True))
+    return sum((count_entities(labeler.read(one), labeler.read(other)) for one, other in pairs), EntityCounts())

@@ -14,11 +14,8 @@ from ..data.schema import ABSENT, NOT_MENTIONED, OBSERVATIONS, PRESENT, UNCERTAI
 from ..processing.report_text import headings, is_missing
 from .labeler_details import Detail, read_details
 from .labeler_scopes import Named, read_values
-from .labeler_sentences import sentences
+from .labeler_sentences import LOWER, sentences
 from .labeler_vocabulary import FINDINGS, OTHER_ABNORMALITY, STATEMENTS
-
-_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
-"""ASCII only: `str.lower` can change a text's length, and mentions are offsets into the original."""
 
 _SILENT = (
     r"indications?|(?:clinical |patient )?history|clinical (?:indications?|information|statement)|"
@@ -154,12 +151,12 @@ def _stronger(first: int | None, second: int | None) -> int | None:
 
 
 def _says_something(text: str) -> bool:
-    return any(not is_missing(text[start:end]) for start, end in _speaking_sections(text, text.translate(_LOWER)))
+    return any(not is_missing(text[start:end]) for start, end in _speaking_sections(text, text.translate(LOWER)))
 
 
 def _read(text: str) -> Iterator[Mention]:
     """All mentions, those of abnormalities outside the 14 observations included."""
-    lowered = text.translate(_LOWER)
+    lowered = text.translate(LOWER)
     for start, end in _speaking_sections(text, lowered):
         for sentence in sentences(lowered, start, end, text):
             for each, details in _read_sentence(sentence.words):

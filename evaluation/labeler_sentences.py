@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+"""For `str.translate`. ASCII only: `str.lower` can change a text's length, and what is found are offsets into it."""
+
 _END = re.compile(
     r"(?<!\b[vV]s)(?<!\b[dD]r)(?<!\b[aA]pprox)(?<!\be\.g)(?<!\bi\.e)[.!](?=\s|$|[)\]])"
     r"|(?<=\w)\?(?=\s|$)"
@@ -101,6 +104,18 @@ def sentences(lowered: str, start: int, end: int, text: str) -> Iterator[Sentenc
         yield from _cut(lowered, begin, stop)
         begin = mark.end()
     yield from _cut(lowered, begin, end)
+
+
+def sentences_of(report: str) -> list[str]:
+    """The sentences of a report as they are written, each on one line."""
+    lowered = report.translate(LOWER)
+    spans = (sentence.span(0, len(sentence.words)) for sentence in sentences(lowered, 0, len(report), report))
+    # With the stop that ends it.
+    return [
+        " ".join(report[start : end + (report[end : end + 1] in (".", "!"))].split())
+        for start, end in spans
+        if start < end
+    ]
 
 
 def _cut(lowered: str, start: int, end: int) -> Iterator[Sentence]:

@@ -109,6 +109,13 @@ def saved_folder(model: str) -> Path | None:
     return Path(file).parent if isinstance(file, str) else None
 
 
+def digest_of_folder(folder: Path) -> str:
+    """Digest of the model in a folder; where there is none, of all that lies in it and below."""
+    if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return _digest_of_model(folder)
+    return _digest_of_files(folder, ["**/*"])
+
+
 def _digest_of_model(folder: Path) -> str:
     own = _digest_of_files(folder, _MODEL_FILES)
     try:
@@ -170,4 +177,4 @@ def _file_facts(image: Any) -> Any:
     return [os.path.abspath(image), status.st_size, status.st_mtime_ns]
 
 
-__all__ = ["MadeWith", "saved_folder"]
+__all__ = ["MadeWith", "digest_of_folder", "saved_folder"]

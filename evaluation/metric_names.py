@@ -15,6 +15,13 @@ _LOCATED = {
     "contradictions": "Findings that the reference rules out",
 }
 _AVERAGES = {"micro": "micro", "macro": "macro", "example": "mean over studies"}
+_ENTITIES = {
+    "entities_hit": "Findings hit",
+    "entities_near": "Findings nearly hit",
+    "entities_missed": "Findings missed",
+    "entities_invented": "Findings invented",
+    "normal_left_out": "Normal findings left out",
+}
 _UNCERTAIN = {
     "negative": "uncertain as negative",
     "positive": "uncertain as positive",
@@ -36,7 +43,7 @@ def metric_in_words(name: str) -> str:
     elif (match := _OBSERVATION.fullmatch(name)) and match["uncertain"] in _UNCERTAIN:
         measure = "studies with it" if match["measure"] == "support" else match["measure"]
         return f"{match['name']}, {measure}, {_UNCERTAIN[match['uncertain']]}"
-    return name
+    return _ENTITIES.get(name, name)
 
 
 def observation_of(name: str) -> str | None:

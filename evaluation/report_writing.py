@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import ProcessorMixin
 
 from ..modeling_mambaxray.generation.continuous_generation import is_sharded
 from ..modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline, as_study
+from ..modeling_mambaxray.generation.recalled_prompts import prepare_study, recalls
 from ..modeling_mambaxray.layers.image_features import Evidence
 from ..processing.pixel_rules import ImageReadError
 from .study_report import StudyReport
@@ -88,8 +88,8 @@ def write_reports(
     shares = [_share(step, state, is_even) for step in steps]
     own = [index for share in shares for index in share]
     if rows is None:
-        rows = [{"study_id": study.study_id, "images": study.images} for study in studies]
-    prepared = _PreparedStudies(pipeline.processor, rows, own, prompt)
+        rows = [{**(study.context or {}), "study_id": study.study_id, "images": study.images} for study in studies]
+    prepared = _PreparedStudies(pipeline.processor, rows, own, prompt, recalls(pipeline.model))
     arguments = pipeline.generation_arguments(**generate_kwargs)
     written = _in_order(pipeline, prepared, own, batch_size, num_workers, arguments, evidence)
     for step, share in zip(steps, shares, strict=True):
@@ -163,20 +163,28 @@ def _gathered(own: list[_Outcome]) -> list[_Outcome]:
 class _PreparedStudies(Dataset):
     """What the model takes of each study, or the error of an image that can't be read."""
 
-    def __init__(self, processor: ProcessorMixin, rows: Sequence[Any], indices: Sequence[int], prompt: str | None):
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        rows: Sequence[Any],
+        indices: Sequence[int],
+        prompt: str | None,
+        is_open: bool,
+    ):
         # Not the pipeline, so that no model is sent to worker processes.
         self._processor = processor
         self._rows = rows
         self._indices = indices
         self._prompt = prompt
+        self._is_open = is_open
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, position: int) -> dict[str, Tensor] | Exception:
+    def __getitem__(self, position: int) -> dict[str, Any] | Exception:
         try:
             study = as_study(self._rows[self._indices[position]])
-            return dict(self._processor.prepare_studies([study], instruction=self._prompt))
+            return prepare_study(self._processor, study, self._prompt, self._is_open)
         except (ImageReadError, OSError) as error:
             return error
 
@@ -198,7 +206,7 @@ def _in_order(
     def keep(number: int, given: list[Evidence]) -> None:
         evidence[number] = {each.observation: each.to_dict() for each in given}
 
-    def inputs() -> Iterator[dict[str, Tensor]]:
+    def inputs() -> Iterator[dict[str, Any]]:
         # One study at a time: they are put together where it is known how many there is room for.
         loader = DataLoader(prepared, batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
         for position, study in enumerate(loader):

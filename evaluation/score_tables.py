@@ -5,6 +5,7 @@ from typing import get_args
 
 from .caption_metrics import BLEU_NAMES, bleu_tables, cider_tables, rouge_l_table
 from .clinical import Labels, Uncertain, label_table, score_names
+from .findings import ENTITY_SCORES
 from .located_labels import COUNT_NAMES, LOCATED_NAMES, LocatedReading, located_table
 from .meteor import meteor_tables
 from .metric_table import MetricTable, MetricUnavailableError
@@ -38,8 +39,12 @@ def is_count(name: str) -> bool:
     return name.startswith("support_") or name in COUNT_NAMES
 
 
+ENTITY_FAMILY = "entities"
+"""The family of `findings.entity_table`, which is computed on request only."""
+
+
 def wanted_scores(metrics: Iterable[str] | None, adapters: Iterable[str] = ()) -> list[str]:
-    """Names of scores, in a fixed order, for names of families or scores; None: all but the adapters'.
+    """Names of scores, in a fixed order, for names of families or scores; None: all but the entities' and adapters'.
 
     Args:
         metrics: families (`BLEU`, `clinical` …) or scores (`Bleu_4`, `F1_micro_14_uncertain-negative` …).
@@ -55,7 +60,9 @@ def wanted_scores(metrics: Iterable[str] | None, adapters: Iterable[str] = ()) -
         return everything
     if isinstance(metrics, str):
         raise TypeError(f"metrics={metrics!r}: must be several names, e.g. [{metrics!r}]")
-    known = families | {name: (name,) for name in (*everything, *adapters)}
+    families[ENTITY_FAMILY] = ENTITY_SCORES
+    ordered = (*everything, *ENTITY_SCORES, *adapters)
+    known = families | {name: (name,) for name in ordered}
     asked: set[str] = set()
     for name in metrics:
         if name not in known:
@@ -66,7 +73,7 @@ def wanted_scores(metrics: Iterable[str] | None, adapters: Iterable[str] = ()) -
         asked |= set(known[name])
     if not asked:
         raise ValueError("metrics is empty: name at least one, or None for all")
-    return [name for name in (*everything, *adapters) if name in asked]
+    return [name for name in ordered if name in asked]
 
 
 def caption_tables(

@@ -16,6 +16,7 @@ from .baselines import (
     random_reports_of_others,
 )
 from .clinical import Labels
+from .findings import ENTITY_SCORES, entity_table
 from .honesty import honesty_checks
 from .labeler import CheXpertStyleLabeler, Reading
 from .located_labels import LOCATED_NAMES, LocatedReading, locate
@@ -86,9 +87,9 @@ def evaluate_reports(
     Args:
         references, hypotheses: the reports, both as sequences in one order or both as mappings from study id.
         metrics: families (`BLEU`, `ROUGE_L`, `METEOR`, `CIDEr`, `clinical`, `located`) or single scores (`Bleu_4`,
-            `F1_micro_14_uncertain-negative` …); None means all of these. `RadGraph`, `RadCliQ`, `CheXbert`,
-            `BERTScore`, `RaTEScore`, `GREEN` and `CRIMSON` are computed by the package radeval when asked for, without
-            baselines.
+            `F1_micro_14_uncertain-negative` …); None means all of these. `entities` are the shares of
+            `findings.entity_table`, on request only. `RadGraph`, `RadCliQ`, `CheXbert`, `BERTScore`, `RaTEScore`,
+            `GREEN` and `CRIMSON` are computed by the package radeval when asked for, without baselines.
         tokenize: for the caption metrics, "none" or "ptb", see `tokenization.tokenize_reports`.
         protocol: "full-reference" or "r2gen-compat", see `protocols.apply_protocol`.
         ci: whether to compute bootstrap intervals.
@@ -231,7 +232,11 @@ class LabelCache:
         self._located: dict[str, LocatedReading] = {}
 
     def __call__(self, texts: Iterable[str]) -> list[Labels]:
-        return [self._reading(text).labels for text in texts]
+        return [reading.labels for reading in self.readings(texts)]
+
+    def readings(self, texts: Iterable[str]) -> list[Reading]:
+        """What each text states."""
+        return [self._reading(text) for text in texts]
 
     def located(self, texts: Iterable[str]) -> list[LocatedReading]:
         """What each text states, with sides and sizes."""
@@ -277,6 +282,10 @@ def score_systems(
         located = labels.located(references)
         for of_system, (_, reports) in zip(tables, systems, strict=True):
             of_system += located_tables(located, labels.located(reports), wanted)
+    if not set(wanted).isdisjoint(ENTITY_SCORES):
+        read = labels.readings(references)
+        for of_system, (_, reports) in zip(tables, systems, strict=True):
+            of_system.append(entity_table(read, labels.readings(reports)))
     return tables
 
 

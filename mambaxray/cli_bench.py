@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from .console import error_console, failure, quiet_transformers
+from .console import error_console, failure, quiet_transformers, result_console
 
 if TYPE_CHECKING:
     from .train.bench_grid import Cell
     from .train.bench_run import CellResult
+    from .train.bench_steps import PlannedStep
     from .train.bench_table import TableFormat
 
 bench_app = typer.Typer(
@@ -34,18 +35,23 @@ def run(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for models, reports and results.")
     ],
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the cells, the steps before them and what is done, and run nothing."),
+    ] = False,
 ) -> None:
     """Train and evaluate every cell of a grid: data set x vision encoder x decoder x variant x checkpoint.
 
-    The same command resumes an interrupted run. A cell whose data or weights are missing is marked with the reason
-    and retried by the next run.
+    What a cell needs first, such as a pre-trained encoder or a memory, are its steps; each runs once for all cells that
+    agree in it. The same command resumes an interrupted run. A cell whose data or weights are missing is marked with
+    the reason and retried by the next run.
 
     Example: mambaxray bench run phantoms --output runs/bench
     """
     from datasets import disable_progress_bars
 
     from .train.bench_grid import load_bench
-    from .train.bench_run import run_bench
+    from .train.bench_run import plan_bench, run_bench
 
     quiet_transformers()
     disable_progress_bars()
@@ -59,14 +65,42 @@ def run(
         else:
             console.print(f"{cell.title}: {result.state}: {result.reason}")
 
+    def show_step(cell: "Cell", step: "PlannedStep") -> None:
+        console.print(f"{cell.title}: step {step.name} ...")
+
     try:
-        results = run_bench(load_bench(bench), output, progress=show)
+        if dry_run:
+            _print_plan(*plan_bench(load_bench(bench), output))
+            return
+        results = run_bench(load_bench(bench), output, progress=show, on_step=show_step)
     except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     done = sum(result.state == "done" for _, result in results)
     console.print(f"{done} of {len(results)} cells are done; the table: mambaxray bench table {output}")
     if any(result.state == "failed" for _, result in results):
         raise typer.Exit(1)
+
+
+def _print_plan(steps: "list[tuple[PlannedStep, str]]", results: "list[tuple[Cell, CellResult]]") -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("cell", "state", "steps before it"):
+        table.add_column(name)
+    for cell, result in results:
+        table.add_row(cell.title, result.state, ", ".join(step.folder.name for step in cell.steps))
+    console = result_console()
+    if steps:
+        before = Table(box=None, pad_edge=False)
+        for name in ("step", "folder", "state", "for"):
+            before.add_column(name)
+        for step, state in steps:
+            cells = sum(step.key in [each.key for each in cell.steps] for cell, _ in results)
+            before.add_row(step.name, step.folder.name, state, f"{cells} {'cell' if cells == 1 else 'cells'}")
+        console.print(before)
+        console.print()
+    console.print(table)
+    console.print(f"\n{len(steps)} steps, {len(results)} cells")
 
 
 @bench_app.command()

@@ -229,13 +229,22 @@ def _print_result(result: Mapping[str, Any]) -> None:
     console.print(result["signature"], soft_wrap=True)
 
 
-def _write_page(path: Path, result: Mapping[str, Any], rows: Sequence["StudyReport"]) -> Path:
-    from .evaluation.pages.evaluation_page import write_evaluation_page
-
+def with_images_at_hand(rows: Sequence["StudyReport"]) -> list["StudyReport"]:
+    """The studies with those of their images that are files on this machine."""
     studies = []
     for row in rows:
         images = [image for image in row.images if isinstance(image, str | PathLike) and Path(image).is_file()]
-        studies.append(replace(row, images=images, views=[""] * len(images)))
+        context = dict(row.context or {})
+        if "prior_images" in context:
+            context["prior_images"] = [image for image in context["prior_images"] if Path(image).is_file()]
+        studies.append(replace(row, images=images, views=[""] * len(images), context=context or None))
+    return studies
+
+
+def _write_page(path: Path, result: Mapping[str, Any], rows: Sequence["StudyReport"]) -> Path:
+    from .evaluation.pages.evaluation_page import write_evaluation_page
+
+    studies = with_images_at_hand(rows)
     rank_by = "ROUGE_L" if "ROUGE_L" in result["per_sample"] else next(iter(result["per_sample"]), None)
     if rank_by is None:
         raise ValueError("--html ranks the studies and needs a metric that single studies have, e.g. --metric ROUGE_L")

@@ -176,8 +176,7 @@ def _describe_inputs(model: str, has_text: bool) -> dict[str, str]:
     from transformers import AutoImageProcessor, AutoTokenizer
 
     try:
-        size = AutoImageProcessor.from_pretrained(model).size
-        rows = {"images resized to": f"{size['height']} x {size['width']} px"}
+        rows = {"images resized to": _image_steps(AutoImageProcessor.from_pretrained(model))}
         if has_text:
             tokenizer = AutoTokenizer.from_pretrained(model)
             rows["tokenizer"] = f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens"
@@ -193,9 +192,8 @@ def _describe_processor(model: str, config: "MambaXrayConfig") -> dict[str, str]
         processor = AutoProcessor.from_pretrained(model)
     except (OSError, TypeError, ValueError) as error:
         return {"missing": f"reports can't be generated without it ({first_line(error)})"}
-    size = processor.image_processor.size
     rows = {
-        "images resized to": f"{size['height']} x {size['width']} px",
+        "images resized to": _image_steps(processor.image_processor),
         "tokenizer": f"{type(processor.tokenizer).__name__}, {len(processor.tokenizer):,} tokens",
         "prompt": processor.default_prompt,
     }
@@ -204,6 +202,13 @@ def _describe_processor(model: str, config: "MambaXrayConfig") -> dict[str, str]
             f"it makes {processor.num_image_tokens} image tokens, the model needs {config.num_image_tokens}"
         )
     return rows
+
+
+def _image_steps(image_processor: Any) -> str:
+    size, crop = image_processor.size, image_processor.crop_size
+    resized = f"{size.shortest_edge} px (shorter edge)" if size.shortest_edge else f"{size.height} x {size.width} px"
+    cut = f", of which {crop.height} x {crop.width} px are cut out" if image_processor.do_center_crop else ""
+    return resized + cut
 
 
 def _file_sizes(model: str) -> dict[str, str]:

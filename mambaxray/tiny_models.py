@@ -15,6 +15,7 @@ from .configuration.families import Family, families, load
 from .data.phantoms import make_study
 from .data.whole_file import require_free_folder
 from .modeling_mambaxray.hub.repository_code import has_code
+from .modeling_mambaxray.hub.separate_parts import SeparatePartsMixin
 from .modeling_mambaxray.layers.study_memory import MemorySource, StudyMemory, TrainingSplit
 from .processing.processing_mambaxray import MambaXrayProcessor
 from .train.tokenizer import train_report_tokenizer
@@ -70,7 +71,9 @@ def make_tiny_models(folder: str | Path, seed: int = 0, names: Iterable[str] | N
                     parameter.mul_(4.0)
         if widths := getattr(model, "memory_vectors", None):
             model.set_memories({name: _tiny_memory(vectors) for name, vectors in widths.items()})
-        model.save_pretrained(path)
+        # Whole, so that it can also be trained.
+        parts = {"save_training_parts": True} if isinstance(model, SeparatePartsMixin) else {}
+        model.save_pretrained(path, **parts)
         made.append(path)
     return made
 

@@ -5,18 +5,78 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from ..configuration.configuration_ammrg import AMMRGConfig
+from ..configuration.configuration_ammrg import MEMORIES, AMMRGConfig
 from ..configuration.observations import OBSERVATIONS
 from ..configuration.vision_tokens import patch_positions, visual_width
 from .layers.disease_queries import DiseaseQueries, DiseaseQueriesOutput
-from .layers.hopfield import HopfieldAssociation
+from .layers.hopfield import HopfieldAssociation, HopfieldProjection
 from .layers.image_features import Evidence, ImageFeatures, RelatedStudy
 from .layers.study_memories import StudyMemoriesMixin
 from .layers.study_memory import StudyMemory
 from .modeling_mambaxray import MambaXrayForConditionalGeneration
+
+
+class MemoryAssociations(nn.Module):
+    """A Hopfield association for each memory of a model, `visual` and `report`, with the memories as it reads them.
+
+    Args:
+        config: the model's.
+    """
+
+    def __init__(self, config: AMMRGConfig):
+        super().__init__()
+        for name, size in config.memory_sizes.items():
+            association = HopfieldAssociation(
+                config.query_hidden_size,
+                size,
+                num_heads=config.hopfield_heads,
+                head_size=config.hopfield_head_size,
+                value_size=config.hopfield_value_size,
+                beta=config.hopfield_beta,
+                update_steps=config.hopfield_update_steps,
+            )
+            self.add_module(name, association)
+        self._banks: dict[str, tuple[StudyMemory, Tensor]] = {}
+
+    def forward(
+        self, states: Tensor, memories: Mapping[str, StudyMemory], output_weights: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Recalls from each memory.
+
+        Args:
+            states: `(batch, diseases, width)`.
+            memories: one for each association, with `vectors["values"]`.
+            output_weights: whether to return how much of each row is recalled.
+
+        Returns:
+            By memory what is recalled, `(batch, diseases, width)`, and the weights `(batch, heads, diseases, rows)`.
+        """
+        recalled, weights = {}, {}
+        for name, memory in memories.items():
+            association = self.get_submodule(name)
+            bank = self.bank(name, memory)
+            recalled[name], found = association(states, bank, output_weights=output_weights, are_standardized=True)
+            if found is not None:
+                weights[name] = found
+        return recalled, weights
+
+    def bank(self, name: str, memory: StudyMemory) -> Tensor:
+        """The vectors of a memory `(rows, width)`, standardized, where and in the dtype that its association needs.
+
+        They depend on no weight, so they are kept until the memory, the device or the dtype is another one.
+        """
+        association = self.get_submodule(name)
+        weight = association.k_proj.weight
+        kept, bank = self._banks.get(name, (None, None))
+        if kept is not memory or bank.device != weight.device or bank.dtype != weight.dtype:
+            exact = memory.vectors["values"].to(weight.device)
+            bank = F.layer_norm(exact, exact.shape[-1:], eps=association.layer_norm_eps).to(weight.dtype)
+            self._banks[name] = (memory, bank)
+        return bank
 
 
 class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalGeneration):
@@ -55,30 +115,20 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
             dropout=config.query_dropout,
             classify=config.queries_from_stage1,
         )
-        self.associations = nn.ModuleDict(
-            {
-                name: HopfieldAssociation(
-                    config.query_hidden_size,
-                    size,
-                    num_heads=config.hopfield_heads,
-                    head_size=config.hopfield_head_size,
-                    value_size=config.hopfield_value_size,
-                    beta=config.hopfield_beta,
-                    update_steps=config.hopfield_update_steps,
-                )
-                for name, size in config.memory_sizes.items()
-            }
-        )
+        self.associations = MemoryAssociations(config)
         self.output_projection = nn.Linear(config.query_hidden_size, width)
         if config.queries_from_stage1:
             for part in (self.disease_queries, self.qformer_projection):
                 if part is not None:
                     part.requires_grad_(False)
-        self._banks: dict[str, tuple[StudyMemory, Tensor]] = {}
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, HopfieldProjection):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias)
+            return
         super()._init_weights(module)
         if isinstance(module, DiseaseQueries):
             init.normal_(module.queries, std=module.qformer.config.initializer_range)
@@ -89,6 +139,32 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
         if not any(parameter.requires_grad for parameter in self.disease_queries.parameters()):
             self.disease_queries.eval()
         return self
+
+    @classmethod
+    def for_released_weights(cls, weights: Mapping[str, Tensor]) -> tuple[type[Self], dict[str, Any]]:
+        """All sizes but those of heads, which are the released ones (12 in the Q-Former, 6 in each recall)."""
+        layer = "disease_queries.qformer.encoder.layer."
+        heads = 6
+        core = next(
+            (f"associations.{name}." for name in MEMORIES if f"associations.{name}.q_proj.weight" in weights), None
+        )
+        fields: dict[str, Any] = {
+            "query_hidden_size": weights["disease_queries.queries"].shape[-1],
+            "query_intermediate_size": weights[f"{layer}0.intermediate_query.dense.weight"].shape[0],
+            "query_hidden_layers": 1
+            + max(int(name.removeprefix(layer).split(".")[0]) for name in weights if name.startswith(layer)),
+            "encoder_hidden_size": weights["qformer_projection.weight"].shape[0],
+        }
+        for name in MEMORIES:
+            keys = weights.get(f"associations.{name}.k_proj.weight")
+            fields[f"{name}_memory_size"] = None if keys is None else keys.shape[1]
+        if core is not None:
+            fields |= {
+                "hopfield_heads": heads,
+                "hopfield_head_size": weights[f"{core}q_proj.weight"].shape[0] // heads,
+                "hopfield_value_size": weights[f"{core}v_proj.weight"].shape[0] // heads,
+            }
+        return cls, fields
 
     # ------------------------------------------------------------------------------------ stage 1 and memories
 
@@ -131,22 +207,15 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
                     )
             own.load_state_dict(part.state_dict())
 
+    @classmethod
+    def fields_from_memories(cls, memories: Mapping[str, StudyMemory]) -> dict[str, Any]:
+        """The width of each."""
+        values = {name: memories[name].vectors.get("values") for name in MEMORIES if name in memories}
+        return {f"{name}_memory_size": found.shape[1] for name, found in values.items() if found is not None}
+
     @property
     def memory_vectors(self) -> Mapping[str, Mapping[str, int]]:
         return {name: {"values": size} for name, size in self.config.memory_sizes.items()}
-
-    def _bank(self, name: str) -> Tensor:
-        """The vectors of a memory `(rows, width)`, standardized, where and as the association needs them.
-
-        They depend on no weight, so they are kept until the memory, the device or the dtype is another one.
-        """
-        memory, association = self.memory(name), self.associations[name]
-        weight = association.k_proj.weight
-        kept, bank = self._banks.get(name, (None, None))
-        if kept is not memory or bank.device != weight.device or bank.dtype != weight.dtype:
-            bank = association.standardized(memory.vectors["values"].to(weight.device, torch.float32))
-            self._banks[name] = (memory, bank)
-        return bank
 
     # ------------------------------------------------------------------------------------------ the middle
 
@@ -167,12 +236,9 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
             output_attentions=is_explained,
         )
         states = found.last_hidden_state
-        blocks, weights = [states], {}
-        for name, association in self.associations.items():
-            recalled, weights[name] = association(
-                states, self._bank(name), output_weights=is_explained, are_standardized=True
-            )
-            blocks.append(recalled)
+        memories = {name: self.memory(name) for name in self.config.memory_sizes}
+        recalled, weights = self.associations(states, memories, output_weights=is_explained)
+        blocks = [states, *recalled.values()]
         # (batch, diseases, blocks, width) or (batch, blocks, diseases, width)
         shown = torch.stack(blocks, dim=2 if self.config.token_order == "interleaved" else 1).flatten(1, 2)
         features = super().fuse(torch.cat([tokens, self.output_projection(shown)], dim=1))

@@ -92,13 +92,14 @@ class DiseaseClassificationModel(SeparatePartsMixin, FrozenVisionEncoderMixin, M
         """The fields of a `DiseaseClassificationOutput` but its `loss`, for `forward`, whose arguments these are."""
         visual_tokens = encode_views(self.vision_encoder, pixel_values, view_mask)
         queried = self.query_diseases(visual_tokens, output_attentions)
+        logits: Any = queried.logits
         losses = {}
         if labels is not None:
             losses["classification"] = classification_loss(
-                queried.logits, labels, self.config.positive_weights, over_processes=self.training
+                logits, labels, self.config.positive_weights, over_processes=self.training
             )
         return {
-            "logits": queried.logits,
+            "logits": logits,
             "disease_features": queried.last_hidden_state,
             "visual_tokens": visual_tokens,
             "cross_attentions": queried.cross_attentions,

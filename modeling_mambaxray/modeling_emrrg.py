@@ -108,7 +108,8 @@ class EMRRGForConditionalGeneration(MambaXrayForConditionalGeneration):
         attending = is_image.any(dim=-1, keepdim=True)
         if self.config.attending_tokens == "text_after_image":
             attending = is_image.cumsum(dim=-1) > 0
-        return attending.expand_as(is_image) if self.config.attending_tokens == "all" else attending & ~is_image
+        text = ~self.placeholders(input_ids)
+        return attending.expand_as(is_image) if self.config.attending_tokens == "all" else attending & text
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any

@@ -12,7 +12,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -40,7 +40,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_mambaxray import MambaXrayConfig
-from ..configuration.study_inputs import StudyInputs
+from ..configuration.study_inputs import PRIOR_IMAGE_INPUTS, StudyInputs
 from ..configuration.vision_tokens import visual_width
 from .generation.pipeline_image_to_text import ImageToTextPipeline
 from .hub.given_parts import build_around, given_part
@@ -49,7 +49,7 @@ from .hub.repository_code import ModelCodeMixin
 from .hub.separate_parts import PartReference, SeparatePartsMixin
 from .layers.decoder_head import check_head_rules
 from .layers.image_features import Evidence, ImageFeatures
-from .layers.views import FrozenVisionEncoderMixin, encode_images, mean_over_views, present_views
+from .layers.views import FrozenVisionEncoderMixin, encode_images, keep_constants, mean_over_views, present_views
 
 try:
     from .hub.vision_encoder import load_vision_encoder
@@ -76,6 +76,7 @@ class MambaXrayModelOutput(ModelOutput):
         image_hidden_states: image embeddings `(batch, image_tokens, llm_hidden)`, when an image was encoded.
         losses: what `fuse` gave, by name and not weighted.
         evidence: what `fuse` gave.
+        metrics: what `fuse` gave.
     """
 
     last_hidden_state: Tensor | None = None
@@ -85,6 +86,7 @@ class MambaXrayModelOutput(ModelOutput):
     image_hidden_states: Tensor | None = None
     losses: dict[str, Tensor] | None = None
     evidence: list[list[Evidence]] | None = None
+    metrics: dict[str, Tensor] | None = None
 
 
 @dataclass
@@ -101,6 +103,7 @@ class MambaXrayOutput(ModelOutput):
         losses: each loss by its name, not weighted: `"report"`, the mean over supervised tokens, when labels were
             given, and what `fuse` gave.
         evidence: what `fuse` gave.
+        metrics: what `fuse` gave.
     """
 
     loss: Tensor | None = None
@@ -111,6 +114,7 @@ class MambaXrayOutput(ModelOutput):
     image_hidden_states: Tensor | None = None
     losses: dict[str, Tensor] | None = None
     evidence: list[list[Evidence]] | None = None
+    metrics: dict[str, Tensor] | None = None
 
 
 class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
@@ -131,6 +135,7 @@ class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
         # A subclass may have added parameters of the model itself since the last time, in its base's `__init__`.
         self._is_hf_initialized = False
         super().post_init()
+        keep_constants(self)
         self._frozen_from_start = [name for name, weight in self.named_parameters() if not weight.requires_grad]
 
     @torch.no_grad()
@@ -152,16 +157,18 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
 
     Attributes:
         study_inputs: what a study hands the model beside images and token ids, by name; the processor of the same
-            system declares the same.
+            system declares the same. A model that takes prior images has theirs among them.
         projection_parts: the children that lead from the vision encoder to the decoder's space.
     """
 
-    study_inputs: ClassVar[StudyInputs] = {}
+    study_inputs: StudyInputs = {}
     projection_parts: ClassVar[tuple[str, ...]] = ("projector", "layer_norm")
     _decoder_class: ClassVar[type] = AutoModel
 
     def __init__(self, config: MambaXrayConfig):
         super().__init__(config)
+        if config.prior_image_token_id is not None:
+            self.take_prior_images(config.prior_image_token_id)
         self.vision_encoder = given_part(self, "vision_encoder") or AutoModel.from_config(config.vision_config)
         decoder = given_part(self, "language_model")
         self.language_model = decoder or self._decoder_class.from_config(config.text_config)
@@ -198,6 +205,16 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
                 "(AutoModelForImageTextToText) and take its base_model"
             )
         return (model, info) if wants_info else model
+
+    def take_prior_images(self, prior_image_token_id: int) -> None:
+        """Lets the model take the images of a prior study, in any prompt that holds their placeholders. They go through
+        the same encoder and projection, so no weights are added.
+
+        Args:
+            prior_image_token_id: `processor.prior_image_token_id`.
+        """
+        self.config.prior_image_token_id = prior_image_token_id
+        self.study_inputs = {**type(self).study_inputs, **PRIOR_IMAGE_INPUTS}
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -268,7 +285,7 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
             visual_tokens: `(batch, tokens, vision_hidden)` of studies that were encoded before, instead of
                 `pixel_values`.
             return_dict: always True.
-            study_inputs: those of `self.study_inputs`.
+            study_inputs: those of `self.study_inputs`. Prior images are encoded as the study's own, and not fused.
 
         Raises:
             TypeError: an argument that the system does not take.
@@ -278,10 +295,45 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         if (pixel_values is None) == (visual_tokens is None):
             raise ValueError("give exactly one of pixel_values and visual_tokens")
         if visual_tokens is None:
-            visual_tokens = self.encode_views(pixel_values, _one_mask(view_mask, pixel_attention_mask))
+            visual_tokens = self.encode_views(pixel_values, one_mask(view_mask, pixel_attention_mask))
+        prior = {name: study_inputs.pop(name) for name in PRIOR_IMAGE_INPUTS if name in study_inputs}
         features = self.fuse(visual_tokens, **study_inputs)
         features.last_hidden_state = visual_tokens
+        if any(value is not None for value in prior.values()):
+            features.prior_output = self._encode_priors(**prior)
+            if len(features.prior_output) != len(visual_tokens):
+                raise ValueError(f"{len(features.prior_output)} priors were given for {len(visual_tokens)} studies")
         return features
+
+    def _encode_priors(
+        self,
+        prior_pixel_values: Tensor | None = None,
+        prior_view_mask: Tensor | None = None,
+        prior_visual_tokens: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Embeddings of each study's prior images, of length 0 where no view is present."""
+        if (prior_pixel_values is None) == (prior_visual_tokens is None):
+            raise ValueError("give exactly one of prior_pixel_values and prior_visual_tokens for the prior images")
+        given = prior_visual_tokens if prior_pixel_values is None else prior_pixel_values
+        mask = prior_view_mask
+        if mask is None:
+            mask = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+        mask = mask.to(device=given.device, dtype=torch.bool)
+        if (prior_pixel_values is not None and mask.shape != given.shape[:2]) or len(mask) != len(given):
+            raise ValueError(
+                f"prior_view_mask {tuple(mask.shape)} does not fit the prior images {tuple(given.shape)}: both start "
+                "with (batch, views)"
+            )
+        present = mask.any(dim=1)
+        llm_hidden = self.get_input_embeddings().embedding_dim
+        embeddings = iter(())
+        if present.any():
+            tokens = given[present]
+            if prior_pixel_values is not None:
+                tokens = self.encode_views(tokens, mask[present])
+            embeddings = iter(self.project_visual_tokens(tokens))
+        none = given.new_zeros(0, llm_hidden)
+        return [next(embeddings) if has_prior else none for has_prior in present.tolist()]
 
     def _check_study_inputs(self, values: Mapping[str, Any]) -> None:
         if unknown := sorted(values.keys() - self.study_inputs.keys()):
@@ -299,19 +351,37 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
                 expected = ", ".join("…" if axis is None else str(axis) for axis in declared.shape)
                 raise ValueError(f"{name} must be (batch, {expected}), got {tuple(value.shape)}")
 
-    def merge_image_features(self, input_ids: Tensor, image_embeds: Tensor | None) -> Tensor:
+    def placeholders(self, input_ids: Tensor) -> Tensor:
+        """Where image embeddings stand in a prompt `(batch, sequence)`: of the study's images and of its prior's."""
+        is_image = input_ids == self.config.image_token_id
+        if self.config.prior_image_token_id is not None:
+            is_image = is_image | (input_ids == self.config.prior_image_token_id)
+        return is_image
+
+    def merge_image_features(
+        self, input_ids: Tensor, image_embeds: Tensor | None, prior_embeds: list[Tensor] | None = None
+    ) -> Tensor:
         """Token embeddings `(batch, sequence, llm_hidden)` with image embeddings in place of the placeholders.
 
         Args:
-            input_ids: `(batch, sequence)` with `image_token_id` at the placeholders.
+            input_ids: `(batch, sequence)` with `image_token_id` at the placeholders, and `prior_image_token_id` at
+                those of prior images.
             image_embeds: `(batch, image_tokens, llm_hidden)`, or None when there is no image.
+            prior_embeds: of each study `(prior_image_tokens, llm_hidden)`, or of length 0; None when no study has
+                prior images.
 
         Raises:
             ValueError: a row's number of placeholders is not the number of image tokens.
         """
         is_image = input_ids == self.config.image_token_id
         # The placeholder's own embedding is never used, and its id may lie outside the vocabulary.
-        embeds = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(self.placeholders(input_ids), 0))
+        if self.config.prior_image_token_id is not None:
+            is_prior = input_ids == self.config.prior_image_token_id
+            if not torch.compiler.is_compiling():
+                self._check_prior_placeholders(is_prior, prior_embeds)
+            if prior_embeds is not None:
+                embeds = embeds.masked_scatter(is_prior.unsqueeze(-1), torch.cat(prior_embeds).to(embeds))
         if image_embeds is None:
             if not torch.compiler.is_compiling() and is_image.any():
                 raise ValueError("the prompt has image placeholders but no pixel_values were given")
@@ -359,6 +429,15 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
                 f"num_image_tokens={self.config.num_image_tokens}"
             )
 
+    def _check_prior_placeholders(self, is_prior: Tensor, prior_embeds: list[Tensor] | None) -> None:
+        counts = is_prior.sum(dim=1).tolist()
+        given = [0] * len(counts) if prior_embeds is None else [len(embeds) for embeds in prior_embeds]
+        if counts != given:
+            raise ValueError(
+                f"the prompts have {counts} placeholders for prior images (id {self.config.prior_image_token_id}), but "
+                f"the prior images that were given make {given} tokens; let the processor's prepare_studies make both"
+            )
+
     def _attention_arguments(self) -> set[str]:
         """What the function takes that the decoder attends with: a hybrid layer's, vLLM's, or a user's own."""
         registered = ALL_ATTENTION_FUNCTIONS.get(self.config.text_config._attn_implementation)
@@ -398,7 +477,8 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
         if inputs_embeds is None:
             if self._has_position_table:
                 self._check_prompt_length(input_ids.shape[1])
-            inputs_embeds = self.merge_image_features(input_ids, image_embeds)
+            prior_embeds = None if features is None else features.get("prior_output")
+            inputs_embeds = self.merge_image_features(input_ids, image_embeds, prior_embeds)
         if position_ids is None and cache is None and attention_mask is not None:
             left_padding = (attention_mask != 0).int().argmax(dim=-1, keepdim=True)
             positions = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
@@ -448,6 +528,7 @@ class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
             image_hidden_states=None if features is None else torch.stack(list(features.pooler_output)),
             losses=None if features is None else features.losses,
             evidence=None if features is None else features.evidence,
+            metrics=None if features is None else features.metrics,
         )
 
 
@@ -513,6 +594,7 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
         image_token_id: int | None = None,
         vision_kwargs: dict[str, Any] | None = None,
         text_kwargs: dict[str, Any] | None = None,
+        given_parts: Mapping[str, nn.Module] | None = None,
         **config_kwargs: Any,
     ) -> Self:
         """Puts a pre-trained vision encoder and a pre-trained language model together; all else starts fresh, in
@@ -525,6 +607,7 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             image_token_id: id of the image placeholder; by default the first id behind the vocabulary.
             vision_kwargs: passed to `load_vision_encoder` (`revision`, `image_size`, …).
             text_kwargs: passed to the decoder's `from_pretrained` (`revision`, `dtype`, …).
+            given_parts: further parts that a system's `__init__` takes as they are, see `build_around`.
             config_kwargs: passed to the configuration.
         """
         encoder, decoder = vision_encoder, language_model
@@ -540,7 +623,8 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             image_token_id=image_token_id,
             **config_kwargs,
         )
-        model = build_around(cls, config, {"vision_encoder": encoder, "language_model": decoder}, decoder.device)
+        parts = {"vision_encoder": encoder, "language_model": decoder, **(given_parts or {})}
+        model = build_around(cls, config, parts, decoder.device)
         generation_config = GenerationConfig.from_dict(decoder.generation_config.to_dict())
         if generation_config.max_new_tokens is None and generation_config.max_length in (None, 20):
             generation_config.max_new_tokens = DEFAULT_MAX_NEW_TOKENS
@@ -571,6 +655,15 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             config.vision_config.image_size = image_size
             kwargs["config"] = config
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    @classmethod
+    def fields_from_stage1(cls, stage1: PreTrainedModel) -> dict[str, Any]:
+        """Fields of the configuration that follow from the stage 1 that a model is to start from, such as sizes.
+
+        Raises:
+            ValueError: as `start_from_stage1`.
+        """
+        return {}
 
     def start_from_stage1(self, stage1: PreTrainedModel) -> None:
         """Takes over what an earlier stage of the system learned, beside the vision encoder: `model.stage1` of recipes.
@@ -668,6 +761,7 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             image_hidden_states=None if features is None else torch.stack(list(features.pooler_output)),
             losses=losses or None,
             evidence=None if features is None else features.evidence,
+            metrics=None if features is None else features.metrics,
         )
 
     def _losses(
@@ -694,11 +788,14 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             labels = labels[:, -logits_to_keep:] if logits_to_keep else labels
             # Labels that are a plain copy of the ids have placeholders, which may lie outside the vocabulary.
             labels = labels.masked_fill(labels == self.config.image_token_id, -100)
+            supervised = (labels[:, 1:] != -100).sum()
             if num_items_in_batch is not None:
-                share = (labels[:, 1:] != -100).sum() / num_items_in_batch
+                share = supervised / num_items_in_batch
             report = self.loss_function(
                 logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
             )
+            if self.config.report_reduction == "sum":
+                report = report * (supervised / len(labels))
             total = report * weights.get("report", 1.0)
             losses["report"] = report / share
         for name, value in (features.losses or {} if features is not None else {}).items():
@@ -715,6 +812,34 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
                 if parameter.requires_grad:
                     total = total + parameter.flatten()[:0].sum().to(total)
         return total, losses
+
+    @property
+    def recalls(self) -> bool:
+        """Whether the prompts hold what `recall` finds. Whatever writes prompts asks this: `prepare_for_generation`,
+        the pipeline, evaluation and training (`generation/recalled_prompts.py`)."""
+        return False
+
+    def recall(self, visual_tokens: Tensor, studies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What the prompts of studies hold that the model finds by their images, such as the report of a similar study.
+
+        Args:
+            visual_tokens: `(batch, tokens, vision_hidden)`.
+            studies: the same in the package's schema, without images and without what is to be predicted.
+
+        Returns:
+            For each study the keys and values, plain data, that the processor's `prompt_for` and `study_inputs_for`
+            then find in it.
+        """
+        return [{} for _ in studies]
+
+    def recall_for_training(self, studies: Sequence[Mapping[str, Any]], seed: int = 0) -> list[dict[str, Any] | None]:
+        """What `recall` gives for training studies, where that takes no image; None for the others.
+
+        Args:
+            studies: of the training split, in the package's schema, without images.
+            seed: of what is drawn at random.
+        """
+        return [None for _ in studies]
 
     @torch.no_grad()
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
@@ -759,7 +884,7 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
                 f"{type(assistant).__name__} can't be the assistant of {type(self).__name__}: it does not see the "
                 "image whose placeholders are in the prompt. Give a smaller report generator of this package"
             )
-        for name in ("image_token_id", "num_image_tokens"):
+        for name in ("image_token_id", "num_image_tokens", "prior_image_token_id", "num_prior_image_tokens"):
             own, its = getattr(self.config, name), getattr(assistant.config, name)
             if own != its:
                 raise ValueError(f"the assistant's {name} is {its}, the model's {own}: they must be the same")
@@ -849,9 +974,20 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
             # As in the released code, which generates from embeddings: words of the prompt may be used freely.
             if isinstance(processor, RepetitionPenaltyLogitsProcessor):
                 processor.prompt_ignore_length = input_ids_seq_length
-        if self.config.image_token_id < self.get_input_embeddings().num_embeddings:
-            processors.append(SuppressTokensLogitsProcessor([self.config.image_token_id], device=self.device))
+        placeholders = [self.config.image_token_id, self.config.prior_image_token_id]
+        vocabulary = self.get_input_embeddings().num_embeddings
+        if suppressed := [token for token in placeholders if token is not None and token < vocabulary]:
+            processors.append(SuppressTokensLogitsProcessor(suppressed, device=self.device))
         return processors
+
+    def _expand_multimodal_outputs(
+        self, input_ids: Tensor, mm_encoder_output: dict[str, Any], expand_size: int = 1, **kwargs: Any
+    ) -> dict[str, Any]:
+        expanded = super()._expand_multimodal_outputs(input_ids, mm_encoder_output, expand_size, **kwargs)
+        features = expanded.get("image")
+        if features is not None and features.get("prior_output") is not None:
+            features.prior_output = [each for each in features.prior_output for _ in range(expand_size)]
+        return expanded
 
 
 _POSITION_TABLE = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings)$")
@@ -871,7 +1007,7 @@ def _refuse_stateful(decoder: nn.Module) -> None:
         )
 
 
-def _one_mask(view_mask: Tensor | None, pixel_attention_mask: Tensor | None) -> Tensor | None:
+def one_mask(view_mask: Tensor | None, pixel_attention_mask: Tensor | None) -> Tensor | None:
     """The mask over views, whichever of its names it came under."""
     if view_mask is None or pixel_attention_mask is None:
         return pixel_attention_mask if view_mask is None else view_mask
@@ -891,4 +1027,5 @@ __all__ = [
     "MambaXrayModelOutput",
     "MambaXrayOutput",
     "MambaXrayPreTrainedModel",
+    "one_mask",
 ]

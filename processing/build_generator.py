@@ -18,10 +18,13 @@ def build_generator(
     *,
     system: str = "mambaxray",
     image_size: int | None = None,
+    crop_from: int | None = None,
     instruction: str = DEFAULT_INSTRUCTION,
     prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
+    processor_kwargs: Mapping[str, Any] | None = None,
     vision_kwargs: Mapping[str, Any] | None = None,
     text_kwargs: Mapping[str, Any] | None = None,
+    parts: Mapping[str, Any] | None = None,
     **config_kwargs: Any,
 ) -> tuple[PreTrainedModel, MambaXrayProcessor]:
     """Puts a pre-trained vision encoder and a pre-trained language model together, with the processor for both.
@@ -37,8 +40,13 @@ def build_generator(
         tokenizer: the language model's, or its folder or Hub name; by default from where the language model is.
         system: name of the family of the model, such as `"mambaxray"` or `"emrrg"`.
         image_size: side of the images in pixels; the encoder's own when not given.
+        crop_from: resize images to this many pixels on the shorter edge, and cut the square out of the middle; when not
+            given, whole images are stretched to the square.
         instruction, prompt_template: what the processor asks for, see `MambaXrayProcessor`.
+        processor_kwargs: further arguments of the system's processor, such as `context`; with prior images among it,
+            the model takes them.
         vision_kwargs, text_kwargs: passed to the parts' `from_pretrained` (`revision`, `dtype`, …).
+        parts: further pre-trained parts that the system takes, by name: folder or Hub name, or the part.
         config_kwargs: fields of the model's configuration.
 
     Returns:
@@ -69,20 +77,30 @@ def build_generator(
             f"the {encoder.config.model_type} encoder takes images of {side} px, not {image_size}: give it by its "
             "folder or Hub name, or leave image_size out"
         )
-    processor = family.processor_class(
-        MambaXrayImageProcessor(size={"height": side, "width": side}),
+    square = {"height": side, "width": side}
+    sizes: dict[str, Any] = {"size": square}
+    if crop_from is not None:
+        sizes = {"size": {"shortest_edge": crop_from}, "do_center_crop": True, "crop_size": square}
+    processor = family.processor_class.from_parts(
+        MambaXrayImageProcessor(**sizes),
         tokenizer,
+        parts or {},
         instruction=instruction,
         prompt_template=prompt_template,
+        **(processor_kwargs or {}),
     )
+    if processor.prior_image_token_id is not None:
+        config_kwargs["prior_image_token_id"] = processor.prior_image_token_id
     model = family.model_class.from_encoder_decoder_pretrained(
         encoder,
         language_model,
         image_token_id=processor.image_token_id,
         text_kwargs=text_options or None,
+        **(parts or {}),
         **config_kwargs,
     )
     processor.num_image_tokens = model.config.num_image_tokens
+    processor.num_prior_image_tokens = model.config.num_prior_image_tokens or None
     return model, processor
 
 

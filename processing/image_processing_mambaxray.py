@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
+from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import (
@@ -27,6 +28,9 @@ class MambaXrayImagesKwargs(TypedDict, total=False):
     size: dict[str, int] | SizeDict | int | None
     resample: PILImageResampling | int | None
     reducing_gap: float | None
+    do_center_crop: bool | None
+    crop_size: dict[str, int] | SizeDict | int | None
+    crop_positions: Sequence[Sequence[tuple[float, float]] | None] | None
     do_rescale: bool | None
     rescale_factor: float | None
     do_normalize: bool | None
@@ -46,11 +50,15 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
     deviation, as the released code of MambaXray-VL and R2GenGPT does. It needs Pillow and numpy only.
 
     Args:
-        do_resize, size, resample: the size `{"height": 224, "width": 224}` and the filter.
+        do_resize, size, resample: the size `{"height": 224, "width": 224}` and the filter; or `{"shortest_edge": 256}`,
+            which keeps the aspect ratio and needs `do_center_crop`.
         reducing_gap: resize in two steps as in Pillow, first coarsely to no less than this many times `size`, where
             JPEGs are decoded at 1/2, 1/4 or 1/8 of their size already; 1 or more, None (the default) for one step. At
             3 large pictures are read several times faster and values differ by about one of 255 grey levels
             (`docs/input.md`); train and generate with the same.
+        do_center_crop, crop_size: cut `crop_size` out of the middle of the resized picture.
+        crop_positions: of a call, for each study the places of its views' cuts in place of the middle, or None: which
+            share of the room is above and to the left of the cut, each from 0 to 1, `(0.5, 0.5)` for the middle.
         do_rescale, rescale_factor: multiply 8-bit values by 1/255.
         do_normalize, image_mean, image_std: per channel.
         do_convert_rgb: repeat grey pictures to three channels. Without it grey ones keep one channel.
@@ -71,8 +79,9 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
     Raises:
         ImageReadError: a picture that can't be read; names the file and the reason.
         TypeError: an option that this class does not have.
-        ValueError: no pictures at all, a study without views, a `size` without height and width, a `reducing_gap`
-            below 1, or pictures of different sizes with `do_resize=False`.
+        ValueError: no pictures at all, a study without views, a `size` or `crop_size` that does not say what size the
+            result has, a cut that is larger than the picture or outside of it, a `reducing_gap` below 1, or pictures of
+            different sizes with `do_resize=False`.
     """
 
     auto_class_name = "AutoImageProcessor"
@@ -82,6 +91,8 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
     size = {"height": 224, "width": 224}
     resample = PILImageResampling.BICUBIC
     reducing_gap = None
+    do_center_crop = False
+    crop_size = None
     do_rescale = True
     do_normalize = True
     image_mean = IMAGENET_DEFAULT_MEAN
@@ -95,8 +106,7 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
         return super()._standardize_kwargs(**kwargs, default_to_square=True)
 
     def _preprocess_image_like_inputs(self, images: Any, **kwargs: Any) -> BatchFeature:
-        if kwargs["do_resize"] and not (kwargs["size"].height and kwargs["size"].width):
-            raise ValueError(f"size must give height and width in pixels; it is {dict(kwargs['size'])}")
+        _check_sizes(**{name: kwargs[name] for name in ("do_resize", "size", "do_center_crop", "crop_size")})
         if kwargs["reducing_gap"] is not None and kwargs["reducing_gap"] < 1:
             raise ValueError(f"reducing_gap must be 1 or more, or None; it is {kwargs['reducing_gap']}")
         return self._preprocess(group_views(images), **kwargs)
@@ -108,6 +118,9 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
         size: SizeDict,
         resample: PILImageResampling,
         reducing_gap: float | None,
+        do_center_crop: bool,
+        crop_size: SizeDict | None,
+        crop_positions: Sequence[Sequence[tuple[float, float]] | None] | None,
         do_rescale: bool,
         rescale_factor: float,
         do_normalize: bool,
@@ -120,14 +133,17 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
         **kwargs: Any,
     ) -> BatchFeature:
         is_coarse = do_resize and reducing_gap is not None
-        least_side = math.ceil(reducing_gap * max(size.height, size.width)) if is_coarse else None
+        largest = size.shortest_edge or max(size.height or 0, size.width or 0)
+        least_side = math.ceil(reducing_gap * largest) if is_coarse and reducing_gap is not None else None
 
-        def to_array(view: Any) -> np.ndarray:
+        def to_array(view: Any, position: tuple[float, float]) -> np.ndarray:
             # One picture after the other, so that no batch of full-size pictures is held in memory.
             picture = load_xray(view, least_side=least_side, strict=strict, allow_blank=allow_blank)
             # Resizing one grey channel and repeating it afterwards equals, and is faster than, the reverse.
             if do_resize:
-                picture = picture.resize((size.width, size.height), resample, reducing_gap=reducing_gap)
+                picture = picture.resize(_resized(picture.size, size), resample, reducing_gap=reducing_gap)
+            if do_center_crop:
+                picture = _cut(picture, crop_size, position)
             pixels = np.asarray(picture, dtype=np.float32)
             channels = np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else pixels[None]
             if do_convert_rgb and len(channels) == 1:
@@ -138,7 +154,10 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
                 channels = self.normalize(channels, image_mean, image_std).astype(np.float32)
             return channels
 
-        arrays = [[to_array(view) for view in study] for study in images]
+        positions = _positions(images, crop_positions)
+        arrays = [
+            [to_array(*each) for each in zip(*study, strict=True)] for study in zip(images, positions, strict=True)
+        ]
         shapes = {array.shape for study in arrays for array in study}
         if len(shapes) > 1:
             raise ValueError(
@@ -151,3 +170,56 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
             pixel_values[row, : len(study)] = study
             view_mask[row, : len(study)] = True
         return BatchFeature({"pixel_values": pixel_values, "view_mask": view_mask}, tensor_type=return_tensors)
+
+
+_MIDDLE = (0.5, 0.5)
+
+
+def _check_sizes(do_resize: bool, size: SizeDict, do_center_crop: bool, crop_size: SizeDict | None) -> None:
+    """Refuses settings that do not say which size all pictures get."""
+    if do_center_crop and not (crop_size is not None and crop_size.height and crop_size.width):
+        raise ValueError(f"do_center_crop needs crop_size with height and width in pixels; it is {crop_size}")
+    is_exact = bool(size.height and size.width)
+    if do_resize and not (is_exact or (do_center_crop and size.shortest_edge)):
+        raise ValueError(
+            "size must give height and width in pixels, or shortest_edge with do_center_crop and crop_size; it is "
+            f"{dict(size)}"
+        )
+
+
+def _resized(picture: tuple[int, int], size: SizeDict) -> tuple[int, int]:
+    """Width and height of a picture, given as such, after resizing."""
+    if size.height and size.width:
+        return size.width, size.height
+    shorter = min(picture)
+    width, height = (max(size.shortest_edge, side * size.shortest_edge // shorter) for side in picture)
+    return width, height
+
+
+def _cut(picture: Image.Image, size: SizeDict, position: tuple[float, float]) -> Image.Image:
+    """The part of a picture at a position: shares of the room above and to the left of it."""
+    room = picture.height - size.height, picture.width - size.width
+    if min(room) < 0:
+        raise ValueError(
+            f"a picture of {picture.width} x {picture.height} px is too small to cut {size.width} x {size.height} px "
+            "out of it: make crop_size smaller or size larger"
+        )
+    if not all(0 <= share <= 1 for share in position):
+        raise ValueError(f"a crop position must be two numbers from 0 to 1, got {position!r}")
+    top, left = (math.floor(free * share) for free, share in zip(room, position, strict=True))
+    return picture.crop((left, top, left + size.width, top + size.height))
+
+
+def _positions(images: list[list[Any]], given: Sequence[Any] | None) -> list[list[tuple[float, float]]]:
+    """The position of each view's cut, for each study."""
+    studies = [None] * len(images) if given is None else list(given)
+    counts = [None if study is None else len(study) for study in studies]
+    if len(studies) != len(images) or any(c not in (None, len(study)) for c, study in zip(counts, images, strict=True)):
+        raise ValueError(
+            f"crop_positions are for {counts} views of {len(studies)} studies, the pictures are "
+            f"{[len(study) for study in images]}"
+        )
+    return [
+        [_MIDDLE] * len(study) if positions is None else [tuple(position) for position in positions]
+        for study, positions in zip(images, studies, strict=True)
+    ]

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,9 +11,10 @@ from transformers import AddedToken
 from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
-from ..configuration.study_inputs import StudyInputs
+from ..configuration.study_inputs import PRIOR_IMAGE_INPUTS, StudyInputs
 from ..modeling_mambaxray.generation.study_batch import stack_study_inputs
 from ..modeling_mambaxray.hub.repository_code import ProcessorCodeMixin
+from .report_text import SECTIONS
 from .view_groups import group_views
 
 DEFAULT_INSTRUCTION = "Generate a comprehensive and detailed diagnosis report for this chest xray image."
@@ -21,6 +22,22 @@ DEFAULT_PROMPT_TEMPLATE = "Human: <Img>{image}</Img> {instruction} \nAssistant:"
 
 WITHHELD_KEYS = frozenset({"report", "findings", "impression", "labels"})
 """What a study's prompt must not depend on."""
+
+CONTEXT: Mapping[str, str] = {
+    "indication": "Indication: {}",
+    "technique": "Technique: {}",
+    "comparison": "Comparison: {}",
+    "prior_images": "Prior image: {}",
+    "prior_report": "Prior report: {}",
+}
+"""What a prompt can say of a study's clinical context, by its key in the study, in the order in which it is said."""
+
+SECTION_INSTRUCTIONS: Mapping[str, str] = {
+    "findings": "Write the findings section of the report.",
+    "impression": "Write the impression section of the report.",
+    "findings+impression": "Write the findings and the impression of the report.",
+}
+"""What a model that writes several sections is asked for each, unless the processor says otherwise."""
 
 # The prompt template as a chat. All the images of a message are views of one study and share one placeholder.
 _CHAT_TEMPLATE = """\
@@ -86,14 +103,25 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         prompt_template: wrapper with the fields `{image}` and `{instruction}`; by default the papers'.
         chat_template: Jinja template for `apply_chat_template`; by default one that says what `prompt_template` and
             `instruction` say, and goes on to when they are changed.
+        context: what a prompt says of a study's clinical context, where the study has it: keys of `CONTEXT`. It stands
+            before the instruction. By default nothing.
+        max_prior_report_length: most tokens of a prior report in the prompt; None for all.
+        num_prior_image_tokens: placeholders of a study's prior images, `model.config.num_prior_image_tokens`; by
+            default as many as of its own.
+        prior_image_token: the placeholder of prior images, added to the tokenizer like `image_token` when `context`
+            names `prior_images`.
+        section_instructions: the instruction for each section that the model can be asked for by a study's `section`,
+            in place of `instruction`. Names alone (a list) stand for those of `SECTION_INSTRUCTIONS`. By default none.
+        further: what a system's processor holds beside these two, such as a second tokenizer, by its name in the
+            subclass's `__init__`.
 
     Attributes:
         study_inputs: what a study hands the model beside images and prompt, by name; the model of the same system
-            declares the same.
+            declares the same. With prior images, theirs are among them.
     """
 
     auto_class_name = "AutoProcessor"
-    study_inputs: ClassVar[StudyInputs] = {}
+    study_inputs: StudyInputs = {}
 
     def __init__(
         self,
@@ -104,13 +132,25 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         instruction: str = DEFAULT_INSTRUCTION,
         prompt_template: str = DEFAULT_PROMPT_TEMPLATE,
         chat_template: str | None = None,
+        context: Sequence[str] = (),
+        max_prior_report_length: int | None = 100,
+        num_prior_image_tokens: int | None = None,
+        prior_image_token: str = "<prior_image>",
+        section_instructions: Mapping[str, str] | Sequence[str] = (),
+        **further: Any,
     ) -> None:
         if num_image_tokens < 1:
             raise ValueError(f"num_image_tokens is {num_image_tokens}; give model.config.num_image_tokens")
         for name in ("{image}", "{instruction}"):
             if prompt_template.count(name) != 1:
                 raise ValueError(f"prompt_template must hold {name} once; it is {prompt_template!r}")
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        if unknown := [name for name in context if name not in CONTEXT]:
+            raise ValueError(f"unknown context {', '.join(unknown)}; there are {', '.join(CONTEXT)}")
+        if unknown := [name for name in section_instructions if name not in SECTIONS]:
+            raise ValueError(f"unknown section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+        if max_prior_report_length is not None and max_prior_report_length < 1:
+            raise ValueError(f"max_prior_report_length is {max_prior_report_length}; give a positive number or None")
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **further)
         self.tokenizer.add_tokens([AddedToken(image_token, special=True, normalized=False)], special_tokens=True)
         # Prompts of different lengths must end together to be generated from, also where a pipeline batches them.
         self.tokenizer.padding_side = "left"
@@ -119,6 +159,19 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         self.num_image_tokens = num_image_tokens
         self.instruction = instruction
         self.prompt_template = prompt_template
+        self.context = [name for name in CONTEXT if name in context]
+        self.max_prior_report_length = max_prior_report_length
+        self.num_prior_image_tokens = num_prior_image_tokens
+        self.prior_image_token = prior_image_token
+        self.prior_image_token_id: int | None = None
+        if not isinstance(section_instructions, Mapping):
+            section_instructions = {name: SECTION_INSTRUCTIONS[name] for name in section_instructions}
+        self.section_instructions = dict(section_instructions)
+        if "prior_images" in self.context:
+            token = AddedToken(prior_image_token, special=True, normalized=False)
+            self.tokenizer.add_tokens([token], special_tokens=True)
+            self.prior_image_token_id = self.tokenizer.convert_tokens_to_ids(prior_image_token)
+            self.study_inputs = {**type(self).study_inputs, **PRIOR_IMAGE_INPUTS}
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Self:
@@ -128,6 +181,17 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         if len(saved) == len(names) and processor_dict.get("chat_template") == default_chat_template(*saved):
             processor_dict = {name: value for name, value in processor_dict.items() if name != "chat_template"}
         return super().from_args_and_dict(args, processor_dict, **kwargs)
+
+    @classmethod
+    def from_parts(cls, image_processor: Any, tokenizer: Any, parts: Mapping[str, Any], **kwargs: Any) -> Self:
+        """The processor of a model that is put together from pre-trained parts. A system overrides it to take what it
+        needs of those.
+
+        Args:
+            image_processor, tokenizer, kwargs: as for the class.
+            parts: the further parts of the model by name: folder or Hub name, or the part.
+        """
+        return cls(image_processor, tokenizer, **kwargs)
 
     @property
     def chat_template(self) -> str | dict[str, str]:
@@ -139,6 +203,16 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
     @chat_template.setter
     def chat_template(self, template: str | dict[str, str] | None) -> None:
         self._own_chat_template = template
+
+    def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As usual; what says of the context and of sections is left out of a processor without them."""
+        values = super().to_dict(*args, **kwargs)
+        if not self.context:
+            for name in ("context", "max_prior_report_length", "num_prior_image_tokens", "prior_image_token"):
+                values.pop(name, None)
+        if not self.section_instructions:
+            values.pop("section_instructions", None)
+        return values
 
     @property
     def model_input_names(self) -> list[str]:
@@ -164,11 +238,59 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             instruction: in place of the processor's own; one that holds `image_token` is the whole prompt.
 
         Returns:
-            Text with one `image_token`.
+            Text with one `image_token`, and one `prior_image_token` where the study has prior images that the prompt
+            shows.
         """
         if instruction is not None and self.image_token in instruction:
             return instruction
-        return self.build_prompt(self.instruction if instruction is None else instruction)
+        said = self.instruction_for(study) if instruction is None else instruction
+        return self.build_prompt(" ".join([*self.context_of(study), said]))
+
+    def instruction_for(self, study: Mapping[str, Any]) -> str:
+        """What a study's prompt asks for: its `section`, or what the processor asks for by itself.
+
+        Raises:
+            ValueError: a section that this model does not write by request.
+        """
+        section = study.get("section")
+        if not section:
+            return self.instruction
+        if section not in self.section_instructions:
+            known = ", ".join(self.section_instructions) or "none"
+            raise ValueError(f"the model can't be asked for the section {section!r}; those it was trained for: {known}")
+        return self.section_instructions[section]
+
+    def context_of(self, study: Mapping[str, Any]) -> list[str]:
+        """What the prompt says of a study's clinical context: a sentence for each part that `context` names and the
+        study has, nothing for others."""
+        said = []
+        for name in self.context:
+            if name == "prior_images":
+                if study.get(name) is not None and len(study[name]):
+                    said.append(CONTEXT[name].format(self.prior_image_token))
+            elif text := self.one_line(study.get(name) or ""):
+                limit = self.max_prior_report_length if name == "prior_report" else None
+                kept = text if limit is None else self.cut_to_tokens(text, limit)
+                end = " ..." if kept != text else "" if text[-1] in ".!?:;" else "."
+                said.append(CONTEXT[name].format(kept + end))
+        return said
+
+    def one_line(self, text: str) -> str:
+        """A text for a prompt, without line breaks and without words that would be taken for special tokens."""
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        special = {*self.tokenizer.all_special_tokens, *added, self.image_token}
+        return " ".join(re.sub("|".join(map(re.escape, special)), " ", text).split())
+
+    def cut_to_tokens(self, text: str, limit: int) -> str:
+        """The words of a text that fit into that many tokens; the text itself when all do."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) <= limit:
+            return text
+        # A last word of which only a part is left goes, too.
+        cut = self.tokenizer.decode(ids[:limit])
+        following = self.tokenizer.decode(ids[: limit + 1])
+        is_whole = following[len(cut) :][:1].isspace() or cut[-1:].isspace()
+        return (cut if is_whole else cut.rpartition(" ")[0]).strip()
 
     def study_inputs_for(self, study: Mapping[str, Any]) -> dict[str, Any]:
         """The values of `study_inputs` for one study, without the batch; those that it lacks are left out.
@@ -192,7 +314,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
 
         Args:
             studies: each with `images`, with `report` for training, and whatever the system's `prompt_for` and
-                `study_inputs_for` look at.
+                `study_inputs_for` look at; `crop_positions` where its views are not to be cut in the middle, see
+                `MambaXrayImageProcessor`.
             instruction: passed to `prompt_for`.
             with_reports: for training: with targets, and with the study inputs that are for training only.
             max_report_length, include_prompt: as in `__call__`.
@@ -204,23 +327,51 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             ValueError: a study has no `images` (or one `image`), or no `report` in training.
             ValueError: as `__call__`, or a study input that does not fit its declaration.
         """
-        known = [{key: value for key, value in study.items() if key not in WITHHELD_KEYS} for study in studies]
+        known = [self.without_withheld(study) for study in studies]
         batch = self(
             images=[_views_of(study) for study in studies],
             text=[self.prompt_for(study, instruction) for study in known],
             reports=[_report_of(study) for study in studies] if with_reports else None,
             max_report_length=max_report_length,
             include_prompt=include_prompt,
+            prior_images=self._prior_images_of(studies),
+            **_crop_positions_of(studies),
         )
         if "pixel_attention_mask" in batch:
             batch["view_mask"] = batch.pop("pixel_attention_mask")
-        declared = {
-            name: each for name, each in self.study_inputs.items() if with_reports or not each.for_training_only
-        }
         # Targets may be made of the report or the labels; what generation gets may not.
-        values = [self.study_inputs_for(study) for study in (studies if with_reports else known)]
-        batch.update(stack_study_inputs(values, declared))
+        for name, value in self._stacked_inputs(studies if with_reports else known, with_reports).items():
+            batch.setdefault(name, value)
         return batch
+
+    def prepare_images(self, studies: Sequence[Mapping[str, Any]]) -> BatchFeature:
+        """The images of studies alone: `pixel_values` and `view_mask`, as `prepare_studies` gives them."""
+        views = group_views([_views_of(study) for study in studies])
+        return self.image_processor(views, return_tensors="pt", **_crop_positions_of(studies))
+
+    def prepare_prompts(self, studies: Sequence[Mapping[str, Any]], *, instruction: str | None = None) -> BatchFeature:
+        """The prompts of studies alone, without reports: `input_ids`, `attention_mask` and the `study_inputs`, as
+        `prepare_studies` gives them. The studies' own images are not looked at."""
+        known = [self.without_withheld(study) for study in studies]
+        batch = self(
+            text=[self.prompt_for(study, instruction) for study in known],
+            prior_images=self._prior_images_of(studies),
+            return_tensors="pt",
+        )
+        for name, value in self._stacked_inputs(known, False).items():
+            batch.setdefault(name, value)
+        return batch
+
+    @staticmethod
+    def without_withheld(study: Mapping[str, Any]) -> dict[str, Any]:
+        """A study without what is to be predicted (`WITHHELD_KEYS`)."""
+        return {key: value for key, value in study.items() if key not in WITHHELD_KEYS}
+
+    def _stacked_inputs(self, studies: Sequence[Mapping[str, Any]], for_training: bool) -> dict[str, torch.Tensor]:
+        declared = {
+            name: each for name, each in self.study_inputs.items() if for_training or not each.for_training_only
+        }
+        return stack_study_inputs([self.study_inputs_for(study) for study in studies], declared)
 
     def replace_image_token(self, image_inputs: Any = None, image_idx: int = 0, **kwargs: Any) -> str:
         """The run of placeholders that stands for one study."""
@@ -255,6 +406,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         add_special_tokens: bool = True,
         max_report_length: int | None = None,
         include_prompt: bool = False,
+        prior_images: Sequence[Any] | None = None,
         return_mm_token_type_ids: bool = False,
         return_text_replacement_offsets: bool = False,
         **image_kwargs: Any,
@@ -282,6 +434,8 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
                 report has no eos.
             include_prompt: with `reports`, also return the left-padded prompts as `prompt_input_ids` and
                 `prompt_attention_mask`, for generation at evaluation.
+            prior_images: of each study the views of its prior study, None where there is none; those whose prompt holds
+                `prior_image_token` are prepared, others are left out.
             return_mm_token_type_ids: also return `mm_token_type_ids`, 1 at image placeholders and 0 elsewhere.
             return_text_replacement_offsets: also return `text_replacement_offsets`: where each prompt's placeholder
                 is and what it was replaced with, as in `ProcessorMixin.get_text_with_replacements`.
@@ -291,13 +445,15 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             `BatchFeature` with `input_ids` and `attention_mask` (batch, tokens) int64; with images `pixel_values`
             (batch, views, 3, height, width) and the image processor's `view_mask` (batch, views) under the name that
             trainers and pipelines know, `pixel_attention_mask`; with reports `labels` (batch, tokens), -100 everywhere
-            but on the report's own tokens (its eos included).
+            but on the report's own tokens (its eos included). With prior images `prior_pixel_values` (batch, views, 3,
+            height, width) and `prior_view_mask` (batch, views), zeros and False for a study without them.
 
         Raises:
             ImageReadError: a picture that can't be read.
             TypeError: an option that neither this class nor the image processor has.
             ValueError: neither images nor text, counts that don't match, a prompt with images whose number of
-                image tokens is not one, a truncation that cuts placeholders, or reports for a tokenizer without eos.
+                image tokens is not one, a truncation that cuts placeholders, reports for a tokenizer without eos, or a
+                prompt with a placeholder of prior images for a study that has none.
         """
         # `apply_chat_template` hands over every modality.
         for name in ("videos", "audio"):
@@ -354,7 +510,45 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             if "view_mask" in features:
                 # TRL carries the mask under this name, and stops at inputs that it does not know.
                 features["pixel_attention_mask"] = features.pop("view_mask")
+        if studies is not None or prior_images is not None:
+            features.update(self._prior_inputs(prompts, prior_images, return_tensors, image_kwargs))
         return features
+
+    def _prior_images_of(self, studies: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+        if self.prior_image_token_id is None:
+            return None
+        return [study.get("prior_images") for study in studies]
+
+    def _prior_inputs(
+        self, prompts: Sequence[str], prior_images: Sequence[Any] | None, return_tensors: str | None, image_kwargs: Any
+    ) -> dict[str, Any]:
+        """The prior images that the prompts show; nothing when none does."""
+        if self.prior_image_token_id is None:
+            if prior_images is not None:
+                raise ValueError("this processor takes no prior images: its context does not name prior_images")
+            return {}
+        priors = [None] * len(prompts) if prior_images is None else list(prior_images)
+        if len(priors) != len(prompts):
+            raise ValueError(f"prior images of {len(priors)} studies for {len(prompts)} prompts; None stands for none")
+        rows: list[dict[str, Any]] = []
+        for prompt, views in zip(prompts, priors, strict=True):
+            count = prompt.count(self.prior_image_token)
+            if count > 1 or (count and (views is None or not len(views))):
+                raise ValueError(
+                    f"a prompt holds {self.prior_image_token} {count} times, and its study has "
+                    f"{0 if views is None else len(views)} prior images; all of them share one: {prompt!r}"
+                )
+            if not count:
+                rows.append({})
+                continue
+            # Where the study's own views are cut says nothing of its prior's.
+            options = {name: value for name, value in image_kwargs.items() if name != "crop_positions"}
+            made = self.image_processor([list(views or ())], return_tensors="pt", **options)
+            mask = made.get("view_mask")
+            mask = torch.ones(made["pixel_values"].shape[:2], dtype=torch.bool) if mask is None else mask
+            rows.append({"prior_pixel_values": made["pixel_values"][0], "prior_view_mask": mask[0]})
+        stacked = stack_study_inputs(rows, PRIOR_IMAGE_INPUTS)
+        return stacked if return_tensors == "pt" else {name: value.numpy() for name, value in stacked.items()}
 
     def post_process_image_text_to_text(
         self, generated_outputs: Any, skip_special_tokens: bool = True, prompt_length: int = 0, **kwargs: Any
@@ -397,13 +591,22 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         bos = self.tokenizer.bos_token
         has_bos = bos is not None and (add_bos or prompt.startswith(bos))
         ids = [self.tokenizer.bos_token_id] if has_bos else []
-        parts = (prompt if bos is None else prompt.removeprefix(bos)).split(self.image_token)
-        for index, part in enumerate(parts):
-            if index:
-                ids += [self.image_token_id] * self.num_image_tokens
-            if part:
+        placeholders = {self.image_token: self.image_token_id}
+        if self.prior_image_token_id is not None:
+            placeholders[self.prior_image_token] = self.prior_image_token_id
+        text = prompt if bos is None else prompt.removeprefix(bos)
+        for part in re.split(f"({'|'.join(map(re.escape, placeholders))})", text):
+            if part in placeholders:
+                ids += [placeholders[part]] * self._length_of(part)
+            elif part:
                 ids += self.tokenizer(part, add_special_tokens=False)["input_ids"]
         return ids
+
+    def _length_of(self, placeholder: str) -> int:
+        """How many ids a placeholder of the prompt becomes."""
+        if placeholder == self.prior_image_token and self.num_prior_image_tokens is not None:
+            return self.num_prior_image_tokens
+        return self.num_image_tokens
 
     def _tokenize_reports(self, reports: str | Sequence[str], studies: int, max_length: int | None) -> list[list[int]]:
         eos = self.tokenizer.eos_token_id
@@ -419,7 +622,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         return [[*row, eos][:max_length] for row in rows]
 
     def _truncate(self, row: list[int], limit: int | None) -> list[int]:
-        if limit is not None and self.image_token_id in row[limit:]:
+        if limit is not None and {self.image_token_id, self.prior_image_token_id} & set(row[limit:]):
             raise ValueError(
                 f"max_length={limit} cuts the image placeholders of a prompt, which has {len(row)} tokens: raise it, "
                 "or set it to None"
@@ -434,6 +637,11 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             "input_ids": _pad_rows(rows, pad, side, multiple),
             "attention_mask": _pad_rows([[1] * len(row) for row in rows], 0, side, multiple),
         }
+
+
+def _crop_positions_of(studies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    positions = [study.get("crop_positions") for study in studies]
+    return {} if all(each is None for each in positions) else {"crop_positions": positions}
 
 
 def _views_of(study: Mapping[str, Any]) -> Any:

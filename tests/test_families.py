@@ -184,7 +184,7 @@ def test_gradient_checkpointing_gives_the_same_loss_and_gradients(subjects, name
 
 
 def test_a_saved_model_is_the_same_to_the_last_bit(subject, tmp_path):
-    subject.model.save_pretrained(tmp_path)
+    subject.save(tmp_path)
     loaded, report = type(subject.model).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     expected, weights = subject.model.state_dict(), loaded.state_dict()

@@ -1,7 +1,8 @@
-"""Run the cells of a benchmark: train, write the test split's reports, score them; each once, and resumable.
+"""Run the cells of a benchmark: what they need first, train, write the test split's reports, score them.
 
-A cell that is interrupted resumes where it was; one that lacks data or weights, or fails, says why and leaves the
-others alone, and is tried again by the next run.
+Each is done once, and resumable. A cell that is interrupted resumes where it was; one that lacks data or weights, or
+fails, says why and leaves the others alone, and is tried again by the next run. So does a step, together with the cells
+that need it.
 """
 
 import gc
@@ -9,9 +10,10 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -21,15 +23,19 @@ from transformers import AutoConfig
 from ..data.output_lock import locked_output
 from ..data.studies import first_studies, load_studies
 from ..data.whole_file import write_whole
+from ..evaluation.copying import copying
 from ..evaluation.evaluate_model import generate_predictions, score_predictions
-from ..evaluation.made_with import MadeWith
 from ..evaluation.pages.evaluation_page import write_evaluation_page
+from ..evaluation.radeval_metrics import RADEVAL_METRICS
 from ..evaluation.report_files import read_reports
 from ..evaluation.study_report import StudyReport
 from .bench_grid import LARGEST_BATCH, Bench, Cell, make_bench
+from .bench_step_run import is_current, is_stale, part_digests, run_step
+from .bench_steps import PlannedStep, resolved
 from .finetune import make_generator
+from .learning_curve import best_evaluation
 from .processes import run_in_processes
-from .recipe import FinetuneRecipe, RecipeError
+from .recipe import FinetuneRecipe, RecipeError, make_recipe
 from .run import read_result, run_recipe
 from .run_folder import delete_run
 from .stage_parts import named_part
@@ -39,8 +45,10 @@ if TYPE_CHECKING:
 
 _TEXT_COLUMNS = ("study_id", "patient_id", "report")
 BENCH_FILE = "bench.json"
-_RESULT_FILE, _PREDICTIONS_FILE, _PAGE_FILE = "result.json", "predictions.jsonl", "evaluation.html"
+_RESULT_FILE, _PARTS_FILE = "result.json", "parts.json"
+_PREDICTIONS_FILE, _PAGE_FILE = "predictions.jsonl", "evaluation.html"
 _logger = logging.getLogger(__name__)
+_Outcome = TypeVar("_Outcome")
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,8 @@ class CellResult:
         trained_parameters: number of parameters that were trained; None for a model that was taken as it is.
         training_minutes: time of training in the process that finished it; None likewise.
         page: the cell's evaluation page, relative to the bench's folder.
+        numbers: what `best_evaluation` and `copying` say, where there is something to be said.
+        unavailable: metrics that could not be computed, and why.
     """
 
     state: str
@@ -68,10 +78,16 @@ class CellResult:
     trained_parameters: int | None = None
     training_minutes: float | None = None
     page: str = ""
+    numbers: dict[str, float] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
 
 
 def run_bench(
-    bench: Bench, output: str | Path, *, progress: Callable[[Cell, CellResult | None], None] | None = None
+    bench: Bench,
+    output: str | Path,
+    *,
+    progress: Callable[[Cell, CellResult | None], None] | None = None,
+    on_step: Callable[[Cell, PlannedStep], None] | None = None,
 ) -> list[tuple[Cell, CellResult]]:
     """Runs the cells that are not done yet, one after another.
 
@@ -80,6 +96,7 @@ def run_bench(
         output: folder for everything; each cell has one below it with its run, predictions, result and page. A bench
             that has grown can continue in the folder of its smaller version.
         progress: called before each cell with None, and after it with its result.
+        on_step: called before each step that is run for a cell.
 
     Returns:
         All cells with what became of them.
@@ -94,7 +111,7 @@ def run_bench(
     output = Path(output)
     with locked_output(output, is_folder=True):
         _claim(output, bench)
-        return _run_cells(cells, bench, output, progress)
+        return _run_cells(cells, bench, output.resolve(), progress, on_step)
 
 
 def _claim(output: Path, bench: Bench) -> None:
@@ -108,16 +125,26 @@ def _claim(output: Path, bench: Bench) -> None:
 
 
 def _run_cells(
-    cells: Sequence[Cell], bench: Bench, output: Path, progress: Callable[[Cell, CellResult | None], None] | None
+    cells: Sequence[Cell],
+    bench: Bench,
+    output: Path,
+    progress: Callable[[Cell, CellResult | None], None] | None,
+    on_step: Callable[[Cell, PlannedStep], None] | None,
 ) -> list[tuple[Cell, CellResult]]:
     results = []
+    # Steps that were not done in this run, and why: they are not tried again for every cell that needs them.
+    broken: dict[str, CellResult] = {}
     for cell in cells:
         result = _read(output, cell, bench)
         if result.state != "done":
             if progress is not None:
                 progress(cell, None)
-            _forget_other_parts(output, cell, bench)
-            result = _attempt(cell, bench, output)
+            failed = _run_steps(cell, bench, output, broken, on_step)
+            if failed is not None:
+                result = failed
+            else:
+                _forget_other_parts(output, cell, bench)
+                result = _attempt(cell.title, partial(_run, cell, bench, output))
             _write(output, cell, bench, result)
         if progress is not None:
             progress(cell, result)
@@ -125,17 +152,53 @@ def _run_cells(
     return results
 
 
+def _run_steps(
+    cell: Cell,
+    bench: Bench,
+    output: Path,
+    broken: dict[str, CellResult],
+    on_step: Callable[[Cell, PlannedStep], None] | None,
+) -> CellResult | None:
+    """Runs what the cell needs and is not done; what became of the cell when that can't be, else None."""
+    places = step_places(cell, output)
+    for step in cell.steps:
+        if step.key not in broken:
+            if on_step is not None and not is_current(step, output, places):
+                on_step(cell, step)
+            title = f"step {step.name}"
+            result = _attempt(f"{cell.title}, {title}", partial(run_step, step, output, places, bench.processes))
+            if result is None:
+                continue
+            broken[step.key] = replace(result, reason=f"{title}: {result.reason}")
+        return broken[step.key]
+    return None
+
+
+def step_places(cell: Cell, output: Path) -> dict[str, Path]:
+    """The folders that `${NAME}` stands for in a cell's recipe and steps."""
+    return {step.name: output / step.result for step in cell.steps}
+
+
+def _resolved(cell: Cell, output: Path) -> Cell:
+    """The cell with the folders of its steps' results in its recipe."""
+    if not cell.steps:
+        return cell
+    recipe = make_recipe(resolved(cell.recipe.to_dict(), step_places(cell, output)))
+    return replace(cell, recipe=cast("FinetuneRecipe", recipe))
+
+
 def _forget_other_parts(output: Path, cell: Cell, bench: Bench) -> None:
-    """Deletes what the cell's folder holds of a model whose parts have since been changed where they lie, and notes the
-    parts of the coming one."""
-    folder, parts = output / cell.folder, _settings(cell, bench).get("parts", {})
-    known: dict[str, str] = {}
-    if (folder / _RESULT_FILE).is_file():
-        known = json.loads((folder / _RESULT_FILE).read_text(encoding="utf-8"))["settings"].get("parts", {})
-    if any(known[name] != parts.get(name) for name in known):
+    """Deletes what the cell's folder holds of a model whose parts or steps have since been changed, and notes those of
+    the coming one."""
+    file, settings = output / cell.folder / _PARTS_FILE, _settings(cell, bench, output)
+    known: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    now = {**settings.get("parts", {}), **settings.get("steps", {})}
+    if any(digest != now.get(name) for name, digest in known.items()):
         _logger.warning("%s: its model's parts have changed, so it begins again", cell.title)
-        delete_run(folder / "run")
-        (folder / _PREDICTIONS_FILE).unlink(missing_ok=True)
+        delete_run(file.parent / "run")
+        (file.parent / _PREDICTIONS_FILE).unlink(missing_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(now, indent=1))
     _write(output, cell, bench, CellResult("open"))
 
 
@@ -154,18 +217,34 @@ def read_bench(output: str | Path) -> tuple[Bench, list[tuple[Cell, CellResult]]
         bench = make_bench({name: value for name, value in values.items() if value})
     except (ValueError, AttributeError) as error:
         raise RecipeError(f"{file} is not what a bench writes: {error}") from error
-    return bench, [(cell, _read(Path(output), cell, bench)) for cell in bench.cells()]
+    return bench, [(cell, _read(Path(output).resolve(), cell, bench)) for cell in bench.cells()]
 
 
-def _attempt(cell: Cell, bench: Bench, output: Path) -> CellResult:
+def plan_bench(bench: Bench, output: str | Path) -> tuple[list[tuple[PlannedStep, str]], list[tuple[Cell, CellResult]]]:
+    """What `run_bench` would do with these arguments: the steps and their states, `done` or `open`, and the cells.
+
+    Nothing is run or written; errors as for `run_bench`.
+    """
+    output = Path(output).resolve()
+    results = [(cell, _read(output, cell, bench)) for cell in bench.cells()]
+    states: dict[str, tuple[PlannedStep, str]] = {}
+    for cell, _ in results:
+        for step in cell.steps:
+            current = is_current(step, output, step_places(cell, output))
+            states[step.key] = (step, "done" if current else "open")
+    return list(states.values()), results
+
+
+def _attempt(title: str, work: Callable[[], _Outcome]) -> _Outcome | CellResult:
+    """What the work returns, or why it could not be done."""
     try:
-        return _run(cell, bench, output)
+        return work()
     except OSError as error:
         # Absent files, and what the Hub's client raises for absent models and without a network.
         return CellResult("lacking", _line(error))
-    # A cell that fails, for want of memory perhaps, must not take the others with it.
+    # What fails, for want of memory perhaps, must not take the other cells with it.
     except Exception as error:
-        _logger.warning("%s failed", cell.title, exc_info=True)
+        _logger.warning("%s failed", title, exc_info=True)
         return CellResult("failed", _line(error))
     finally:
         gc.collect()
@@ -174,6 +253,7 @@ def _attempt(cell: Cell, bench: Bench, output: Path) -> CellResult:
 
 
 def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
+    cell = _resolved(cell, output)
     folder = output / cell.folder
     folder.mkdir(parents=True, exist_ok=True)
     splits = _studies(cell.recipe)
@@ -189,7 +269,12 @@ def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
         run_in_processes(_predict, (cell, test, folder, bench), bench.processes)
         predictions = read_reports(folder / _PREDICTIONS_FILE)
     training_reports = list(splits["train"]["report"]) if len(splits.get("train", ())) else None
-    result = score_predictions(predictions, training_reports=training_reports, metrics=bench.test.metrics)
+    result = score_predictions(
+        predictions,
+        training_reports=training_reports,
+        metrics=bench.test.metrics,
+        external_python=bench.test.external_python,
+    )
     write_evaluation_page(
         folder / _PAGE_FILE,
         result,
@@ -206,6 +291,9 @@ def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
         trained_parameters=None if trained is None else trained.trained_parameters,
         training_minutes=None if trained is None else trained.seconds / 60,
         page=(cell.folder / _PAGE_FILE).as_posix(),
+        numbers=({} if trained is None else best_evaluation(trained.history, cell.recipe.training))
+        | copying(predictions),
+        unavailable={name: why for name, why in result["unavailable"].items() if name in RADEVAL_METRICS},
     )
 
 
@@ -271,6 +359,7 @@ def _predict(cell: Cell, test: "Dataset", folder: Path, bench: Bench) -> None:
             resume=True,
             batch_size=batch_size,
             num_workers=bench.test.num_workers,
+            evidence=bench.test.evidence,
             **cell.recipe.generation,
         )
 
@@ -286,27 +375,32 @@ def _read(output: Path, cell: Cell, bench: Bench) -> CellResult:
     if not file.is_file():
         return CellResult("open")
     values = json.loads(file.read_text(encoding="utf-8"))
-    return CellResult(**values["result"]) if values["settings"] == _settings(cell, bench) else CellResult("open")
+    places = step_places(cell, output)
+    same = values["settings"] == _settings(cell, bench, output)
+    same = same and not any(is_stale(step, output, places) for step in cell.steps)
+    return CellResult(**values["result"]) if same else CellResult("open")
 
 
 def _write(output: Path, cell: Cell, bench: Bench, result: CellResult) -> None:
     folder = output / cell.folder
     folder.mkdir(parents=True, exist_ok=True)
-    values = {"settings": _settings(cell, bench), "result": asdict(result)}
+    values = {"settings": _settings(cell, bench, output), "result": asdict(result)}
     write_whole(folder / _RESULT_FILE, json.dumps(values, indent=1))
 
 
-def _settings(cell: Cell, bench: Bench) -> dict[str, Any]:
-    """What a result is the result of."""
+def _settings(cell: Cell, bench: Bench, output: Path) -> dict[str, Any]:
+    """What a result is the result of. The recipe is noted without the places of the steps' results, which move with the
+    bench's folder."""
     test = bench.test
-    scored = {"max_studies": test.max_studies, "metrics": test.metrics}
+    scored: dict[str, Any] = {"max_studies": test.max_studies, "metrics": test.metrics}
+    if test.evidence:
+        scored["evidence"] = True
     settings = {"recipe": cell.recipe.to_dict(), "train": cell.train, **scored}
-    model = cell.recipe.model
-    named = {key: getattr(model, key) for key in ("checkpoint", "vision_encoder", "language_model")}
+    if cell.steps:
+        settings["steps"] = {step.name: step.key for step in cell.steps}
     # A folder's content counts, which may be trained anew under the same name.
-    folders = {key: name for key, name in named.items() if isinstance(name, str) and Path(name).is_dir()}
-    if folders:
-        settings["parts"] = {key: MadeWith.of_saved(name, {}).model for key, name in folders.items()}
+    if parts := part_digests(_resolved(cell, output).recipe.model.model_dump()):
+        settings["parts"] = parts
     if cell.predictions is None:
         return settings
     file = Path(cell.predictions)
@@ -320,4 +414,4 @@ def _line(error: Exception) -> str:
     return lines[-1] if isinstance(error, torch.multiprocessing.ProcessRaisedException) else lines[0]
 
 
-__all__ = ["BENCH_FILE", "CellResult", "read_bench", "run_bench"]
+__all__ = ["BENCH_FILE", "CellResult", "plan_bench", "read_bench", "run_bench", "step_places"]

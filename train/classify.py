@@ -26,8 +26,8 @@ from transformers import (
 )
 
 from ..configuration.families import families_of_stage
-from ..configuration.observations import OBSERVATIONS
 from ..data.label_policy import LabelPolicy, has_labels
+from ..data.schema import OBSERVATIONS
 from ..data.whole_file import write_whole
 from ..evaluation.classification import best_thresholds, classification_metrics, classification_scores, sigmoid
 from ..evaluation.labeler import CheXpertStyleLabeler
@@ -87,7 +87,7 @@ def make_trainer(recipe: ClassifyRecipe, arguments: TrainingArguments, output: P
         processing_class=processor,
         compute_metrics=classification_metrics,
     )
-    scored = {name: splits[name] for name in ("validation", "test") if name in splits}
+    scored: dict[str, Any] = {name: splits[name] for name in ("validation", "test") if name in splits}
     trainer.add_callback(ScoresAtTheEnd(trainer, scored, policy, recipe.seed, output))
     return trainer
 

@@ -30,8 +30,11 @@ from ..configuration.configuration_mambaxray_pretraining import MambaXrayPreTrai
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
 from ..configuration.configuration_vmamba import VMambaConfig
 from ..configuration.families import Family, families_by_checkpoint
+from ..configuration.sub_configs import configuration_fields
 from ..data.whole_file import require_free_folder
 from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
+from ..modeling_mambaxray.layers.study_memories import StudyMemoriesMixin
+from ..modeling_mambaxray.layers.unattributed_memory import UnattributedMemory
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
 from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
 from ..modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
@@ -39,6 +42,7 @@ from ..modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
 from ..modeling_mambaxray.modeling_vmamba import VMambaModel
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .convert import convert_state_dict
+from .released_memories import read_pickled_memory
 
 _logger = logging.getLogger(__name__)
 # The stages of this package, and what the authors call their checkpoints.
@@ -104,6 +108,8 @@ def convert_checkpoint(
     *,
     text_model: str | None = None,
     vision_encoder: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    memories: Mapping[str, str | Path] | None = None,
 ) -> PreTrainedModel:
     """Writes a released checkpoint as a model folder, with the processors that go with it.
 
@@ -113,16 +119,21 @@ def convert_checkpoint(
             `"contrastive"` and `"downstream"`, do as well, and so does the `checkpoint` of any family); or `"emrrg"`,
             of which the hybrid layers are taken. Its adapters are not, nor biases that its language model's family does
             not have, and a warning says so: the released code computes with them what no other code does, so the
-            result can be trained further. `"vmamba"` is a classification checkpoint of VMamba's authors, of which the
-            encoder is taken.
+            result can be trained further. `"ammrg"` is AM-MRG's stage 2. `"vmamba"` is a classification checkpoint of
+            VMamba's authors, of which the encoder is taken.
         output: folder for the model.
-        text_model: folder or Hub id of the text encoder (contrast) or language model (finetune, emrrg) that the
-            stage was trained with. Needed for these two, whose files hold neither the language model nor its
+        text_model: folder or Hub id of the text encoder (contrast) or language model (finetune, emrrg, ammrg) that the
+            stage was trained with. Needed for the latter, whose files hold neither the language model nor its
             tokenizer; the saved model refers to it and does not copy it;
             without it the contrast stage's text encoder is taken for a BERT with 64 channels per head, and no
             tokenizer is written.
-        vision_encoder: for a finetune or emrrg checkpoint whose vision encoder was frozen, and so is not in the
+        vision_encoder: for a finetune, emrrg or ammrg checkpoint whose vision encoder was frozen, and so is not in the
             file: the folder or Hub id of that encoder, such as a converted contrast checkpoint.
+        options: fields of a report generator's configuration that the weights do not tell, where they are not the
+            released ones, such as `query_attention_heads` of an ammrg checkpoint.
+        memories: for systems that look up memories, the authors' pickled arrays by name (`visual`, `report`), see
+            `read_pickled_memory`. They do not say which studies they are of, and a warning says so; without them the
+            model needs memories (`mambaxray memory build`) before it writes reports.
 
     Returns:
         The model, in evaluation mode.
@@ -130,7 +141,8 @@ def convert_checkpoint(
     Raises:
         CheckpointError: keys are unknown or missing, with a list of them, or shapes do not fit.
         FileNotFoundError: there is no such file.
-        ValueError: the stage is unknown, or `text_model` or `vision_encoder` is needed or of no use.
+        PickledMemoryError: a memory's file holds anything else than arrays of numbers.
+        ValueError: the stage is unknown, or something is needed or of no use.
     """
     known = families_by_checkpoint()
     kind = _STAGES.get(stage, stage)
@@ -143,6 +155,8 @@ def convert_checkpoint(
         raise ValueError(f"a checkpoint of stage {stage!r} holds its own vision encoder; leave vision_encoder out")
     if text_model is not None and family.processor is None:
         raise ValueError(f"a checkpoint of stage {stage!r} knows no text; leave text_model out")
+    if (options or memories) and not is_generator:
+        raise ValueError(f"a checkpoint of stage {stage!r} takes no options and no memories")
     if text_model is None and is_generator:
         raise ValueError(
             f"a checkpoint of stage {stage!r} does not hold its language model: give the folder or Hub id as "
@@ -174,7 +188,8 @@ def convert_checkpoint(
         image_size = vision_config.image_size
     else:
         _warn_of_what_is_lost(official, checkpoint)
-        model = _report_generator(family, weights, checkpoint, str(text_model), vision_encoder)
+        model = _report_generator(family, weights, checkpoint, str(text_model), vision_encoder, options or {})
+        _add_memories(model, memories or {})
         image_size = model.config.vision_config.image_size
     image_processor = MambaXrayImageProcessor(size={"height": image_size, "width": image_size})
     if is_generator:
@@ -197,6 +212,7 @@ def _report_generator(
     checkpoint: str | Path,
     text_model: str,
     vision_encoder: str | None,
+    chosen: Mapping[str, Any],
 ) -> MambaXrayForConditionalGeneration:
     has_encoder = any(name.startswith("vision_encoder.") for name in weights)
     if has_encoder == (vision_encoder is not None):
@@ -211,8 +227,13 @@ def _report_generator(
         if vision_encoder is None
         else load_vision_encoder(vision_encoder)
     )
-    model_class, options = family.model_class.for_released_weights(weights)
-    model = model_class.from_encoder_decoder_pretrained(encoder, text_model, **options)
+    if unknown := sorted(chosen.keys() - configuration_fields(family.config_class)):
+        raise ValueError(f"{family.config_class.model_type} has no field {', '.join(unknown)}")
+    try:
+        model_class, options = family.model_class.for_released_weights(weights)
+    except KeyError as error:
+        raise CheckpointError(f"{checkpoint} lacks 1 weights: {error.args[0]}") from error
+    model = model_class.from_encoder_decoder_pretrained(encoder, text_model, **options | dict(chosen))
     weights = {name: w for name, w in weights.items() if not _is_foreign_bias(name, model)}
     frozen = [] if has_encoder else ["vision_encoder."]
     # Layers of a language model that were changed were trained, and are in the file; the others were not.
@@ -225,6 +246,16 @@ def _report_generator(
         # Its licence may forbid to pass it on: the saved model refers to where it came from.
         model.freeze_language_model()
     return model
+
+
+def _add_memories(model: MambaXrayForConditionalGeneration, files: Mapping[str, str | Path]) -> None:
+    if files and not isinstance(model, StudyMemoriesMixin):
+        raise ValueError(f"{type(model).__name__} looks up no memories; leave {', '.join(files)} out")
+    if files:
+        memories = {name: UnattributedMemory(read_pickled_memory(file), str(file)) for name, file in files.items()}
+        model.set_unattributed_memories(memories)
+    elif names := ", ".join(model.memory_vectors):
+        _logger.warning("the checkpoint holds no memories: before it writes reports, the model needs %s", names)
 
 
 def _warn_of_what_is_lost(official: Mapping[str, Tensor], checkpoint: str | Path) -> None:

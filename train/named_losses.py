@@ -1,20 +1,21 @@
-"""A `Trainer` that logs a model's named losses beside their sum. Everything else is the plain one's."""
+"""A `Trainer` that logs a model's named losses and metrics beside the loss. Everything else is the plain one's."""
 
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
 
 class NamedLossTrainer(Trainer):
-    """A `Trainer` that logs each of the `losses` of a model's output under its name: its mean over the steps since the
-    last log, and over the processes."""
+    """A `Trainer` that logs each of the `losses` and `metrics` of a model's output under its name: its mean over the
+    steps since the last log, and over the processes. At evaluation they are among the metrics, with their prefix."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._named_losses: dict[str, list[Tensor]] = {}
+        self._named_values: dict[str, list[Tensor]] = {}
 
     def compute_loss(
         self,
@@ -23,24 +24,48 @@ class NamedLossTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The model's loss; in training its named parts are kept for the log."""
+        """The model's loss; its named parts are kept for the log."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if model.training:
-            losses = outputs.get("losses") or {}
-            for name in losses if len(losses) > 1 else ():  # the only one is the loss that is logged anyway
-                self._named_losses.setdefault(name, []).append(losses[name].detach().float())
+        losses = outputs.get("losses") or {}
+        # The only one is the loss that is logged anyway.
+        named = (losses if len(losses) > 1 else {}) | (outputs.get("metrics") or {})
+        for name, value in named.items():
+            self._named_values.setdefault(name, []).append(value.detach().float())
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            # Also where this process has none: a loss may exist in some processes only, and all must gather.
-            own = {name: (torch.stack(values).sum().item(), len(values)) for name, values in self._named_losses.items()}
-            of_processes = gather_object([own]) if self.accelerator.num_processes > 1 else [own]
-            for name in sorted({name for each in of_processes for name in each}):
-                sums, counts = zip(*(each[name] for each in of_processes if name in each), strict=True)
-                logs[name] = sum(sums) / sum(counts)
-            self._named_losses.clear()
+            logs |= self._take_named_values()
         super().log(logs, start_time)
+
+    def _take_named_values(self) -> dict[str, float]:
+        """The mean of each named loss and metric over the batches, of all processes, since they were taken last."""
+        # Also where this process has none: a loss may exist in some processes only, and all must gather.
+        own = {name: (torch.stack(values).sum().item(), len(values)) for name, values in self._named_values.items()}
+        of_processes = gather_object([own]) if self.accelerator.num_processes > 1 else [own]
+        self._named_values.clear()
+        means = {}
+        for name in sorted({name for each in of_processes for name in each}):
+            sums, counts = zip(*(each[name] for each in of_processes if name in each), strict=True)
+            means[name] = sum(sums) / sum(counts)
+        return means
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """As usual, with the named losses and metrics among the metrics."""
+        of_training, self._named_values = self._named_values, {}
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+        )
+        output.metrics.update({f"{metric_key_prefix}_{n}": value for n, value in self._take_named_values().items()})
+        self._named_values = of_training
+        return output
 
 
 __all__ = ["NamedLossTrainer"]

@@ -1,6 +1,7 @@
 """The text of recipes and benches: YAML, and overrides such as `training.learning_rate=1e-4`."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,22 @@ def parse_mapping(text: str, name: str) -> dict[str, Any]:
     return values
 
 
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """Plain data from `key=value`, the value in YAML, as overrides of recipes are written.
+
+    Raises:
+        RecipeError: one that does not read so.
+    """
+    values: dict[str, Any] = {}
+    for option in options:
+        override_value(values, option)
+    return values
+
+
 def override_value(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise RecipeError(f"an override reads key=value, such as training.learning_rate=1e-4; got {override!r}")
+        raise RecipeError(f"expected key=value, such as training.learning_rate=1e-4; got {override!r}")
     set_value(values, key, _parse(text, f"the value of {override!r}"))
 
 
@@ -88,4 +101,4 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-__all__ = ["RecipeError", "override_value", "parse_mapping", "read_text", "set_value"]
+__all__ = ["RecipeError", "override_value", "parse_mapping", "parse_options", "read_text", "set_value"]

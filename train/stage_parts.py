@@ -3,7 +3,6 @@
 Errors say which key of the recipe to change.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import (
 )
 
 from ..configuration.families import Family, families_of_stage
+from ..configuration.sub_configs import configuration_fields
 from ..data.studies import first_studies, load_studies
 from ..modeling_mambaxray.hub.separate_parts import SeparatePartsMixin
 from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
@@ -236,11 +236,7 @@ def check_system(stage: str, system: str, options: Mapping[str, Any]) -> Family:
             f"model.system must be one of {', '.join(systems)}, got {system!r}; a system from elsewhere needs its "
             "module in `plugins`"
         )
-    # A configuration keeps whatever it is given, so a misspelt field would have no effect.
-    bases = [base for base in systems[system].config_class.__mro__ if issubclass(base, PreTrainedConfig)]
-    bases.remove(PreTrainedConfig)
-    known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
-    if unknown := sorted(options.keys() - known):
+    if unknown := sorted(options.keys() - configuration_fields(systems[system].config_class)):
         raise RecipeError(f"model.options: {system} has no field {', '.join(unknown)}")
     return systems[system]
 

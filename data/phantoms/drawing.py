@@ -8,20 +8,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..schema import OBSERVATIONS, VIEWS
 from . import streams
 from .anatomy import Chest, sample_anatomy
 from .canvas import Canvas
 from .film import expose
-from .findings import Finding, complete
+from .findings import DEVICES, Finding, complete
 from .frontal import draw_frontal
 from .lateral import draw_lateral
 from .signs import SHAPE_OBSERVATIONS, adjust_anatomy, paint
 from .streams import stream
 
-VIEWS = ("PA", "AP", "LATERAL")
 
-
-def draw_phantom(findings: Sequence[Finding], *, seed: int, view: str = "PA", image_size: int = 224) -> np.ndarray:
+def draw_phantom(
+    findings: Sequence[Finding], *, seed: int, view: str = "PA", image_size: int = 224, visit: int | None = None
+) -> np.ndarray:
     """A chest X-ray that shows these findings and nothing else.
 
     Args:
@@ -29,6 +30,8 @@ def draw_phantom(findings: Sequence[Finding], *, seed: int, view: str = "PA", im
         seed: decides the person, the pose, the film and the findings' details; not negative.
         view: "PA", "AP" (portable: larger heart, higher diaphragm, less contrast) or "LATERAL".
         image_size: height and width in pixels, 32 or more.
+        visit: which film of the person it is, 0 or more: each has a pose and an exposure of its own, and a finding
+            stays in its place from one to the next, whatever else is shown. None is a person with one film.
 
     Returns:
         uint8 array `(image_size, image_size)`; the patient's right is on the image's left.
@@ -38,10 +41,21 @@ def draw_phantom(findings: Sequence[Finding], *, seed: int, view: str = "PA", im
     """
     _check_drawing(view, image_size, seed)
     found = complete_findings(findings, seed)
-    chest = _draw_shape(found, seed, view, image_size)
-    for i, finding in enumerate(found):
-        paint(chest, finding, _paint_stream(seed, i, view))
-    return _expose(chest, seed, view)
+    keys = range(len(found)) if visit is None else [_place_key(finding) for finding in found]
+    chest = _draw_shape(found, seed, view, image_size, keys=keys, visit=visit)
+    for key, finding in zip(keys, found, strict=True):
+        paint(chest, finding, _paint_stream(seed, key, view))
+    return _expose(chest, seed, view, visit)
+
+
+_FIRST_PLACE = 1000
+"""Beyond the numbers of findings that are keyed by their order."""
+
+
+def _place_key(finding: Finding) -> int:
+    """The stream of a finding's details in all films of a person."""
+    kind = DEVICES.index(finding.kind) if finding.kind in DEVICES else 0
+    return _FIRST_PLACE + OBSERVATIONS.index(finding.observation) + 100 * kind
 
 
 def _check_drawing(view: str, image_size: int, seed: int) -> None:
@@ -86,23 +100,37 @@ def draw_finding_maps(
     return _expose(chest, seed, view), maps
 
 
-def _draw_shape(found: Sequence[Finding], seed: int, view: str, image_size: int, left_out: int | None = None) -> Chest:
+def _draw_shape(
+    found: Sequence[Finding],
+    seed: int,
+    view: str,
+    image_size: int,
+    left_out: int | None = None,
+    keys: Sequence[int] | None = None,
+    visit: int | None = None,
+) -> Chest:
     """The chest in the shape that the findings give it, all or all but one, with nothing painted into it yet."""
     number = VIEWS.index(view)
+    keys = range(len(found)) if keys is None else keys
     anatomy = sample_anatomy(stream(seed, streams.PERSON), portable=view == "AP")
     for i, finding in enumerate(found):
         if i != left_out:
-            anatomy = adjust_anatomy(anatomy, finding, stream(seed, streams.FINDINGS, i, 0))
+            anatomy = adjust_anatomy(anatomy, finding, stream(seed, streams.FINDINGS, keys[i], 0))
     draw = draw_lateral if view == "LATERAL" else draw_frontal
-    return draw(anatomy, _pose(seed, number, image_size), stream(seed, streams.VESSELS, number))
+    return draw(anatomy, _pose(seed, number, image_size, visit), stream(seed, streams.VESSELS, number))
 
 
 def _paint_stream(seed: int, index: int, view: str) -> np.random.Generator:
     return stream(seed, streams.FINDINGS, index, 1 + VIEWS.index(view))
 
 
-def _expose(chest: Chest, seed: int, view: str) -> np.ndarray:
-    return expose(chest, stream(seed, streams.FILM, VIEWS.index(view)), portable=view == "AP")
+def _expose(chest: Chest, seed: int, view: str, visit: int | None = None) -> np.ndarray:
+    return expose(chest, stream(seed, streams.FILM, VIEWS.index(view), *_later(visit)), portable=view == "AP")
+
+
+def _later(visit: int | None) -> tuple[int, ...]:
+    """What tells the streams of a later film from those of the first."""
+    return (visit,) if visit else ()
 
 
 def complete_findings(findings: Sequence[Finding], seed: int) -> list[Finding]:
@@ -112,8 +140,8 @@ def complete_findings(findings: Sequence[Finding], seed: int) -> list[Finding]:
     return [complete(finding, rng) for finding in ordered]
 
 
-def _pose(seed: int, view_number: int, image_size: int) -> Canvas:
-    rng = stream(seed, streams.POSE, view_number)
+def _pose(seed: int, view_number: int, image_size: int, visit: int | None = None) -> Canvas:
+    rng = stream(seed, streams.POSE, view_number, *_later(visit))
     lateral = VIEWS[view_number] == "LATERAL"
     scale = rng.uniform(1.0, 1.1) * (1.08 if lateral else 1.0)
     return Canvas(image_size, rng.normal(0, 0.02), scale, rng.normal(0, [0.012, 0.014]))

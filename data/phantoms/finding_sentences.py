@@ -283,6 +283,57 @@ _STATEMENTS = {
 }
 
 
+# --------------------------------------------------------------------------------- how it has changed
+
+_COMPARED = ("since the prior study", "compared with the prior radiograph")
+_CHANGED = {
+    "new": ("new",),
+    "improved": ("improved", "decreased"),
+    "unchanged": ("unchanged", "stable"),
+    "worse": ("worse", "increased"),
+}
+
+
+def with_change(sentence: str, change: str, rng: np.random.Generator) -> str:
+    """The sentence of a finding with how it compares with the prior study, for all changes but "resolved"."""
+    # "Atelectasis with elevation of the hemidiaphragm, decreased" would leave open what has decreased.
+    said = sentence.removesuffix(".").partition(" with elevation")[0]
+    return f"{said}, {pick(rng, _CHANGED[change])} {pick(rng, _COMPARED)}."
+
+
+def summarize_change(summary: str, change: str, rng: np.random.Generator) -> str:
+    """The few words of a finding with how it compares with the prior study."""
+    return f"{summary}, {pick(rng, _CHANGED[change])}"
+
+
+def state_resolved(f: Finding, rng: np.random.Generator) -> str:
+    """The sentence on a finding of the prior study that is gone."""
+    noun = _noun(f, rng)
+    return as_sentence(pick(rng, (f"the previously seen {noun} has resolved", f"{noun} has resolved {_COMPARED[0]}")))
+
+
+def summarize_resolved(f: Finding, rng: np.random.Generator) -> str:
+    """The same in a few words."""
+    return f"{_noun(f, rng)}, resolved"
+
+
+def _noun(f: Finding, rng: np.random.Generator) -> str:
+    where = f"{_adjective(f, rng)} " if f.zone else ""
+    nouns = {
+        "Cardiomegaly": "cardiomegaly",
+        "Enlarged Cardiomediastinum": "mediastinal widening",
+        "Lung Opacity": f"{where}airspace opacity",
+        "Lung Lesion": f"{where}pulmonary nodule",
+        "Edema": "pulmonary edema",
+        "Consolidation": f"{where}consolidation",
+        "Pneumonia": f"{where}pneumonia",
+        "Atelectasis": f"{where}atelectasis",
+        "Pneumothorax": f"{f.side} pneumothorax",
+        "Pleural Effusion": f"{f.side} pleural effusion",
+    }
+    return nouns[f.observation]
+
+
 def summarize_device(f: Finding) -> str:
     """A device in a few words."""
     return f"{f.kind} in place"

@@ -8,16 +8,26 @@ The rules of the labels, exact by construction (no hedged sentence is ever writt
 - a general remark ("The lungs are clear", "No acute bony abnormality") names no observation and sets none;
 - an observation's words are used for it alone: only Lung Opacity is called an opacity, only Consolidation a
   consolidation, and so on;
-- No Finding is 1 when no observation but Support Devices is present, else 0.
+- No Finding is 1 when no observation but Support Devices is present, else 0;
+- in a report that compares, every finding but a device is said with its change, in both sections, and what has resolved
+  is said to, which makes it 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..schema import ABSENT, NOT_MENTIONED, OBSERVATIONS, PRESENT
-from .finding_sentences import state, summarize, summarize_device
+from .finding_sentences import (
+    state,
+    state_resolved,
+    summarize,
+    summarize_change,
+    summarize_device,
+    summarize_resolved,
+    with_change,
+)
 from .findings import Finding
 from .grammar import Sentence, as_sentence, pick
 from .normal_sentences import LUNG_OBSERVATIONS, fillers, normal_sentences
@@ -59,17 +69,26 @@ _ORDERS = (
 )
 
 
-def write_report(findings: Sequence[Finding], rng: np.random.Generator) -> Report:
+def write_report(
+    findings: Sequence[Finding],
+    rng: np.random.Generator,
+    changes: Mapping[str, str] | None = None,
+    gone: Sequence[Finding] = (),
+) -> Report:
     """A report of what these findings (their kinds filled in) and nothing else show.
 
     Args:
         findings: what is to be seen.
         rng: decides wording, order and which absent observations are denied.
+        changes: how each observation compares with the prior study; None for a report without a comparison.
+        gone: findings of the prior study that have resolved, which the report says.
     """
+    changes = changes or {}
     present = {finding.observation for finding in findings}
     shuffled = [findings[i] for i in rng.permutation(len(findings))]
-    stated = [Sentence(_BLOCK[f.observation], state(f, rng)) for f in shuffled]
-    impression = _impression(findings, rng)
+    stated = [Sentence(_BLOCK[f.observation], _statement(f, rng, changes)) for f in shuffled]
+    stated += [Sentence(_BLOCK[f.observation], state_resolved(f, rng), (f.observation,)) for f in gone]
+    impression = _impression(findings, rng, changes, gone)
     words = len(impression.split()) + sum(len(s.text.split()) for s in stated)
     goal = rng.integers(30, 58)
     for sentence in normal_sentences(present, rng):
@@ -87,6 +106,12 @@ def write_report(findings: Sequence[Finding], rng: np.random.Generator) -> Repor
     return Report(" ".join(s.text for s in stated), impression, _labels(present, denied))
 
 
+def _statement(finding: Finding, rng: np.random.Generator, changes: Mapping[str, str]) -> str:
+    sentence = state(finding, rng)
+    change = changes.get(finding.observation)
+    return sentence if change is None else with_change(sentence, change, rng)
+
+
 def _labels(present: set[str], denied: set[str]) -> dict[str, int | None]:
     labels: dict[str, int | None] = {
         name: PRESENT if name in present else ABSENT if name in denied else NOT_MENTIONED for name in OBSERVATIONS
@@ -95,10 +120,13 @@ def _labels(present: set[str], denied: set[str]) -> dict[str, int | None]:
     return labels
 
 
-def _impression(findings: Sequence[Finding], rng: np.random.Generator) -> str:
+def _impression(
+    findings: Sequence[Finding], rng: np.random.Generator, changes: Mapping[str, str], gone: Sequence[Finding]
+) -> str:
     shown = [f for f in findings if f.observation != "Support Devices"]
     devices = [f for f in findings if f.observation == "Support Devices"]
-    lines = [summarize(f, rng) for f in rng.permutation(np.array(shown, dtype=object))]
+    lines = [_summary(f, rng, changes) for f in rng.permutation(np.array(shown, dtype=object))]
+    lines += [summarize_resolved(f, rng) for f in gone]
     if not shown:
         lines.append(
             pick(
@@ -131,3 +159,9 @@ def _impression(findings: Sequence[Finding], rng: np.random.Generator) -> str:
     if len(sentences) > 1 and rng.uniform() < 0.5:
         sentences = [f"{number}. {sentence}" for number, sentence in enumerate(sentences, 1)]
     return " ".join(sentences)
+
+
+def _summary(finding: Finding, rng: np.random.Generator, changes: Mapping[str, str]) -> str:
+    summary = summarize(finding, rng)
+    change = changes.get(finding.observation)
+    return summary if change is None else summarize_change(summary, change, rng)

@@ -38,8 +38,8 @@ def sample_findings(seed: int, *, crowded: bool = False) -> list[Finding]:
     chosen = rng.choice(names, count, replace=False, p=weights / weights.sum())
     findings: list[Finding] = []
     for name in chosen:
-        tries = (_sample_finding(str(name), rng) for _ in range(10))
-        fitting = next((f for f in tries if not any(_clash(f, other) for other in findings)), None)
+        tries = (sample_finding(str(name), rng) for _ in range(10))
+        fitting = next((f for f in tries if not any(clash(f, other) for other in findings)), None)
         if fitting is not None:
             findings.append(fitting)
     if rng.uniform() < (2 * _DEVICES if crowded else _DEVICES):
@@ -53,7 +53,7 @@ def sample_findings(seed: int, *, crowded: bool = False) -> list[Finding]:
 _PARENCHYMAL = ("Lung Opacity", "Lung Lesion", "Consolidation", "Pneumonia", "Atelectasis")
 
 
-def _clash(one: Finding, other: Finding) -> bool:
+def clash(one: Finding, other: Finding) -> bool:
     """Whether one would hide the other: two changes of one zone, or a lung drowned or collapsed around it."""
     if not set(one.sides) & set(other.sides):
         return False
@@ -66,7 +66,15 @@ def _clash(one: Finding, other: Finding) -> bool:
     return bool(pleural and (zoned or thick))
 
 
-def _sample_finding(name: str, rng: np.random.Generator) -> Finding:
+def sample_names(count: int, rng: np.random.Generator, without: set[str]) -> list[str]:
+    """Different observations, each as often as it is drawn otherwise, but for those that are left out."""
+    weights = {name: weight for name, weight in _WEIGHTS.items() if name not in without}
+    shares = np.array(list(weights.values()))
+    return [str(name) for name in rng.choice(list(weights), count, replace=False, p=shares / shares.sum())]
+
+
+def sample_finding(name: str, rng: np.random.Generator) -> Finding:
+    """A finding of this observation, its side, zone, severity and kind at random."""
     choices = CHOICES[name]
     side = str(rng.choice(choices.sides))
     if side == "bilateral" and len(choices.sides) > 1 and rng.uniform() < 0.4:

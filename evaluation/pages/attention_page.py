@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
+from ...modeling_mambaxray.layers.image_features import RelatedStudy
 from ..attention import AttentionMaps, Explanation
 from ..labeler import CheXpertStyleLabeler
 from .charts import Curve, Line, line_chart
-from .rendering import data_uri, write_page
+from .overlays import enlarged, heat_overlay, png_uri
+from .rendering import write_page
 
-_HEAT = (255, 122, 0)
-_VIEW_SIDE = 448
-_MAP_SIDE = 96
 _NOTES = (
     "A map is drawn for each word: the attention of the position that predicts it, the mean over heads. Each map has "
     "colours of its own, from none to its strongest patch.",
@@ -50,15 +48,16 @@ def write_attention_page(
         sections=sections,
         notes=[*_NOTES, *notes],
         views=[
-            {"source": _png(view), "width": view.width, "height": view.height}
-            for view in map(_enlarged, explanation.views)
+            {"source": png_uri(view), "width": view.width, "height": view.height}
+            for view in map(enlarged, explanation.views)
         ],
         report=" ".join(explanation.words),
+        exemplars=_shared_studies(explanation),
         evidence=[
             {
                 "observation": each.observation,
                 "percent": None if each.probability is None else round(100 * each.probability),
-                "map": None if each.map is None else _png(_coloured(each.map.float().cpu().numpy(), size)),
+                "map": None if each.map is None else png_uri(heat_overlay(each.map.float().cpu().numpy(), size)),
                 "studies": each.studies,
             }
             for each in explanation.evidence
@@ -75,6 +74,13 @@ def write_attention_page(
             for index, source in enumerate(explanation.sources)
         ],
     )
+
+
+def _shared_studies(explanation: Explanation) -> tuple[RelatedStudy, ...]:
+    """The studies that stand behind all observations alike, to be shown once; none where each has its own."""
+    of_observations = [each.studies for each in explanation.evidence]
+    alike = len(of_observations) > 1 and all(studies == of_observations[0] for studies in of_observations)
+    return of_observations[0] if alike else ()
 
 
 def _findings_of_words(words: Sequence[str]) -> dict[str, list[int]]:
@@ -101,7 +107,11 @@ def _groups(
 
     def looked(number: int) -> dict[str, str]:
         heat = source.maps[number]
-        return {"text": words[number], "source": _png(_coloured(heat, size)), "percent": f"{100 * heat.sum():.0f}"}
+        return {
+            "text": words[number],
+            "source": png_uri(heat_overlay(heat, size)),
+            "percent": f"{100 * heat.sum():.0f}",
+        }
 
     named = {number for numbers in findings.values() for number in numbers}
     others = [number for number in range(len(words)) if number not in named]
@@ -133,27 +143,6 @@ def _gate_chart(words: Sequence[str], sources: Sequence[AttentionMaps]) -> Marku
         if source.gates is not None
     ]
     return line_chart(Curve("Gate of each word", "word of the report", "gate", lines))
-
-
-def _coloured(heat: np.ndarray, view_size: tuple[int, int]) -> Image.Image:
-    """A map in colours, stretched from the square that the model saw to the aspect ratio of the view."""
-    strength = heat / max(float(heat.max()), np.finfo(np.float32).tiny)
-    pixels = np.empty((*heat.shape, 4), dtype=np.uint8)
-    pixels[..., :3] = _HEAT
-    pixels[..., 3] = np.round(200 * strength)
-    scale = _MAP_SIDE / max(view_size)
-    width, height = (max(1, round(side * scale)) for side in view_size)
-    return Image.fromarray(pixels, "RGBA").resize((width, height), Image.Resampling.BILINEAR)
-
-
-def _enlarged(view: Image.Image) -> Image.Image:
-    """Small images look better when this enlarges them than when the browser does."""
-    scale = max(1, _VIEW_SIDE // max(view.size))
-    return view.resize((view.width * scale, view.height * scale), Image.Resampling.BICUBIC)
-
-
-def _png(image: Image.Image) -> str:
-    return data_uri(image, "PNG", optimize=True)
 
 
 __all__ = ["write_attention_page"]

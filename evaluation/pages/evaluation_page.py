@@ -4,8 +4,7 @@ It shows what `evaluate_reports` measured beside its baselines, its honesty chec
 the reports, and the studies that the model reports best and worst.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ..study_report import StudyReport
 from .charts import histogram
 from .rendering import write_page
 from .scores import ScoreRow, ScoreTable, observation_scores
-from .studies import LEGEND, study_view
+from .studies import LEGEND, study_view, with_images
 
 _F1 = "F1_micro_14_uncertain-negative"
 _MAIN = {
@@ -92,7 +91,7 @@ def write_evaluation_page(
 
     def shown_studies(indices: Sequence[int]) -> list[dict[str, Any]]:
         remarks = [f"{rank_by} {result['per_sample'][rank_by][index]:.3f}" for index in indices]
-        chosen = _with_images([studies[index] for index in indices], dataset)
+        chosen = with_images([studies[index] for index in indices], dataset)
         return [study_view(study, labeler, remark) for study, remark in zip(chosen, remarks, strict=True)]
 
     scores, honesty = result["scores"], result["honesty"]
@@ -145,22 +144,6 @@ def _extremes(
     order = sorted(range(count), key=lambda index: -values[index])
     half = count // 2
     return order[: min(shown, count - half)], order[::-1][: min(shown, half)]
-
-
-def _with_images(studies: Sequence[StudyReport], dataset: Sequence[Mapping[str, Any]] | None) -> Iterator[StudyReport]:
-    """The studies with the images that the data set has of them, one at a time."""
-    if dataset is None:
-        yield from studies
-        return
-    table: Any = dataset
-    ids = table["study_id"] if hasattr(dataset, "column_names") else [study["study_id"] for study in dataset]
-    rows = {name: row for row, name in enumerate(ids)}
-    for study in studies:
-        if study.images or study.study_id not in rows:
-            yield study
-            continue
-        row = dataset[rows[study.study_id]]
-        yield replace(study, images=row["images"], views=row.get("views") or [""] * len(row["images"]))
 
 
 def _summary(result: Mapping[str, Any], count: int) -> str:

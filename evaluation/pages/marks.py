@@ -6,37 +6,13 @@ HTML by a tint, an underline style and a sign, so that colour is never the only 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from markupsafe import Markup
 
-from ...data.schema import ABSENT, OBSERVATIONS, PRESENT, UNCERTAIN
+from ...data.schema import ABSENT
+from ..findings import Verdict, judge
 from ..labeler import CheXpertStyleLabeler, Mention
-from ..located_labels import LocatedFinding
 from .rendering import render
-
-_REPORTED = (PRESENT, UNCERTAIN)
-
-
-class Verdict(Enum):
-    """What a generated report does with one observation: its CSS class, its sign, its name and its meaning.
-
-    The order is that of precedence where the words of two observations overlap.
-    """
-
-    DENIED = ("denied", "⊘", "Wrongly ruled out", "the reference reports it")
-    INVENTED = ("invented", "✗", "Invented", "the reference does not report it")
-    WRONG_SIDE = ("wrong-side", "⇄", "Wrong side", "both report it, on different sides")
-    MISSED = ("missed", "○", "Missed", "only the reference reports it")
-    CERTAINTY = ("certainty", "≈", "Certainty differs", "stated in one report, suspected in the other")
-    FOUND = ("found", "✓", "Found", "both report it")
-    RULED_OUT = ("ruled-out", "", "Ruled out", "in both reports")
-
-    def __init__(self, css_class: str, sign: str, title: str, meaning: str) -> None:
-        self.css_class = css_class
-        self.sign = sign
-        self.title = title
-        self.meaning = meaning
 
 
 @dataclass(frozen=True)
@@ -72,21 +48,12 @@ class FindingComparison:
 
 
 def compare_findings(reference: str, hypothesis: str, labeler: CheXpertStyleLabeler) -> FindingComparison:
-    """Compares what two reports say about each observation.
+    """Compares what two reports say about each observation, see `judge`, and marks where they say it.
 
-    A finding counts as reported when it is stated or suspected. "No Finding" has no words of its own and is left out;
-    so is a negation that only one of the reports makes. Sides are compared where both reports name one: they are wrong
-    when they share none.
+    "No Finding" has no words of its own and is left out; so is a negation that only the generated report makes.
     """
     expected, stated = labeler.read(reference), labeler.read(hypothesis)
-    verdicts = {}
-    for name in OBSERVATIONS:
-        verdict = _verdict(expected.labels[name], stated.labels[name])
-        if verdict in (Verdict.FOUND, Verdict.CERTAINTY):
-            sides = [_sides(reading.mentions, name) for reading in (expected, stated)]
-            verdict = Verdict.WRONG_SIDE if all(sides) and sides[0].isdisjoint(sides[1]) else verdict
-        if verdict is not None and name != "No Finding":
-            verdicts[name] = verdict
+    verdicts = judge(expected, stated)
     in_reference = [m for m in expected.mentions if _shown_in_reference(m, verdicts)]
     in_hypothesis = [m for m in stated.mentions if _shown_in_hypothesis(m, verdicts)]
     return FindingComparison(verdicts, _marks(in_reference, verdicts), _marks(in_hypothesis, verdicts))
@@ -108,25 +75,9 @@ def marked_html(text: str, marks: Sequence[Mark]) -> Markup:
     return render("marked_text.html.jinja", pieces=marked_pieces(text, marks))
 
 
-def _verdict(expected: int | None, stated: int | None) -> Verdict | None:
-    if expected in _REPORTED and stated in _REPORTED:
-        return Verdict.FOUND if expected == stated else Verdict.CERTAINTY
-    if expected in _REPORTED:
-        return Verdict.DENIED if stated == ABSENT else Verdict.MISSED
-    if stated in _REPORTED:
-        return Verdict.INVENTED
-    return Verdict.RULED_OUT if expected == stated == ABSENT else None
-
-
-def _sides(mentions: Sequence[Mention], observation: str) -> frozenset[str]:
-    """The sides on which an observation is reported."""
-    reported = (m for m in mentions if m.observation == observation and m.value in _REPORTED)
-    return LocatedFinding(tuple(detail for mention in reported for detail in mention.details)).sides
-
-
 def _shown_in_reference(mention: Mention, verdicts: dict[str, Verdict]) -> bool:
     verdict = verdicts.get(mention.observation)
-    return verdict is not None and (mention.value in _REPORTED or verdict is Verdict.RULED_OUT)
+    return verdict is not None and (mention.value != ABSENT or verdict in (Verdict.RULED_OUT, Verdict.LEFT_OUT))
 
 
 def _shown_in_hypothesis(mention: Mention, verdicts: dict[str, Verdict]) -> bool:

@@ -379,7 +379,8 @@ def _one_per_study(value: Any, repeats: int) -> Any:
     if isinstance(value, Mapping) and not isinstance(value, ModelOutput):  # the encoders' outputs by modality
         return {name: _one_per_study(output, repeats) for name, output in value.items()}
     if isinstance(value, ModelOutput):
-        return type(value)(**{**value, "pooler_output": value.pooler_output[::repeats]})
+        lists = {name: value[name][::repeats] for name in ("pooler_output", "prior_output") if name in value}
+        return type(value)(**{**value, **lists})
     return value
 
 

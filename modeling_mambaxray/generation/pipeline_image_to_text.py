@@ -14,6 +14,7 @@ from transformers.processing_utils import ProcessorMixin
 from ..layers.image_features import Evidence
 from .attention_kernels import attention_for_changing_shapes
 from .plain_generation import generate_in_batches
+from .recalled_prompts import prepare_study, recalls, with_recalled_prompts
 
 try:
     from .continuous_generation import generate_continuously
@@ -130,7 +131,7 @@ class ImageToTextPipeline(Pipeline):
     def preprocess(self, study: Any, prompt: str | None = None) -> dict[str, Tensor]:
         study = as_study(study)
         text = study.pop("text", None)
-        return dict(self.processor.prepare_studies([study], instruction=prompt if text is None else text))
+        return prepare_study(self.processor, study, prompt if text is None else text, recalls(self.model))
 
     def get_iterator(
         self,
@@ -177,6 +178,7 @@ class ImageToTextPipeline(Pipeline):
             finished.
         """
         options = {"batch_size": batch_size, "on_evidence": on_evidence, **arguments}
+        studies = with_recalled_prompts(self.model, self.processor, studies, batch_size)
         config = arguments.get("generation_config", self.model.generation_config)
         if (arguments.get("num_return_sequences") or config.num_return_sequences or 1) > 1:
             generated = generate_in_batches(self.model, enumerate(studies), **options)
@@ -188,6 +190,7 @@ class ImageToTextPipeline(Pipeline):
     def _forward(
         self, model_inputs: dict[str, Tensor], generate_kwargs: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
+        (model_inputs,) = with_recalled_prompts(self.model, self.processor, [model_inputs], 1)
         with attention_for_changing_shapes():
             sequences = self.model.generate(**model_inputs, **self.generation_arguments(**(generate_kwargs or {})))
         studies, prompt_length = model_inputs["input_ids"].shape

@@ -11,6 +11,8 @@ from ...configuration.study_inputs import StudyInput, StudyInputs
 # By name: what fills up a study that is shorter than the longest, and whether it does so at the end.
 _TOKENS = {"input_ids": 0, "attention_mask": 0}
 _VIEWS = {"pixel_values": 0.0, "view_mask": False, "pixel_attention_mask": False}
+# Of studies that were encoded before, in place of their views; always equally long.
+_ENCODED = {"visual_tokens": 0.0}
 
 
 def stack_studies(
@@ -22,7 +24,8 @@ def stack_studies(
 
     Args:
         studies: `input_ids` and `attention_mask` `(1, tokens)`, `pixel_values` `(1, views, 3, height, width)` and
-            `view_mask` `(1, views)` of each, and the inputs of `study_inputs`, `(1, …)`.
+            `view_mask` `(1, views)` (or `visual_tokens` `(1, tokens, vision_hidden)`) of each, and the inputs of
+            `study_inputs`, `(1, …)`.
         pad_token_id: fills up `input_ids`, 0 when not given; the attention mask tells it apart.
         study_inputs: what else the model takes of a study.
 
@@ -32,7 +35,7 @@ def stack_studies(
     """
     study_inputs = study_inputs or {}
     names = list(dict.fromkeys(name for study in studies for name in study))
-    if unknown := [name for name in names if name not in {*_TOKENS, *_VIEWS, *study_inputs}]:
+    if unknown := [name for name in names if name not in {*_TOKENS, *_VIEWS, *_ENCODED, *study_inputs}]:
         raise TypeError(
             f"a study has {', '.join(unknown)}, which the model's study_inputs do not declare; they are "
             f"{', '.join(study_inputs) or 'none'}"
@@ -43,7 +46,7 @@ def stack_studies(
             continue
         if any(name not in study for study in studies):
             raise ValueError(f"only some studies of the batch have {name}")
-        padding = pad_token_id or 0 if name == "input_ids" else {**_TOKENS, **_VIEWS}[name]
+        padding = pad_token_id or 0 if name == "input_ids" else {**_TOKENS, **_VIEWS, **_ENCODED}[name]
         batch[name] = _stack([study[name] for study in studies], padding, at_end=name in _VIEWS)
     rows = [{name: study[name][0] for name in study_inputs if name in study} for study in studies]
     return batch | stack_study_inputs(rows, study_inputs)

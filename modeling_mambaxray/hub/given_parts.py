@@ -1,7 +1,7 @@
 """Building a model around parts that exist already, while all else starts as its classes say."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -11,7 +11,7 @@ _ATTRIBUTE = "_given_parts"
 
 
 def build_around(
-    model_class: type[_Model], config: PreTrainedConfig, parts: Mapping[str, PreTrainedModel], device: torch.device
+    model_class: type[_Model], config: PreTrainedConfig, parts: Mapping[str, torch.nn.Module], device: torch.device
 ) -> _Model:
     """A model whose `__init__` takes some parts as they are (`given_part`) and makes the others.
 
@@ -39,7 +39,7 @@ def build_around(
     return model.eval()
 
 
-def given_part(model: PreTrainedModel, name: str) -> PreTrainedModel | None:
+def given_part(model: PreTrainedModel, name: str) -> Any:
     """The part that was given to `build_around`, None when the model has to make it."""
     return vars(model).get(_ATTRIBUTE, {}).get(name)
 

@@ -39,6 +39,11 @@ class PrivateMemoryMixin:
         each of their `vectors`. Empty for systems that look nothing up."""
         return {}
 
+    @classmethod
+    def fields_from_memories(cls, memories: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of the configuration that follow from the memories that a model is to be given, such as widths."""
+        return {}
+
     def set_memories(self, memories: Mapping[str, Any]) -> None:
         """Makes memories of training studies those of this model (`StudyMemoriesMixin` for systems that have any).
 

@@ -26,12 +26,11 @@ from transformers.utils.hub import resolve_revision
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ...configuration.saved_parts import LANGUAGE_MODEL, is_local
-from .repository_code import LOCAL_PARTS_FILE
+from .repository_code import LOCAL_PARTS_FILE, is_checkpoint
 from .saved_dtypes import SavedDtypesMixin, loading_in
 from .tensor_digests import fingerprint, tensor_digests
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-_CHECKPOINT = re.compile(r"checkpoint-\d+")
 _logger = logging.getLogger(__name__)
 
 
@@ -117,11 +116,13 @@ class SeparatePartsMixin(SavedDtypesMixin):
         training_only_parts: the attributes that only training needs. They are saved in the Trainer's checkpoints, for
             training to go on from, and elsewhere only when `save_pretrained` is asked to. A model that was loaded
             without one has None in its place.
+        saves_training_parts: whether `save_pretrained` saves them unless it is asked not to.
         part_references: where each separate part came from, by its attribute; without one, it is saved with the model.
     """
 
     separate_parts: ClassVar[Mapping[str, str]] = {LANGUAGE_MODEL: "AutoModelForCausalLM"}
     training_only_parts: ClassVar[tuple[str, ...]] = ()
+    saves_training_parts: bool = False
     part_references: dict[str, PartReference | None]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -270,7 +271,8 @@ class SeparatePartsMixin(SavedDtypesMixin):
             push_to_hub: as there.
             kwargs: as there.
             save_training_parts: whether the parts that only training needs are saved, too; by default in the folder of
-                a Trainer's checkpoint only (`checkpoint-10`).
+                a Trainer's checkpoint (`checkpoint-10`), and elsewhere as `saves_training_parts` says. Without them the
+                saved configuration says so (`training_parts`), and a class need not make what there is nothing for.
 
         Raises:
             LocalPartError: the model is to be pushed and leaves out a part that came from a folder of this machine.
@@ -279,7 +281,7 @@ class SeparatePartsMixin(SavedDtypesMixin):
         if push_to_hub:
             check_can_be_published(self)
         if save_training_parts is None:
-            save_training_parts = _CHECKPOINT.fullmatch(Path(save_directory).name) is not None
+            save_training_parts = self.saves_training_parts or is_checkpoint(save_directory)
         state_dict = dict(self.state_dict() if state_dict is None else state_dict)
         self._note_dtypes()
         left_out = self._note_left_out(state_dict, save_training_parts)
@@ -292,9 +294,14 @@ class SeparatePartsMixin(SavedDtypesMixin):
         sections = [self.config, *(getattr(self.config, name) for name in self.config.sub_configs)]
         quantized = [c for c in sections if left_out and c is not None and "quantization_config" in vars(c)]
         quantizations = [vars(config).pop("quantization_config") for config in quantized]
+        training_parts = getattr(self.config, "training_parts", None)
+        if self.training_only_parts:
+            self.config.training_parts = training_parts and save_training_parts
         try:
             super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub=push_to_hub, **kwargs)
         finally:
+            if self.training_only_parts:
+                self.config.training_parts = training_parts
             for config, quantization in zip(quantized, quantizations, strict=True):
                 config.quantization_config = quantization
         if is_main_process:
@@ -378,7 +385,7 @@ class SeparatePartsMixin(SavedDtypesMixin):
             getattr(model, part).requires_grad_(False)
         for name, parameter in model.named_parameters():
             # What was saved of a part that is left out had been trained.
-            if name in stored and parameter.is_floating_point():
+            if name in stored and name.partition(".")[0] in references and parameter.is_floating_point():
                 parameter.requires_grad_(True)
         model.name_or_path = model.config.name_or_path = str(base)
         if model.can_generate():

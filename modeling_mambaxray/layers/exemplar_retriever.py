@@ -1,7 +1,7 @@
 """The most similar studies of a memory, by image and by diseases."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +162,41 @@ class ExemplarRetriever:
         return rows
 
 
+def exemplar_table(
+    retriever: ExemplarRetriever, k: int = 1, study_ids: Collection[str] | None = None
+) -> dict[str, Exemplars]:
+    """The exemplars of the studies of a memory themselves, so that a training step costs no search.
+
+    They are of other studies and other patients. A study with several rows, such as one per view, has the exemplars of
+    its first row.
+
+    Args:
+        retriever: over the memory.
+        k: exemplars of a study.
+        study_ids: of which studies; those that the memory does not have are left out. All when not given.
+
+    Returns:
+        By study id, of one query each.
+
+    Raises:
+        ValueError: there are fewer than `k` rows of other studies and patients.
+    """
+    memory = retriever.memory
+    first = {study: row for row, study in reversed(list(enumerate(memory.study_ids)))}
+    if study_ids is not None:
+        first = {study: first[study] for study in study_ids if study in first}
+    rows = list(first.values())
+    found = retriever.search(
+        memory.vectors["visual"][rows],
+        memory.vectors["disease"][rows],
+        [memory.study_ids[row] for row in rows],
+        [memory.patient_ids[row] for row in rows],
+        k,
+    )
+    parts = (found.rows, found.scores, found.visual, found.disease)
+    return {study: Exemplars(*(part[i : i + 1] for part in parts)) for i, study in enumerate(first)}
+
+
 def _unit(vectors: Tensor) -> Tensor:
     return F.normalize(vectors.detach().float().cpu(), dim=-1)
 
@@ -194,4 +229,4 @@ def _build_index(keys: Tensor, kind: str) -> Any:
     return index
 
 
-__all__ = ["INDEX_KINDS", "ExemplarRetriever", "Exemplars"]
+__all__ = ["INDEX_KINDS", "ExemplarRetriever", "Exemplars", "exemplar_table"]

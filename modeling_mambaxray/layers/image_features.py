@@ -1,5 +1,6 @@
 """What a report generator makes of a study before its decoder runs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ class RelatedStudy:
         text: of its report, where the caller's own memory holds it.
         memory: name of the memory that holds it, where a system has several.
         observation: what it is remembered for, where the memory says it.
+        similarities: what `weight` is made of, by name, where it is made of several.
     """
 
     study_id: str
@@ -24,10 +26,17 @@ class RelatedStudy:
     text: str | None = None
     memory: str | None = None
     observation: str | None = None
+    similarities: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self, digits: int = 4) -> dict[str, Any]:
-        """Plain data for a JSON file, the weight rounded to `digits`; what is absent is left out."""
-        optional = {"text": self.text, "memory": self.memory, "observation": self.observation}
+        """Plain data for a JSON file, numbers rounded to `digits`; what is absent is left out."""
+        similarities = {name: round(value, digits) for name, value in self.similarities.items()}
+        optional = {
+            "similarities": similarities or None,
+            "text": self.text,
+            "memory": self.memory,
+            "observation": self.observation,
+        }
         values = {"study_id": self.study_id, "weight": round(self.weight, digits)}
         return values | {name: value for name, value in optional.items() if value is not None}
 
@@ -72,6 +81,9 @@ class ImageFeatures(ModelOutput):
         last_hidden_state: the visual tokens `(batch, tokens, vision_hidden)`.
         pooler_output: the embeddings as a list of one `(image_tokens, llm_hidden)` tensor per study, the form in which
             `generate` repeats them per beam and transformers' own code looks for them. Made of `embeddings`.
+        metrics: scalars by name for the log, on which nothing is trained.
+        prior_output: the embeddings of each study's prior images, `(prior_image_tokens, llm_hidden)`, or of length 0
+            for a study without a prior; None where none was given.
     """
 
     embeddings: Tensor | None = None
@@ -79,6 +91,8 @@ class ImageFeatures(ModelOutput):
     evidence: list[list[Evidence]] | None = None
     last_hidden_state: Tensor | None = None
     pooler_output: list[Tensor] | None = None
+    metrics: dict[str, Tensor] | None = None
+    prior_output: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.pooler_output is None and self.embeddings is not None:

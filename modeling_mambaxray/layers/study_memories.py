@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from ..hub.private_memory import PrivateMemoryMixin
 from .study_memory import StudyMemory
+from .unattributed_memory import UnattributedMemory
 
 
 class MissingMemoryError(ValueError):
@@ -13,7 +14,8 @@ class MissingMemoryError(ValueError):
 
 
 class StudyMemories(dict[str, StudyMemory]):
-    """Memories by name, kept in a folder of a model: each in a sub-folder of that name."""
+    """Memories by name, kept in a folder of a model: each in a sub-folder of that name. In the place of a `StudyMemory`
+    may be an `UnattributedMemory`."""
 
     def save(self, folder: Path) -> None:
         """Writes each memory."""
@@ -27,7 +29,12 @@ class StudyMemories(dict[str, StudyMemory]):
         Raises:
             MemoryFormatError: one can't be read.
         """
-        return cls({path.name: StudyMemory.from_pretrained(path) for path in sorted(folder.iterdir()) if path.is_dir()})
+        memories: dict[str, Any] = {}
+        for path in sorted(folder.iterdir()):
+            if path.is_dir():
+                is_attributed = not UnattributedMemory.is_in(path)
+                memories[path.name] = (StudyMemory if is_attributed else UnattributedMemory).from_pretrained(path)
+        return cls(memories)
 
 
 class StudyMemoriesMixin(PrivateMemoryMixin):
@@ -42,6 +49,21 @@ class StudyMemoriesMixin(PrivateMemoryMixin):
 
     def set_memories(self, memories: Mapping[str, StudyMemory]) -> None:
         """As in the base class."""
+        for name, memory in memories.items():
+            if not isinstance(memory, StudyMemory):
+                raise ValueError(
+                    f"the memory {name} is a {type(memory).__name__}, not a StudyMemory, which says of each row that "
+                    "it is of the training split"
+                )
+        self._set_fitting(memories)
+
+    def set_unattributed_memories(self, memories: Mapping[str, UnattributedMemory]) -> None:
+        """As `set_memories`, with memories that do not say which studies they are of, and a warning for each."""
+        self._set_fitting(memories)
+        for memory in memories.values():
+            memory.warn()
+
+    def _set_fitting(self, memories: Mapping[str, Any]) -> None:
         expected = self.memory_vectors
         if unknown := sorted(memories.keys() - expected.keys()):
             raise ValueError(f"there is no memory {', '.join(unknown)}; the memories are {_listed(expected)}")

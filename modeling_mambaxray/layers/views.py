@@ -3,8 +3,9 @@
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.models.vit_mae.modeling_vit_mae import ViTMAEDecoder, ViTMAEEmbeddings
 
 
 class FrozenVisionEncoderMixin:
@@ -40,6 +41,17 @@ def _all_patches_of_masked_autoencoder(encoder: PreTrainedModel, images: Tensor)
     for layer in encoder.layers:
         hidden_states = layer(hidden_states, None)
     return encoder.layernorm(hidden_states)
+
+
+def keep_constants(model: nn.Module) -> None:
+    """Takes out of training what a ViT-MAE does not train: the fixed sine positions, and the token of masked patches
+    where none is masked. transformers makes both trainable when it loads weights (5.24)."""
+    for module in model.modules():
+        if isinstance(module, ViTMAEEmbeddings):
+            module.position_embeddings.requires_grad_(False)
+        elif isinstance(module, ViTMAEDecoder):
+            module.decoder_pos_embed.requires_grad_(False)
+            module.mask_token.requires_grad_(False)
 
 
 def present_views(pixel_values: Tensor, view_mask: Tensor | None = None) -> tuple[Tensor, int | Tensor]:
@@ -106,6 +118,7 @@ __all__ = [
     "FrozenVisionEncoderMixin",
     "encode_images",
     "encode_views",
+    "keep_constants",
     "mean_over_views",
     "present_views",
 ]

@@ -1,9 +1,9 @@
 """The compiled loops of the `native` selective scan. Importing this module needs numba and compiles them.
 
-Each kernel works on a range of tasks; a task is one direction, one sample and one group of channels. Within it, time is
-the outer loop, the state the middle one and up to `_BLOCK` neighbouring channels the inner one, which the compiler
-turns into SIMD instructions. The states of a block of channels stay in a core's cache. The inner loops go over rows cut out
-before, as numba takes an index like `c0 + c` for one that may be negative, and such a loop stays scalar.
+Each kernel works on a range of tasks; a task is one direction, one sample and one group of channels. Within it, time
+is the outer loop, the state the middle one and up to `_BLOCK` neighbouring channels the inner one, which the compiler
+turns into SIMD instructions. The states of a block of channels stay in a core's cache. The inner loops go over rows
+cut out before, as numba takes an index like `c0 + c` for one that may be negative, and such a loop stays scalar.
 
 The kernels hold no lock and Python's own lock is released while they run, so any number of threads may run them.
 

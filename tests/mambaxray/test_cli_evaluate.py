@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from html_page import Page
 
 from mambaxray.data.phantoms import make_study
 
@@ -126,14 +127,61 @@ def test_an_input_is_never_overwritten_by_the_output(predictions, annotation):
     assert {file: file.read_bytes() for file in before} == before
 
 
-def test_two_systems_are_compared(predictions, annotation, tmp_path):
-    same = tmp_path / "other.jsonl"
+@pytest.fixture
+def other(tmp_path):
+    file = tmp_path / "other.jsonl"
     rows = [{"study_id": study, "report": "The lungs are clear."} for study in reversed(REPORTS)]
-    same.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    command = [sys.executable, "-m", "mambaxray.cli", "compare", str(predictions), str(same), "-r", str(annotation)]
-    done = subprocess.run([*command, "--metric", "ROUGE_L"], capture_output=True, text=True, timeout=120)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def compare(*arguments):
+    command = [sys.executable, "-m", "mambaxray.cli", "compare", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180)
+
+
+def test_two_systems_are_compared(predictions, annotation, other):
+    done = compare(predictions, other, "-r", annotation, "--metric", "ROUGE_L")
     assert done.returncode == 0, done.stderr
     row = next(line.split() for line in done.stdout.splitlines() if line.startswith("ROUGE_L"))
     assert float(row[1]) == pytest.approx(7 / 8)
     assert row[3].startswith("+")
     assert "ar10000" in done.stdout
+
+
+def test_three_systems_are_compared_with_numbers_of_findings_and_a_page(predictions, annotation, other, tmp_path):
+    page, output = tmp_path / "new" / "page.html", tmp_path / "scores.json"
+    third = tmp_path / "third.jsonl"
+    third.write_text(predictions.read_text(encoding="utf-8"), encoding="utf-8")
+    named = [part for name in ("ours", "constant", "again") for part in ("--name", name)]
+    files = (predictions, other, third)
+    options = ("--metric", "ROUGE_L", "--metric", "entities", "--page", page, "--output", output, "--shown", 3)
+    done = compare(*files, "-r", annotation, *named, *options)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(output.read_text())
+    assert list(result["scores"]) == ["ours", "constant", "again"]
+    assert list(result["comparisons"]) == ["constant", "again"]
+    assert set(result["comparisons"]["again"]["differences"].values()) == {0}
+    found, constant = result["entities"]["ours"], result["entities"]["constant"]
+    assert found == result["entities"]["again"]
+    assert constant["hit"] == constant["stated"] == 0
+    share = result["scores"]["ours"]["entities_hit"]
+    assert share == pytest.approx(found["hit"] / (found["hit"] + found["near"] + found["missed"]))
+    lines = {tuple(line.split()) for line in done.stdout.splitlines()}
+    assert ("hit", str(found["hit"]), "0", str(found["hit"])) in lines
+    shown = Page(page.read_text(encoding="utf-8"))
+    assert len(shown.all("article")) == 3
+    assert {"ours", "constant", "again"} <= set(shown.text)
+
+
+def test_what_compare_can_not_do_is_said(predictions, annotation, other, tmp_path):
+    for arguments, message in (
+        ([predictions], "at least two systems, got 1 file"),
+        ([predictions, predictions], "a file is given twice"),
+        ([predictions, other, "--name", "ours"], "give --name once per file, all different: 2 files, names ours"),
+        ([predictions, other, "--page", other], "is an input of this command"),
+        ([predictions, other, "--metric", "ROUGE_L", "--page", tmp_path / "p.html", "--study", "x"], "no study 'x'"),
+    ):
+        done = compare(*arguments, "-r", annotation)
+        assert done.returncode == 2
+        assert message in done.stderr

@@ -118,8 +118,8 @@ def test_different_sizes_without_resizing_are_refused(processor: MambaXrayImageP
 def test_unknown_option_and_size_without_height_are_refused(
     processor: MambaXrayImageProcessor, grey: np.ndarray
 ) -> None:
-    with pytest.raises(TypeError, match="do_center_crop"):
-        processor(grey, do_center_crop=True)
+    with pytest.raises(TypeError, match="do_pad"):
+        processor(grey, do_pad=True)
     with pytest.raises(ValueError, match="height and width"):
         processor(grey, size={"shortest_edge": 30})
 
@@ -169,3 +169,56 @@ def test_a_reducing_gap_is_saved_and_one_below_1_is_refused(grey: np.ndarray, tm
     assert AutoImageProcessor.from_pretrained(tmp_path).reducing_gap == 3.0
     with pytest.raises(ValueError, match=r"reducing_gap must be 1 or more, or None; it is 0\.5"):
         MambaXrayImageProcessor(reducing_gap=0.5)(grey)
+
+
+# Cutting
+
+
+def striped(width, height):
+    """Grey levels that tell the column, and the row by a factor."""
+    columns = (
+        np.linspace(20, 200, width, dtype=np.float32)[None] + np.linspace(0, 50, height, dtype=np.float32)[:, None]
+    )
+    return Image.fromarray(columns.round().astype(np.uint8))
+
+
+def cutting(**options):
+    sizes = {"size": {"shortest_edge": 64}, "crop_size": {"height": 48, "width": 48}, "do_center_crop": True}
+    return MambaXrayImageProcessor(**{"do_normalize": False, "do_rescale": False} | sizes | options)
+
+
+def test_the_shorter_edge_is_resized_and_the_middle_cut_out():
+    picture = striped(200, 100)
+    pixels = cutting()([[picture, picture.transpose(Image.Transpose.ROTATE_90)]], return_tensors="np")["pixel_values"]
+    assert pixels.shape == (1, 2, 3, 48, 48)
+    resized = np.asarray(picture.resize((128, 64), Image.Resampling.BICUBIC), dtype=np.float32)
+    assert np.array_equal(pixels[0, 0, 0], resized[8:56, 40:88])
+
+
+def test_a_cut_can_be_placed_and_the_middle_is_the_default():
+    picture = striped(200, 100)
+    resized = np.asarray(picture.resize((128, 64), Image.Resampling.BICUBIC), dtype=np.float32)
+    positions = [None, [(0.0, 0.0), (1.0, 1.0)]]
+    pixels = cutting()([[picture], [picture, picture]], crop_positions=positions, return_tensors="np")["pixel_values"]
+    assert np.array_equal(pixels[0, 0, 0], resized[8:56, 40:88])
+    assert np.array_equal(pixels[1, 0, 0], resized[:48, :48])
+    assert np.array_equal(pixels[1, 1, 0], resized[16:, 80:])
+
+
+def test_cuts_that_can_not_be_made_are_refused():
+    picture = striped(200, 100)
+    with pytest.raises(ValueError, match=r"128 x 64 px is too small to cut 48 x 96"):
+        cutting(crop_size={"height": 96, "width": 48})(picture)
+    with pytest.raises(ValueError, match="shortest_edge with do_center_crop"):
+        cutting(do_center_crop=False)(picture)
+    with pytest.raises(ValueError, match=r"two numbers from 0 to 1, got \(0.5, 1.5\)"):
+        cutting()(picture, crop_positions=[[(0.5, 1.5)]])
+    with pytest.raises(ValueError, match=r"crop_positions are for \[2\] views of 1 studies, the pictures are \[1\]"):
+        cutting()(picture, crop_positions=[[(0.5, 0.5)] * 2])
+
+
+def test_a_saved_processor_cuts_as_before(tmp_path):
+    picture, processor = striped(200, 100), cutting()
+    processor.save_pretrained(tmp_path)
+    loaded = MambaXrayImageProcessor.from_pretrained(tmp_path)
+    assert np.array_equal(*(each(picture, return_tensors="np")["pixel_values"] for each in (processor, loaded)))

@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoProcessor, PreTraine
 
 from mambaxray import ClassificationCollator, Family, MambaXrayProcessor
 from mambaxray.data.phantoms import make_study
+from mambaxray.modeling_mambaxray.hub.separate_parts import SeparatePartsMixin
 
 
 @dataclass
@@ -25,6 +26,11 @@ class Subject:
     def load(self, **options: Any) -> PreTrainedModel:
         """The model of the folder, whatever is done to the others."""
         return AutoModel.from_pretrained(self.folder, **options).eval()
+
+    def save(self, folder: Path) -> None:
+        """The model with all that it has."""
+        parts = {"save_training_parts": True} if isinstance(self.model, SeparatePartsMixin) else {}
+        self.model.save_pretrained(folder, **parts)
 
     @cached_property
     def model(self) -> PreTrainedModel:

@@ -31,6 +31,9 @@ from mambaxray import (
 )
 from mambaxray.cli import app
 from mambaxray.configuration.configuration_vmamba import vmamba_v0_options
+from mambaxray.modeling_mambaxray.hub.published_files import published_files
+from mambaxray.modeling_mambaxray.layers.study_memories import MissingMemoryError
+from mambaxray.modeling_mambaxray.layers.study_memory import StudyMemory
 from mambaxray.train.convert_checkpoint import CheckpointError, read_checkpoint
 
 
@@ -281,6 +284,88 @@ def test_the_hybrid_layers_of_an_emrrg_checkpoint_arrive_and_what_does_not_is_to
     torch.testing.assert_close(*logits)
     saved = load_file(tmp_path / "model" / "model.safetensors")
     assert {name.split(".")[3] for name in saved if name.startswith("language_model.")} == {"1"}
+
+
+@pytest.fixture
+def ammrg(tmp_path):
+    """The golden case, its trained weights, and the released memories as pickled arrays of a list and a dict."""
+    case = load_case("ammrg")
+    weights = case.tensors("weights")
+    visual, report = (weights.pop(f"{name}HopfieldLayers.lookup_weights")[0].numpy() for name in ("", "R_"))
+    (tmp_path / "visual.pkl").write_bytes(pickle.dumps([visual[:14], visual[14:]], protocol=4))
+    (tmp_path / "report.pkl").write_bytes(pickle.dumps({"feature": report[None]}, protocol=2))
+    width = weights["llama_proj.weight"].shape[0]
+    config = LlamaConfig(
+        vocab_size=10, hidden_size=width, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llm")
+    tiny_tokenizer("a b c d e f").save_pretrained(tmp_path / "llm")
+    torch.save({"model": weights, "config": {"beta": 4.0}, "epoch": 2, "step": 9}, tmp_path / "official.pth")
+    return case
+
+
+def check_ammrg(case, folder):
+    io = case.tensors("io")
+    features = AutoModelForImageTextToText.from_pretrained(folder).get_image_features(
+        torch.stack([io["view0"], io["view1"]], dim=1)
+    )
+    case.assert_close("io/inputs_llama_layer_norm", features.embeddings, io["inputs_llama_layer_norm"])
+
+
+def test_an_ammrg_checkpoint_with_its_memories_computes_what_the_released_code_does(ammrg, tmp_path, caplog):
+    heads = f"query_attention_heads={ammrg.config['bert']['num_attention_heads']}"
+    arguments = [tmp_path / "official.pth", "-s", "ammrg", "--text-model", tmp_path / "llm", "--option", heads]
+    memories = ["--memory", f"visual={tmp_path / 'visual.pkl'}", "--memory", f"report={tmp_path / 'report.pkl'}"]
+    command(*arguments, *memories, "-o", tmp_path / "model")
+    assert caplog.text.count("does not say which studies it is of") == 2
+    caplog.clear()
+    check_ammrg(ammrg, tmp_path / "model")
+    assert caplog.text.count("does not say which studies it is of") == 2
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    assert processor.num_image_tokens == 17 + 3 * 14
+    assert not any("memory" in str(path) for path in published_files(tmp_path / "model"))
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
+    again.save_pretrained(tmp_path / "again")
+    check_ammrg(ammrg, tmp_path / "again")
+
+
+def test_without_its_memories_an_ammrg_checkpoint_says_what_it_needs(ammrg, tmp_path, caplog):
+    options = {"text_model": str(tmp_path / "llm"), "options": {"query_attention_heads": 4}}
+    convert_checkpoint(tmp_path / "official.pth", "ammrg", tmp_path / "model", **options)
+    assert "before it writes reports, the model needs visual, report" in caplog.text
+    with pytest.raises(MissingMemoryError):
+        check_ammrg(ammrg, tmp_path / "model")
+
+
+def test_a_memory_of_unknown_studies_is_no_training_memory(ammrg, tmp_path):
+    options = {"text_model": str(tmp_path / "llm"), "options": {"query_attention_heads": 4}}
+    files = {name: tmp_path / f"{name}.pkl" for name in ("visual", "report")}
+    model = convert_checkpoint(tmp_path / "official.pth", "ammrg", tmp_path / "model", memories=files, **options)
+    with pytest.raises(ValueError, match="the memory visual is a UnattributedMemory, not a StudyMemory"):
+        model.set_memories(model.study_memory)
+    (folder,) = (tmp_path / "model" / "_patient_text").rglob("visual")
+    with pytest.raises(FileNotFoundError, match=r"holds no memory\.json"):  # what recipes read it with
+        StudyMemory.from_pretrained(folder)
+    evidence = model.get_image_features(torch.rand(1, 3, 64, 64)).evidence[0]
+    assert {study.study_id for each in evidence for study in each.studies} == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": {"query_heads": 4}}, "ammrg has no field query_heads"),
+        ({"memories": {"retrieval": "report.pkl"}}, "there is no memory retrieval; the memories are visual, report"),
+        ({"memories": {"report": "report.pkl"}}, "the memory visual is missing"),
+        ({"memories": {"visual": "harm.pkl", "report": "report.pkl"}}, "mkdir, which could run code"),
+    ],
+)
+def test_what_an_ammrg_checkpoint_cannot_be_given_is_refused(ammrg, changes, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "harm.pkl").write_bytes(pickle.dumps(_Harm(str(tmp_path / "harm"))))
+    options = {"text_model": "llm", "options": {"query_attention_heads": 4}} | changes
+    with pytest.raises(ValueError, match=message):
+        convert_checkpoint("official.pth", "ammrg", "model", **options)
+    assert not (tmp_path / "harm").exists()
 
 
 def test_settings_of_lightning_are_read_without_lightning(pretrain, tmp_path):

@@ -115,6 +115,18 @@ def test_emrrgs_recipes_have_what_its_section_4_2_states(name, epochs, batch, le
         assert recipe.training["eval_strategy"] == "epoch"
 
 
+@pytest.mark.parametrize("data_set", ["iu", "mimic", "chexpert_plus"])
+def test_ammrgs_recipes_have_what_its_paper_states(data_set):
+    recipe = load_recipe(f"ammrg_{data_set}")
+    assert recipe.model.system == "ammrg"
+    assert recipe.model.language_model == "meta-llama/Llama-2-7b-chat-hf"
+    assert recipe.model.freeze == ["language_model"]
+    assert recipe.model.memories.keys() == {"visual", "report"}
+    assert (recipe.model.image_size, recipe.training["learning_rate"]) == (224, 1e-4)
+    assert recipe.model.options["hopfield_beta"] == 4.0
+    assert recipe.model.instruction.endswith("diagnosis report for this chest X-ray image.")
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
