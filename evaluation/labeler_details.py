@@ -245,7 +245,7 @@ def _share(sentence: str, findings: Sequence[_Finding], kinds: Sequence[str], en
         if between == ["comma"] and first.observation == "Lung Opacity" and second.observation in SHARES_PLACES:
             explains = not lead.strip()  # "left basilar opacity, atelectasis versus pneumonia"
         # "minimal atelectasis or scarring" is one thing with two names, "mild edema and effusion" are two.
-        if between == ["and"] and _EITHER.search(sentence, first.named.end, second.named.anchor):
+        if between == ["and"] and not lead.strip() and _EITHER.search(sentence, first.named.end, second.named.anchor):
             sizes = [word for word in first.words if word.kind.kind == "severity" and word.start < first.named.anchor]
             if not any(word.kind.kind == "severity" for word in second.words):
                 second.words = [*sizes, *second.words]

@@ -146,6 +146,11 @@ def _check_inputs(model: PreTrainedModel) -> None:
             f"model.checkpoint: {type(model).__name__} needs {', '.join(needed)} of every study, which TRL's batches "
             "have no place for"
         )
+    if model.recalls:
+        raise RecipeError(
+            f"model.checkpoint: {type(model).__name__} looks similar studies up by the image while it writes a prompt, "
+            "which TRL's batches have no place for"
+        )
 
 
 def _adapters(section: AlignedSection) -> LoraConfig | None:
@@ -160,9 +165,20 @@ def _adapters(section: AlignedSection) -> LoraConfig | None:
 
 
 def _with_prompts(studies: Dataset, processor: ProcessorMixin) -> Dataset:
-    """Studies as TRL's rows: `prompt`, `images`, and the columns for the rewards: `report` and `study_id`."""
-    texts = studies.remove_columns("images")
-    prompts = [[{"role": "user", "content": processor.prompt_for(study)}] for study in texts]
+    """Studies as TRL's rows: `prompt`, `images`, and the columns for the rewards: `report` and `study_id`.
+
+    Raises:
+        RecipeError: the model looks at prior images, which TRL's batches have no place for.
+    """
+    if "prior_images" in processor.context and "prior_images" in studies.column_names:
+        raise RecipeError(
+            "model.checkpoint looks at prior images, which TRL's batches have no place for: give data without them "
+            "(data.options.prior=false), or a model whose context is text"
+        )
+    texts = studies.remove_columns([name for name in studies.column_names if "images" in name])
+    prompts = [
+        [{"role": "user", "content": processor.prompt_for(processor.without_withheld(study))}] for study in texts
+    ]
     kept = studies.select_columns(["images", "report", "study_id"])
     return kept.add_column("prompt", prompts)
 
