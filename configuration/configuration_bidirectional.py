@@ -148,6 +148,7 @@ class BidirectionalConfig(MambaXrayConfig):
         return ViTMAEConfig(
             hidden_size=width,
             num_attention_heads=1,
+            attn_implementation="sdpa",
             image_size=size,
             patch_size=size // side,
             num_channels=getattr(self.vision_config, "num_channels", 3),

@@ -15,7 +15,7 @@ from .ngram_counts import ORDERS, NgramCounts
 
 BLEU_NAMES = tuple(f"Bleu_{order}" for order in ORDERS)
 _ROUGE_BETA = 1.2
-_CIDER_SIGMA = 6.0
+CIDER_SIGMA = 6.0
 # pycocoevalcap's guards against division by zero; they are visible at 1e-9.
 _TINY, _SMALL = 1e-15, 1e-9
 
@@ -88,7 +88,7 @@ def cider_tables(counts: NgramCounts) -> list[MetricTable]:
     for system in counts.systems:
         hypotheses = [_weighted(matrix, weight) for matrix, weight in zip(system, weights, strict=True)]
         difference = np.asarray(system[1].sum(axis=1) - counts.references[1].sum(axis=1)).ravel()
-        penalty = np.exp(-(difference**2) / (2 * _CIDER_SIGMA**2))
+        penalty = np.exp(-(difference**2) / (2 * CIDER_SIGMA**2))
         similarity = np.mean([_cosine(*pair) for pair in zip(hypotheses, references, strict=True)], axis=0)
         tables.append(mean_table({"CIDEr": 10 * penalty * similarity}))
     return tables

@@ -145,6 +145,7 @@ def _is_positive(values: np.ndarray, uncertain_is_positive: bool) -> np.ndarray:
 
 
 def precision_recall_f1(hits: np.ndarray, stated: np.ndarray, true: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Precision, recall and F1 by name, from counts of hits, of what was stated and of what is true; 0 where 0 by 0."""
     values = (_ratio(hits, stated), _ratio(hits, true), _ratio(2 * hits, stated + true))
     yield from zip(MEASURES, values, strict=True)
 

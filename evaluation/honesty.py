@@ -44,7 +44,7 @@ def _of(reports: Sequence[str]) -> dict[str, float]:
         "unique_ratio": unique_ratio(reports),
         "empty_share": float(np.mean([not _has_words(text) for text in reports])),
         "truncated_share": float(np.mean([_has_words(text) and not _SENTENCE_END.search(text) for text in reports])),
-        "repetition": float(np.mean([_repetition(text.split()) for text in reports])),
+        "repetition": float(np.mean([repetition_of(text) for text in reports])),
     }
 
 
@@ -52,6 +52,8 @@ def _has_words(text: str) -> bool:
     return any(map(str.isalnum, text))
 
 
-def _repetition(words: Sequence[str]) -> float:
+def repetition_of(report: str) -> float:
+    """Share of a report's 4-word sequences that it had before."""
+    words = report.split()
     sequences = [tuple(words[start : start + _REPEATED_WORDS]) for start in range(len(words) - _REPEATED_WORDS + 1)]
     return 1 - len(set(sequences)) / len(sequences) if sequences else 0.0

@@ -122,6 +122,8 @@ def read_details(sentence: str, named: Sequence[Named]) -> list[tuple[Detail, ..
     Returns:
         For each at least one `Detail`; several where it lies in several places that are told apart.
     """
+    if all(each.denied or each.observations == (OTHER_ABNORMALITY,) for each in named):
+        return [(Detail(),)] * len(named)
     separators = list(_SEPARATOR.finditer(sentence))
     ends = [match.end() for match in separators]
     kinds = ["start", *(str(match.lastgroup).rstrip("0123456789") for match in separators)]

@@ -1,4 +1,4 @@
-"""RadGraph-F1, RadCliQ, CheXbert-F1, BERTScore and GREEN through the package `radeval`, where there is one.
+"""RadGraph-F1, RadCliQ, CheXbert-F1, BERTScore, RaTEScore, GREEN and CRIMSON by the package `radeval`, if there is one.
 
 radeval (https://github.com/jbdel/RadEval) and what it needs clash with this package's dependencies in places, so it is
 no extra: it is used in-process when it can be imported, else in an environment of its own. Its models come from the
@@ -45,7 +45,11 @@ RADEVAL_METRICS: dict[str, _Family] = {
     "RadCliQ": _Family("radcliq", ("StanfordAIMI/RRG_scorers", "distilroberta-base"), {"radcliq_v1": "RadCliQ_v1"}),
     "CheXbert": _Family("f1chexbert", ("StanfordAIMI/RRG_scorers", "bert-base-uncased"), _CHEXBERT),
     "BERTScore": _Family("bertscore", ("distilbert-base-uncased",), {"bertscore": "BERTScore_F1"}),
+    "RaTEScore": _Family(
+        "ratescore", ("Angelakeke/RaTE-NER-Deberta", "FremyCompany/BioLORD-2023-C"), {"ratescore": "RaTEScore"}
+    ),
     "GREEN": _Family("green", ("StanfordAIMI/GREEN-radllama2-7b",), {"green": "GREEN"}),
+    "CRIMSON": _Family("crimson", ("rajpurkarlab/medgemma-4b-it-crimson",), {"crimson": "CRIMSON"}),
 }
 """Families that `metrics` can name. Of RadCliQ less is better; of the others more."""
 

@@ -9,9 +9,18 @@ So it imports nothing of this package. The request has `metric`, `references` an
 import json
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+
+@lru_cache(maxsize=8)
+def _evaluator(metric: str, by_study: bool) -> Any:
+    """radeval with the models of one metric, which stay loaded: rewards ask for it with every batch."""
+    from radeval import RadEval
+
+    return RadEval(metrics=[metric], per_sample=by_study, detailed=not by_study, show_progress=False)
 
 
 def run_radeval(metric: str, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Any]:
@@ -21,11 +30,8 @@ def run_radeval(metric: str, references: Sequence[str], hypotheses: Sequence[str
         `version` of radeval, `per_sample` (`{name: [value per study]}`) and `corpus` (`{name: value}`), one of the two
         empty: F1 of CheXbert is a value of the corpus and of no single study.
     """
-    from radeval import RadEval
-
     by_study = metric != "f1chexbert"
-    evaluator = RadEval(metrics=[metric], per_sample=by_study, detailed=not by_study, show_progress=False)
-    values = evaluator(refs=list(references), hyps=list(hypotheses))
+    values = _evaluator(metric, by_study)(refs=list(references), hyps=list(hypotheses))
     if by_study:
         per_sample = {
             name: [None if value is None else float(value) for value in column] for name, column in values.items()

@@ -88,8 +88,8 @@ def evaluate_reports(
         references, hypotheses: the reports, both as sequences in one order or both as mappings from study id.
         metrics: families (`BLEU`, `ROUGE_L`, `METEOR`, `CIDEr`, `clinical`, `located`) or single scores (`Bleu_4`,
             `F1_micro_14_uncertain-negative` …); None means all of these. `entities` are the shares of
-            `findings.entity_table`, on request only. `RadGraph`, `RadCliQ`, `CheXbert`,
-            `BERTScore` and `GREEN` are computed by the package radeval when asked for, without baselines.
+            `findings.entity_table`, on request only. `RadGraph`, `RadCliQ`, `CheXbert`, `BERTScore`, `RaTEScore`,
+            `GREEN` and `CRIMSON` are computed by the package radeval when asked for, without baselines.
         tokenize: for the caption metrics, "none" or "ptb", see `tokenization.tokenize_reports`.
         protocol: "full-reference" or "r2gen-compat", see `protocols.apply_protocol`.
         ci: whether to compute bootstrap intervals.

@@ -80,6 +80,8 @@ _PUBLIC = {
     "evaluate_model": "evaluation.evaluate_model",
     "generate_predictions": "evaluation.evaluate_model",
     "explain_report": "evaluation.attention",
+    "reconstruct_studies": "evaluation.reconstruction",
+    "write_reconstruction_page": "evaluation.pages.reconstruction_page",
     "write_attention_page": "evaluation.pages.attention_page",
     "write_evaluation_page": "evaluation.pages.evaluation_page",
     "evaluate_reports": "evaluation.scoring",

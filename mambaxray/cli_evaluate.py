@@ -63,8 +63,9 @@ def evaluate(
         typer.Option(
             "--metric",
             metavar="NAME",
-            help="Metric to compute; can be repeated: BLEU, ROUGE_L, METEOR, CIDEr, clinical, or a single score such "
-            "as Bleu_4; with radeval also RadGraph, RadCliQ, CheXbert, BERTScore, GREEN. Default: all but radeval's.",
+            help="Metric to compute; can be repeated: BLEU, ROUGE_L, METEOR, CIDEr, clinical, located, or a single "
+            "score such as Bleu_4; with radeval also RadGraph, RadCliQ, CheXbert, BERTScore, RaTEScore, GREEN, "
+            "CRIMSON. Default: all but radeval's.",
             show_default=False,
         ),
     ] = None,
@@ -105,7 +106,7 @@ def evaluate(
         typer.Option(
             metavar="FILE",
             help="Python interpreter of an environment with the package radeval, for RadGraph, RadCliQ, CheXbert, "
-            "BERTScore and GREEN.",
+            "BERTScore, RaTEScore, GREEN and CRIMSON.",
         ),
     ] = None,
     ci: Annotated[bool, typer.Option("--ci/--no-ci", help="Compute bootstrap confidence intervals by patient.")] = True,
@@ -233,7 +234,10 @@ def with_images_at_hand(rows: Sequence["StudyReport"]) -> list["StudyReport"]:
     studies = []
     for row in rows:
         images = [image for image in row.images if isinstance(image, str | PathLike) and Path(image).is_file()]
-        studies.append(replace(row, images=images, views=[""] * len(images)))
+        context = dict(row.context or {})
+        if "prior_images" in context:
+            context["prior_images"] = [image for image in context["prior_images"] if Path(image).is_file()]
+        studies.append(replace(row, images=images, views=[""] * len(images), context=context or None))
     return studies
 
 

@@ -134,7 +134,7 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
     ) -> BatchFeature:
         is_coarse = do_resize and reducing_gap is not None
         largest = size.shortest_edge or max(size.height or 0, size.width or 0)
-        least_side = math.ceil(reducing_gap * largest) if is_coarse else None
+        least_side = math.ceil(reducing_gap * largest) if is_coarse and reducing_gap is not None else None
 
         def to_array(view: Any, position: tuple[float, float]) -> np.ndarray:
             # One picture after the other, so that no batch of full-size pictures is held in memory.

@@ -139,8 +139,10 @@ def _run_cells(
         if result.state != "done":
             if progress is not None:
                 progress(cell, None)
-            result = _run_steps(cell, bench, output, broken, on_step)
-            if result is None:
+            failed = _run_steps(cell, bench, output, broken, on_step)
+            if failed is not None:
+                result = failed
+            else:
                 _forget_other_parts(output, cell, bench)
                 result = _attempt(cell.title, partial(_run, cell, bench, output))
             _write(output, cell, bench, result)

@@ -74,7 +74,8 @@ def build_am_mrg_memories(
     classifier = _find_classifier(model) if VISUAL in kinds else None
     encoder = StoredModel.find(report_encoder, report_encoder_revision) if REPORT in kinds else None
     studies = _training_studies(source, data_options, leave_out_shared_patients)
-    name, drawn = _name(source), {"seed": seed, "batch_size": batch_size}
+    name = _name(source)
+    drawn: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
     plans: dict[str, MemoryPlan] = {}
     if classifier is not None:
         plans[VISUAL] = plan_visual_memory(studies, *classifier, name, visual, **drawn)

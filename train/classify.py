@@ -87,7 +87,7 @@ def make_trainer(recipe: ClassifyRecipe, arguments: TrainingArguments, output: P
         processing_class=processor,
         compute_metrics=classification_metrics,
     )
-    scored = {name: splits[name] for name in ("validation", "test") if name in splits}
+    scored: dict[str, Any] = {name: splits[name] for name in ("validation", "test") if name in splits}
     trainer.add_callback(ScoresAtTheEnd(trainer, scored, policy, recipe.seed, output))
     return trainer
 

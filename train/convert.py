@@ -157,7 +157,7 @@ def convert_hopfield(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _with_split_biases(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The biases of queries, keys and values of a `Hopfield` each by itself, as their weights are."""
-    split = {}
+    split: dict[str, Tensor] = {}
     for name, weight in weights.items():
         core, separator, last = name.rpartition("association_core.")
         if separator and last == "in_proj_bias":

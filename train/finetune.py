@@ -77,15 +77,17 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
         if recipe.sections and others:
             raise RecipeError("sections can be asked for where the data is one source, not several")
         cleaning = report_cleaning(source.source, source.options)
-        asked = {"sections": recipe.sections, "cleaning": cleaning, "seed": recipe.seed}
         train = VariedStudies(
             train,
             context=processor.context,
             dropout=recipe.context.dropout,
             random_crop=recipe.model.random_crop,
-            **asked,
+            sections=recipe.sections,
+            cleaning=cleaning,
+            seed=recipe.seed,
         )
-        validation = None if validation is None else VariedStudies(validation, **asked)
+        if validation is not None:
+            validation = VariedStudies(validation, sections=recipe.sections, cleaning=cleaning, seed=recipe.seed)
         callbacks.append(EpochOfStudies(train))
     return ReportTrainer(
         model=model,

@@ -7,7 +7,6 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
 
 
 class NamedLossTrainer(Trainer):
@@ -58,7 +57,7 @@ class NamedLossTrainer(Trainer):
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
+    ) -> Any:
         """As usual, with the named losses and metrics among the metrics."""
         of_training, self._named_values = self._named_values, {}
         output = super().evaluation_loop(

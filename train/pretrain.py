@@ -1,5 +1,6 @@
 """Stage 1: pre-training of a vision encoder on images alone, by next clusters or by a masked autoencoder."""
 
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ def make_trainer(recipe: PretrainRecipe, arguments: TrainingArguments, output: P
     """
     train, validation = _load_data(recipe)
     model = _make_model(recipe.model)
+    if isinstance(model, ViTMAEForPreTraining):
+        _keep_names(model)
     side = model.config.image_size
     image_processor = MambaXrayImageProcessor(size={"height": side, "width": side})
     collator = ImageCollator(image_processor)
@@ -87,6 +90,12 @@ def _make_model(section: PretrainerSection) -> PreTrainedModel:
         return AutoModelForPreTraining.from_config(AutoConfig.for_model(**section.config or {}))
     except ValueError as error:
         raise RecipeError(f"model.config: {error}") from error
+
+
+def _keep_names(model: PreTrainedModel) -> None:
+    """Lets a model of transformers save its weights under the names of its own modules. By the names of the released
+    files, which are the default for some, the Trainer does not find them in a checkpoint (5.24)."""
+    model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
 
 
 __all__ = ["make_trainer"]

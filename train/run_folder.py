@@ -23,8 +23,20 @@ from .run_result import RECIPE_FILE, RESULT_FILE
 
 ENVIRONMENT_FILE = "environment.json"
 CHECKPOINTS, MODEL, BASE, PICTURES = "checkpoints", "model", "base", "pictures"
+PAIRS, GUARD = "pairs.jsonl", "guard"
 CLASSIFICATION_FILES = ("classification.json", "classification.md")
-_MADE = (RECIPE_FILE, ENVIRONMENT_FILE, RESULT_FILE, CHECKPOINTS, MODEL, BASE, PICTURES, *CLASSIFICATION_FILES)
+_MADE = (
+    RECIPE_FILE,
+    ENVIRONMENT_FILE,
+    RESULT_FILE,
+    CHECKPOINTS,
+    MODEL,
+    BASE,
+    PICTURES,
+    *CLASSIFICATION_FILES,
+    PAIRS,
+    GUARD,
+)
 _PACKAGES = ("mambaxray", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy", "pillow")
 # What can change when a run is resumed: how long it trains, and how it is looked at. `training.` and more.
 _FREE = (
@@ -172,7 +184,9 @@ __all__ = [
     "CHECKPOINTS",
     "CLASSIFICATION_FILES",
     "ENVIRONMENT_FILE",
+    "GUARD",
     "MODEL",
+    "PAIRS",
     "PICTURES",
     "check_run_folder",
     "claim_run_folder",

@@ -45,7 +45,7 @@ class StoredModel:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
-            folder = snapshot_download(name, revision=revision, ignore_patterns=_UNREAD)
+            folder = snapshot_download(name, revision=revision, ignore_patterns=list(_UNREAD))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise FileNotFoundError(
                 f"{name}: no such folder, and no such model that the Hugging Face Hub serves "

@@ -46,7 +46,7 @@ class TrainingStudies:
         if not len(splits.get("train", ())):
             raise MemoryBuildError(f"there are no training studies, only {', '.join(splits) or 'nothing'}")
         training = splits["train"]
-        kept = range(len(training))
+        kept: Sequence[int] = range(len(training))
         if leave_out_shared_patients:
             kept = [row for row, p in enumerate(training["patient_id"]) if p not in self.split.held_out_patients]
         self.left_out = len(training) - len(kept)

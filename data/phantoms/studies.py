@@ -70,7 +70,9 @@ def make_study(
         Image.fromarray(draw_phantom(found, seed=seed, view=view, image_size=image_size, visit=visit)) for view in views
     ]
     later = (visit,) if visit else ()
-    compared = {"changes": history.changes, "gone": history.gone} if history is not None and visit else {}
+    compared: dict[str, Any] = (
+        {"changes": history.changes, "gone": history.gone} if history is not None and visit else {}
+    )
     report = write_report(found, stream(seed, REPORT, *later), **compared)
     indication = str(stream(seed, CLINIC, 3 if visit else 1).choice(_INDICATIONS))
     name = f"phantom-{seed}"

@@ -17,7 +17,7 @@ from ..study_report import StudyReport
 from .marks import compare_findings, marked_pieces
 from .rendering import write_page
 from .scores import ScoreTable
-from .studies import LEGEND, figure, with_images
+from .studies import LEGEND, context_view, figure, with_images
 
 SHOWN = 20
 """How many studies a page shows unless they are named."""
@@ -188,6 +188,7 @@ def _study_view(
     return {
         "name": study.study_id,
         "figures": [figure(image, view) for image, view in zip(study.images, views, strict=True)],
+        **context_view(study),
         "is_alike": all(each == verdicts[0] for each in verdicts),
         "findings": findings,
         "reference": _reference_pieces(reference, labeler),

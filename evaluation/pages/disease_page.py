@@ -10,6 +10,13 @@ from .overlays import enlarged, grey_mask, heat_overlay, outlined_regions, png_u
 from .rendering import write_page
 
 _PRESENT = 0.5
+_CAM_TITLES = {
+    "gradcam": "Grad-CAM",
+    "gradcam++": "Grad-CAM++",
+    "hirescam": "HiResCAM",
+    "xgradcam": "XGrad-CAM",
+    "eigencam": "Eigen-CAM",
+}
 _NOTES = (
     "A map shows where the evidence for an observation comes from, with colours of its own, from none to its strongest "
     "patch; a map alone does not mean that the observation is there.",
@@ -43,7 +50,7 @@ def write_disease_page(
         probabilities=[
             {"observation": each.observation, "probability": each.probability} for each in explanation.diseases
         ],
-        cam=explanation.cam,
+        cam=_CAM_TITLES.get(explanation.cam, explanation.cam),
         threshold=explanation.threshold,
         most_regions=explanation.most_regions,
         present=[_shown(each, explanation) for each in present],

@@ -9,6 +9,7 @@ Models, processors and image processors get a file each, for they are also saved
 
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,6 +35,14 @@ out what begins with an underscore, too."""
 LOCAL_PARTS_FILE = Path(".cache", "huggingface", "local_parts.json")
 """In a model's folder: from which folders of this machine its left-out parts came. The Hub's client uploads nothing
 that is in a folder `.cache/huggingface`, whoever calls it: `hf upload`, or the Trainer for a model or a checkpoint."""
+
+
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
+
+
+def is_checkpoint(folder: str | os.PathLike) -> bool:
+    """Whether a folder is named like a Trainer's checkpoint (`checkpoint-10`)."""
+    return _CHECKPOINT.fullmatch(Path(folder).name) is not None
 
 
 def code_reference(cls: type) -> str:
@@ -132,6 +141,9 @@ class ModelCodeMixin(_CodeMixin):
         before = {name: vars(self.config).pop(name) for name in entries if name in vars(self.config)}
         vars(self.config).update(entries)
         try:
+            if is_checkpoint(save_directory):
+                # The Trainer looks for the names of the model's own modules, and passes over all others.
+                kwargs["save_original_format"] = False
             super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         finally:
             for name in entries:
@@ -176,5 +188,6 @@ __all__ = [
     "ProcessorCodeMixin",
     "code_reference",
     "has_code",
+    "is_checkpoint",
     "write_code",
 ]

@@ -26,12 +26,11 @@ from transformers.utils.hub import resolve_revision
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ...configuration.saved_parts import LANGUAGE_MODEL, is_local
-from .repository_code import LOCAL_PARTS_FILE
+from .repository_code import LOCAL_PARTS_FILE, is_checkpoint
 from .saved_dtypes import SavedDtypesMixin, loading_in
 from .tensor_digests import fingerprint, tensor_digests
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-_CHECKPOINT = re.compile(r"checkpoint-\d+")
 _logger = logging.getLogger(__name__)
 
 
@@ -282,7 +281,7 @@ class SeparatePartsMixin(SavedDtypesMixin):
         if push_to_hub:
             check_can_be_published(self)
         if save_training_parts is None:
-            save_training_parts = self.saves_training_parts or bool(_CHECKPOINT.fullmatch(Path(save_directory).name))
+            save_training_parts = self.saves_training_parts or is_checkpoint(save_directory)
         state_dict = dict(self.state_dict() if state_dict is None else state_dict)
         self._note_dtypes()
         left_out = self._note_left_out(state_dict, save_training_parts)

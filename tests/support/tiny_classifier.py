@@ -1,11 +1,12 @@
-"""Tiny stage-1 classifiers with random weights, and one that a plugin registers."""
+"""Tiny stage-1 classifiers with random weights, and one of a system from outside."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tiny import VISION_CONFIGS, with_large_weights
 
-from mambaxray import AMMRGForDiseaseClassification, Family, MambaXrayImageProcessor, register_family
+from mambaxray import AMMRGForDiseaseClassification, MambaXrayImageProcessor
 from mambaxray.configuration.configuration_ammrg_classification import AMMRGClassificationConfig
 
 _QUERIES = {
@@ -34,17 +35,16 @@ def save_classifier(folder: Path, vision: str = "vision_mamba", seed: int = 0) -
 class OutsideConfig(AMMRGClassificationConfig):
     model_type = "outside_classifier"
 
+    def __init__(self, vision_config: Any = None, **kwargs: Any):
+        super().__init__(vision_config, **kwargs)
+
 
 class OutsideClassifier(AMMRGForDiseaseClassification):
     config_class = OutsideConfig
 
 
-OUTSIDE = Family(config="tiny_classifier:OutsideConfig", model="tiny_classifier:OutsideClassifier", stage="classify")
-
-
 def save_outside_classifier(folder: Path) -> str:
-    """A classifier whose class only this module knows."""
-    register_family(OUTSIDE)
+    """A classifier that only the plugin `outside_classifier` makes known."""
     torch.manual_seed(0)
     config = OutsideConfig(vision_config=VISION_CONFIGS["vision_mamba"](), **_QUERIES)
     with_large_weights(OutsideClassifier(config).eval()).save_pretrained(folder)

@@ -22,7 +22,7 @@ from mambaxray.modeling_mambaxray.layers.activation_maps import (
     region_tokens,
     strongest_regions,
 )
-from mambaxray.modeling_mambaxray.layers.exemplar_retriever import ExemplarRetriever, exemplar_table
+from mambaxray.modeling_mambaxray.layers.exemplar_retriever import ExemplarRetriever
 from mambaxray.modeling_mambaxray.layers.report_encoder import ReportEncoder
 from mambaxray.modeling_mambaxray.layers.study_memory import HeldOutStudyError, StudyMemory
 from mambaxray.modeling_mambaxray.layers.views import encode_images
@@ -82,6 +82,14 @@ def visual(classifier, data, tmp_path_factory) -> StudyMemory:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def exemplars(memory: StudyMemory, k: int) -> dict[str, list[int]]:
+    """Rows that are found for the memory's own studies."""
+    vectors = memory.vectors["visual"], memory.vectors["disease"]
+    found = ExemplarRetriever(memory).search(*vectors, memory.study_ids, memory.patient_ids, k)
+    assert found.rows.shape == (len(memory), k)
+    return dict(zip(memory.study_ids, found.rows.tolist(), strict=True))
 
 
 def changed(data: datasets.DatasetDict, split: str = "train", **columns) -> datasets.DatasetDict:
@@ -194,11 +202,8 @@ def test_a_retrieval_memory_holds_every_study_with_a_report_and_finds_no_own_stu
         output = model(**image_processor([row["images"]], return_tensors="pt"))
     assert torch.allclose(memory.vectors["visual"][0], output.visual_tokens[0].mean(dim=0), atol=1e-4)
     assert torch.allclose(memory.vectors["disease"][0], output.logits[0], atol=1e-4)
-    table = exemplar_table(ExemplarRetriever(memory), k=2)
-    assert set(table) == set(memory.study_ids)
-    for study, found in table.items():
-        assert found.rows.shape == (1, 2)
-        assert study not in {memory.study_ids[row] for row in found.rows[0]}
+    for study, found in exemplars(memory, k=2).items():
+        assert study not in {memory.study_ids[row] for row in found}
 
 
 def test_a_study_id_that_repeats_across_views_is_never_its_own_exemplar(classifier, data, tmp_path) -> None:
@@ -211,10 +216,8 @@ def test_a_study_id_that_repeats_across_views_is_never_its_own_exemplar(classifi
     studies = TrainingStudies(per_view)
     memory = build_memory(tmp_path, studies, plan_retrieval_memory(studies, StoredModel.find(classifier), "phantoms"))
     assert len(memory) == 2 * len(set(memory.study_ids))
-    table = exemplar_table(ExemplarRetriever(memory))
-    assert len(table) == len(set(memory.study_ids))
-    for study, found in table.items():
-        assert memory.study_ids[found.rows[0, 0]] != study
+    for study, found in exemplars(memory, k=1).items():
+        assert memory.study_ids[found[0]] != study
 
 
 # -------------------------------------------------------------------------------------------- what is refused
@@ -469,7 +472,7 @@ def test_a_full_track_hands_out_no_more_batches_and_one_that_is_used_up_lowers_t
     assert schedule.progress() == (5, 5)
 
 
-COMMAND = [sys.executable, "-m", "mambaxray.cli", "--plugin", "tiny_classifier"]
+COMMAND = [sys.executable, "-m", "mambaxray.cli", "--plugin", "outside_classifier"]
 
 
 def command(output: Path, model: str, *more: str) -> list[str]:
@@ -521,3 +524,14 @@ def test_the_commands_name_mistakes_in_one_line(classifier, tmp_path) -> None:
     assert "phantoms has no option studies" in run("retrieval", "build", "-m", classifier, *phantoms, "studies=3")
     assert "must be one of gradcam" in run(*build, *phantoms, "num_studies=3", "--cam", "scorecam")
     assert not (tmp_path / "m").exists()
+
+
+def test_a_model_of_the_hub_is_named_with_its_commit_and_is_the_same_work_as_its_folder(hub, classifier) -> None:
+    files = {path.name: path.read_bytes() for path in Path(classifier).iterdir() if path.is_file()}
+    commit = hub.commit("me/classifier", {**files, "_patient_text/memory.json": b"reports", "tf_model.h5": b"unread"})
+    found = StoredModel.find("me/classifier")
+    assert (found.name, found.revision) == ("me/classifier", commit)
+    assert found.content == StoredModel.find(classifier).content
+    assert {path.name for path in Path(found.folder).rglob("*") if path.is_file()} == set(files)
+    with pytest.raises(FileNotFoundError, match="me/other: no such folder, and no such model"):
+        StoredModel.find("me/other")

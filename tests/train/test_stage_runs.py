@@ -120,6 +120,20 @@ def test_a_masked_autoencoder_is_pretrained_from_the_command_line(pictures, tmp_
     assert (output / "pictures" / "step-000004.png").is_file()
 
 
+def test_a_masked_autoencoder_that_is_resumed_ends_with_the_same_weights(pictures, tmp_path):
+    config = "{model_type: vit_mae, hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1, image_size: 32, "
+    config += "num_attention_heads: 2, decoder_hidden_size: 16, decoder_intermediate_size: 16, "
+    config += "decoder_num_hidden_layers: 1, decoder_num_attention_heads: 2}"
+    overrides = [*PRETRAIN, "data.source=null", "data.options={}", f"data.folders=[{pictures}]", "picture_every=null"]
+    overrides += [f"model.config={config}", "training.lr_scheduler_type=constant", "training.warmup_steps=0"]
+    overrides += ["training.eval_strategy=no", "training.save_strategy=steps", "training.save_steps=2"]
+    straight = run_recipe(load_recipe("pretrain_phantoms", overrides), tmp_path / "straight")
+    run_recipe(load_recipe("pretrain_phantoms", [*overrides, "training.max_steps=2"]), tmp_path / "resumed")
+    resumed = run_recipe(load_recipe("pretrain_phantoms", overrides), tmp_path / "resumed")
+    first, second = (ViTMAEForPreTraining.from_pretrained(run.model_dir).state_dict() for run in (straight, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_folders_are_read_whole_and_only_their_pictures(pictures):
     rows = load_images([pictures])
     assert rows.column_names == ["image"]
