@@ -36,7 +36,7 @@ def write_embedding_page(
         (model.name, (len(model.distances), *model.summary().values(), model.nearest, *_norms(model)))
         for model in models
     ]
-    columns = ("model", "embeddings", "mean", "median", "25 %", "75 %", "different nearest words")
+    columns: tuple[str, ...] = ("model", "embeddings", "mean", "median", "25 %", "75 %", "different nearest words")
     columns += ("norm of E_v", "norm of E_g", "norm of words")
     return write_page(
         path,
