@@ -7,7 +7,7 @@ length, the share of sentences that can't be checked, and the KL divergence from
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ from ..evaluation.report_writing import in_main_process
 from ..evaluation.score_tables import LOWER_IS_BETTER
 from ..evaluation.study_report import StudyReport
 from ..evaluation.trainer_metrics import TRAINING_SCORES
+from .alignment_result import GUARD_FILE
 from .recipe import AlignRecipe
 
 GUARD_SCORES = (*TRAINING_SCORES, "located")
 """Scores before and after, unless the recipe names others."""
-GUARD_FILE = "alignment.json"
 _CHECKS = ("unique_ratio", "repetition", "truncated_share", "empty_share")
 
 
@@ -190,48 +190,4 @@ def kl_to_start(
     return {"kl_per_token": total / max(tokens, 1), "kl_per_report": total / len(reports)}
 
 
-def read_alignment(folder: str | Path) -> dict[str, Any]:
-    """What the guard of a finished run measured.
-
-    Args:
-        folder: the run's.
-
-    Returns:
-        - `scores`: for each score its value `before` and `after`, the `difference`, its paired bootstrap `interval`,
-          and whether it `is_worse` by more than that.
-        - `checks`: `unique_ratio`, `repetition`, `truncated_share`, `empty_share`, `words_per_report` and
-          `uncheckable_share`, each `before`, `after` and of the `reference` reports.
-        - `kl_per_token`, `kl_per_report`, see `kl_to_start`.
-        - `studies`, `signature`, `unavailable`.
-
-    Raises:
-        FileNotFoundError: the run is not finished, or had no validation studies.
-    """
-    file = Path(folder) / "guard" / GUARD_FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is absent: the run is not finished, or its data has no validation studies")
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def alignment_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """The guard's numbers as rows of text: what, before, after, and the difference or the references' value."""
-    rows = []
-    for name, each in result["scores"].items():
-        low, high = each["interval"]
-        remark = f"{each['difference']:+.4f} ({low:+.4f} to {high:+.4f}){' WORSE' if each['is_worse'] else ''}"
-        rows.append((name, f"{each['before']:.4f}", f"{each['after']:.4f}", remark))
-    for name, each in result["checks"].items():
-        rows.append((name, f"{each['before']:.4f}", f"{each['after']:.4f}", f"references {each['reference']:.4f}"))
-    distances = ("kl_per_token", "kl_per_report")
-    return [*rows, *((name, f"{0:.4f}", f"{result[name]:.4f}", "nats, from the start") for name in distances)]
-
-
-__all__ = [
-    "GUARD_FILE",
-    "GUARD_SCORES",
-    "AlignmentGuard",
-    "alignment_rows",
-    "is_worse",
-    "kl_to_start",
-    "read_alignment",
-]
+__all__ = ["GUARD_SCORES", "AlignmentGuard", "is_worse", "kl_to_start"]

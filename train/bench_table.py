@@ -95,7 +95,8 @@ class TableRow:
 
 def bench_columns(bench: Bench) -> tuple[Column, ...]:
     """The columns of numbers of a bench: those that it names, and those of CXPMRG-Bench's tables."""
-    return (*(_MORE_COLUMNS[name] for name in bench.columns), *_COLUMNS)
+    more = (_MORE_COLUMNS.get(name) or Column(name.removeprefix("eval_"), name, "") for name in bench.columns)
+    return (*more, *_COLUMNS)
 
 
 def bench_rows(bench: Bench, results: Sequence[tuple[Cell, CellResult]]) -> list[TableRow]:

@@ -71,7 +71,7 @@ def train_view_classifier(
     """A small residual network that tells the views of radiographs apart.
 
     It learns from the training split alone, in which every view counts equally, however many images it has; training
-    images are shifted by a few pixels at random. About 0.4 million parameters.
+    images are shifted by a few pixels at random. About 0.3 million parameters.
 
     Args:
         splits: studies of the package's schema by split, with `images`, `views` and `patient_id`. Images whose view is

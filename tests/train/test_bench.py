@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from mambaxray.cli import app
 from mambaxray.evaluation.evaluate_model import generate_predictions
-from mambaxray.train import bench_run
+from mambaxray.train import bench_grid, bench_run
 from mambaxray.train.bench_grid import load_bench, make_bench
 from mambaxray.train.bench_run import CellResult, read_bench, run_bench
 from mambaxray.train.bench_table import render_table
@@ -70,16 +70,40 @@ def test_choices_replace_the_benchs_values_and_later_axes_those_of_earlier_ones(
     assert cell.recipe.training["max_steps"] == 2
 
 
-def test_the_cells_of_the_bundled_benches_have_recipes():
+def test_the_cells_and_steps_of_the_bundled_benches_have_recipes():
+    """Numbers of cells, and of different steps before them."""
     counts = {
-        "phantoms": 6,
-        "cxpmrg": 3 * 4 + 14,
-        "cxpmrg_stages": 2 * 8,
-        "cxpmrg_text_encoders": 2 * 3,
-        "emrrg_components": 3 * 9,
-        "emrrg_tuned_parts": 3 * 11,
+        "phantoms": (6, 0),
+        "cxpmrg": (3 * 4 + 14, 0),
+        "cxpmrg_stages": (2 * 8, 0),
+        "cxpmrg_text_encoders": (2 * 3, 0),
+        "emrrg_components": (3 * 9, 0),
+        "emrrg_tuned_parts": (3 * 11, 0),
+        # A stage 1 and its memories for each data set; with another loss in stage 1, both once more.
+        "ammrg": (3, 3 * 2),
+        "ammrg_components": (2 * 6, 2 * 2 * 2),
+        # One stage 1; memories of another kind in all lines but those of tables VII and X.
+        "ammrg_settings": (1 + 4 + 5 + 5 + 4 + 4 + 5, 1 + 1 + 4 + 5 + 4 + 4),
+        # Of all seeds: the phantoms, the whole model, its language model.
+        "ammrg_components_phantoms": (3 * 5, 3 + 3 * 2 * 2),
+        "ammrg_settings_phantoms": (3 * 19, 3 + 3 * (1 + 1 + 3 + 3 + 2 + 4)),
+        "disease_aware": (3, 1 + 3),
+        "disease_aware_components": (2 * 8, 1 + 2),
+        "disease_aware_fusion": (2 * 5, 1),
+        "disease_aware_components_phantoms": (3 * 8, 3 + 3 * 2),
+        "disease_aware_fusion_phantoms": (3 * 5, 3 + 3),
+        "bidirectional": (2, 0),
+        "bidirectional_components": (2 * 4, 0),
+        "bidirectional_r2gengpt": (2, 0),
+        "bidirectional_components_phantoms": (3 * 4, 3),
+        "bidirectional_r2gengpt_phantoms": (3 * 2, 3),
     }
-    assert {name: len(load_bench(name).cells()) for name in counts} == counts
+    found = {}
+    for name in counts:
+        cells = load_bench(name).cells()
+        found[name] = (len(cells), len({step.key for cell in cells for step in cell.steps}))
+    assert found == counts
+    assert counts.keys() == {file.stem for file in (Path(bench_grid.__file__).parent / "benches").glob("*.yaml")}
 
 
 def test_cxpmrgs_decoders_are_table_2s_on_chexpert_plus_and_iu_x_ray_keeps_its_own():
@@ -112,7 +136,7 @@ def test_a_choice_can_be_kept_to_choices_of_other_axes():
         ({"processes": 0}, "processes must be positive"),
         ({"published": "some"}, "published must be own, all or none"),
         ({"published": {"AM-MRG": ["IV", "40"]}}, "published names table 40 of 'AM-MRG'; there are AM-MRG I"),
-        ({"columns": ["epoch"]}, "columns can be Bleu_1, .*epochs, loss_gap, got 'epoch'"),
+        ({"columns": ["epoch"]}, "columns can be Bleu_1, .*copied_by_chance, or eval_ and a name, got 'epoch'"),
         ({"test": {"batch_size": 0}}, r"test\.batch_size must be positive"),
         ({"test": {"batch_size": "huge"}}, r"test\.batch_size must be a number or largest, got 'huge'"),
         ({"test": {"batch_size": "largest"}, "processes": 2}, "largest needs processes: 1"),
@@ -413,14 +437,18 @@ def test_the_rows_of_named_tables_stand_below_ours_whatever_their_data_set():
 
 
 def test_a_bench_can_have_more_columns_and_says_which_metrics_could_not_be_computed():
-    columns = ["Bleu_1", "RadGraph_F1", "epochs", "loss_gap"]
+    columns = ["Bleu_1", "RadGraph_F1", "epochs", "loss_gap", "eval_text_to_vision"]
     bench = grid(published={"Bidirectional": ["3"]}, dataset={"MIMIC-CXR": {}}, columns=columns)
-    result = replace(outcome(), numbers={"epochs": 2.0, "loss_gap": 0.25}, unavailable={"RadGraph": "needs radeval"})
+    result = replace(
+        outcome(),
+        numbers={"epochs": 2.0, "loss_gap": 0.25, "eval_text_to_vision": 7},
+        unavailable={"RadGraph": "needs radeval"},
+    )
     text = render_table(bench, [(bench.cells()[0], result)], "markdown")
     rows = rows_of(text)
-    assert rows[0][4:9] == ["B1", "RadGraph F1", "epochs", "loss gap", "B4"]
-    assert rows[2][4:9] == ["–", "–", "2.00", "0.250", "0.123"]
-    assert rows[6][1:9] == ["V2T + T2V + image reconstruction", "", "", "–", "0.203", "5.00", "–", "0.144"]
+    assert rows[0][4:10] == ["B1", "RadGraph F1", "epochs", "loss gap", "text_to_vision", "B4"]
+    assert rows[2][4:10] == ["–", "–", "2.00", "0.250", "7.000", "0.123"]
+    assert rows[6][1:10] == ["V2T + T2V + image reconstruction", "", "", "–", "0.203", "5.00", "–", "–", "0.144"]
     assert "- Not available: RadGraph: needs radeval" in text
     assert "loss gap: validation loss less training loss" in text
 
