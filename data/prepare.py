@@ -4,16 +4,17 @@ The work is cut into shards, each written by one process into one file that is p
 that was killed therefore resumes with the missing shards.
 """
 
+import functools
 import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -33,6 +34,9 @@ from .source import LeftOut, Source, SourceError, compare_counts, count_reasons,
 from .table import read_table
 from .whole_file import put_in_place, write_whole
 from .worker_processes import worker_processes
+
+if TYPE_CHECKING:
+    from .view_classifier import ViewClassifier
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +83,23 @@ class _Shard:
     problems: Path
     studies: list[dict[str, Any]]
     shorter_side: int | None
+    view_classifier: Path | None
+
+
+@dataclass
+class _ShardResult:
+    """What making a shard found out: what it leaves out, and how many views were predicted, by view."""
+
+    left_out: list[LeftOut] = field(default_factory=list)
+    predicted_views: dict[str, int] = field(default_factory=dict)
+
+    def write(self, file: Path) -> None:
+        write_whole(file, json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, file: Path) -> "_ShardResult":
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return cls([LeftOut(**problem) for problem in values["left_out"]], values["predicted_views"])
 
 
 def prepare_studies(
@@ -88,6 +109,7 @@ def prepare_studies(
     shorter_side: int | None = None,
     studies_per_shard: int = 500,
     num_proc: int = 1,
+    view_classifier: str | Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Writes a data set as parquet files that `load_prepared` reads, or resumes after an interruption.
@@ -104,17 +126,21 @@ def prepare_studies(
         studies_per_shard: studies of one file.
         num_proc: processes to work with. More than one need a main module that can be imported, as always with
             `multiprocessing`'s spawn.
+        view_classifier: folder of a `ViewClassifier`, which tells the view of each image whose view the data set does
+            not state.
         on_progress: called with the finished and all studies, at the start and after each shard.
 
     Returns:
         The card: data set, source of the split, section, cleaning, counts beside the published ones, what was left
-        out, patients in two splits, how many studies have a prior where these were linked, settings and versions.
+        out, patients in two splits, how many studies have a prior where these were linked, how many views were
+        predicted where they were, settings and versions.
 
     Raises:
         PreparedError: the folder holds something else, or was begun from other studies or settings.
         OutputInUseError: another process writes into this folder.
         SourceError: no image at all could be read.
-        ValueError: a number below 1.
+        FileNotFoundError: the folder of the view classifier holds none.
+        ValueError: a number below 1, or a view classifier that is none.
     """
     for name, value in (
         ("studies_per_shard", studies_per_shard),
@@ -125,18 +151,28 @@ def prepare_studies(
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     output = Path(output)
     with locked_output(output, is_folder=True):
-        return _prepare(source, output, shorter_side, studies_per_shard, num_proc, on_progress)
+        settings: dict[str, Any] = {
+            "format": FORMAT_VERSION,
+            "shorter_side": shorter_side,
+            "studies_per_shard": studies_per_shard,
+        }
+        if view_classifier is not None:
+            from .view_classifier import ViewClassifier, classifier_digest
+
+            views = ViewClassifier.from_pretrained(view_classifier).views
+            settings["view_classifier"] = {"views": list(views), "sha256": classifier_digest(view_classifier)}
+        plan = list(_plan(source, output, shorter_side, studies_per_shard, view_classifier))
+        return _prepare(source, output, plan, settings, num_proc, on_progress)
 
 
 def _prepare(
     source: Source,
     output: Path,
-    shorter_side: int | None,
-    studies_per_shard: int,
+    shards: list[_Shard],
+    settings: Mapping[str, Any],
     num_proc: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    settings = {"format": FORMAT_VERSION, "shorter_side": shorter_side, "studies_per_shard": studies_per_shard}
     fingerprint = _fingerprint(source, settings)
     if (output / CARD_FILE).is_file():
         card = read_card(output)
@@ -144,7 +180,6 @@ def _prepare(
             raise PreparedError(f"{output} holds other studies, or other settings made it: choose another folder")
         return card
     _begin(output, fingerprint)
-    shards = list(_plan(source, output, shorter_side, studies_per_shard))
     _write_all(shards, num_proc, on_progress or (lambda done, total: None))
     return _finish(source, output, shards, {"fingerprint": fingerprint, **settings})
 
@@ -173,14 +208,17 @@ def _begin(output: Path, fingerprint: str) -> None:
     write_whole(begun, fingerprint)
 
 
-def _plan(source: Source, output: Path, shorter_side: int | None, size: int) -> Iterator[_Shard]:
+def _plan(
+    source: Source, output: Path, shorter_side: int | None, size: int, view_classifier: str | Path | None
+) -> Iterator[_Shard]:
+    classifier = None if view_classifier is None else Path(view_classifier)
     for split in count_splits(source.studies):
         studies = [study for study in source.studies if study["split"] == split]
         count = -(-len(studies) // size)
         for number in range(count):
             name = f"{split}-{number:05d}-of-{count:05d}"
             part = studies[number * size : (number + 1) * size]
-            yield _Shard(output / f"{name}.parquet", output / _WORK / f"{name}.json", part, shorter_side)
+            yield _Shard(output / f"{name}.parquet", output / _WORK / f"{name}.json", part, shorter_side, classifier)
 
 
 def _write_all(shards: list[_Shard], num_proc: int, on_progress: Callable[[int, int], None]) -> None:
@@ -209,21 +247,39 @@ def _write_shard(shard: _Shard) -> int:
     from pyarrow.parquet import ParquetWriter
 
     features = study_features()
-    problems: list[LeftOut] = []
+    result = _ShardResult()
+    classifier = None if shard.view_classifier is None else _view_classifier(shard.view_classifier)
     draft = shard.problems.with_suffix(f".{os.getpid()}.parquet")
     with ParquetWriter(draft, features.arrow_schema, compression="zstd") as writer:
         rows: list[dict[str, Any]] = []
         for number, study in enumerate(shard.studies, 1):
-            row = _read_study(study, shard.shorter_side, problems)
+            row = _read_study(study, shard.shorter_side, result.left_out)
             if row is not None:
+                if classifier is not None:
+                    _predict_views(row, classifier, result.predicted_views)
                 rows.append(row)
             if rows and (len(rows) == _ROW_GROUP or number == len(shard.studies)):
                 writer.write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema))
                 rows = []
-    write_whole(shard.problems, json.dumps([asdict(problem) for problem in problems]))
+    result.write(shard.problems)
     # Last: the presence of a shard's file means that it is complete.
     put_in_place(draft, shard.file)
     return len(shard.studies)
+
+
+@functools.cache
+def _view_classifier(folder: Path) -> "ViewClassifier":
+    from .view_classifier import ViewClassifier
+
+    return ViewClassifier.from_pretrained(folder)
+
+
+def _predict_views(row: dict[str, Any], classifier: "ViewClassifier", counts: dict[str, int]) -> None:
+    unknown = [number for number, view in enumerate(row["views"]) if not view]
+    found = classifier.predict([row["images"][number] for number in unknown])
+    for number, (view, _) in zip(unknown, found, strict=True):
+        row["views"][number] = view
+        counts[view] = counts.get(view, 0) + 1
 
 
 def _read_study(study: dict[str, Any], shorter_side: int | None, problems: list[LeftOut]) -> dict[str, Any] | None:
@@ -282,9 +338,13 @@ def _finish(source: Source, output: Path, shards: list[_Shard], settings: Mappin
 
     left_out = list(source.left_out)
     counts: dict[str, int] = {}
+    predicted: dict[str, int] = {}
     links: dict[str, dict[str, list[str]]] = {}
     for shard in shards:
-        left_out += [LeftOut(**problem) for problem in json.loads(shard.problems.read_text(encoding="utf-8"))]
+        result = _ShardResult.read(shard.problems)
+        left_out += result.left_out
+        for view, count in result.predicted_views.items():
+            predicted[view] = predicted.get(view, 0) + count
         split = shard.studies[0]["split"]
         with ParquetFile(shard.file) as file:
             counts[split] = counts.get(split, 0) + file.metadata.num_rows
@@ -311,6 +371,7 @@ def _finish(source: Source, output: Path, shards: list[_Shard], settings: Mappin
         "shared_patients": source.shared_patients,
         "left_out": count_reasons(left_out),
         **({"priors": priors} if source.has_priors else {}),
+        **({"predicted_views": predicted} if "view_classifier" in settings else {}),
         **settings,
         "versions": {"datasets": datasets.__version__, "pillow": Image.__version__},
     }

@@ -65,10 +65,16 @@ def read_date(value: Any, where: str) -> datetime | None:
         raise SourceError(f"{where}: study_date must be a date such as 2019-03-01, got {value!r}") from error
 
 
-def _closest_view(candidates: Sequence[dict[str, Any]], views: Sequence[str]) -> dict[str, Any]:
-    same = [study for study in candidates if study["views"] == views and any(views)]
-    frontal = [study for study in candidates if {"PA", "AP"} & set(study["views"])]
+def _closest_view(candidates: Sequence[dict[str, Any]], views: Any) -> dict[str, Any]:
+    same = [study for study in candidates if _known_views(study["views"]) == _known_views(views) != []]
+    frontal = [study for study in candidates if {"PA", "AP"} & {*_known_views(study["views"])}]
     return next(iter(same or frontal or candidates))
+
+
+def _known_views(views: Any) -> list[str]:
+    """The views that are named; a table may give one as a text, or none."""
+    names = [views] if isinstance(views, str) else views or []
+    return [name for name in names if isinstance(name, str) and name]
 
 
 def with_priors(splits: "datasets.DatasetDict") -> "datasets.DatasetDict":

@@ -41,6 +41,9 @@ OBSERVATIONS: tuple[str, ...] = (
 )
 """The 14 observations of CheXpert (Irvin et al., AAAI 2019, table 1), in the order of its label files."""
 
+VIEWS: tuple[str, ...] = ("PA", "AP", "LATERAL")
+"""The projections of chest radiographs; the view of an image is one of them, or empty when it is not known."""
+
 PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED = 1, 0, -1, None
 LABEL_VALUES: tuple[int | None, ...] = (PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED)
 """Values of a label, as in CheXpert's files (a blank cell there is `None` here)."""

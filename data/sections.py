@@ -11,7 +11,7 @@ from .source import check_text_options
 def section_report(study: Mapping[str, Any], section: str, cleaning: str | None = None) -> str:
     """What the report of a study says in that section, cleaned; empty where it says nothing."""
     report = choose_report(study["findings"], study["impression"], section)
-    return report if cleaning is None else clean_report(report, cleaning)
+    return report if cleaning is None or not report else clean_report(report, cleaning)
 
 
 def ask_for_section(studies: Any, section: str, cleaning: str | None = None) -> "StudiesOfSection":

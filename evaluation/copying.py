@@ -1,8 +1,7 @@
 """How much of a report is copied from the report that was retrieved for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import mean
-from typing import Any
 
 from .study_report import StudyReport
 from .tokenization import one_line
@@ -38,7 +37,7 @@ def copying(predictions: Sequence[StudyReport]) -> dict[str, float]:
 
         Empty with fewer than two exemplars.
     """
-    pairs = [(each.report or "", text) for each in predictions if (text := _exemplar(each.evidence)) is not None]
+    pairs = [(each.report or "", text) for each in predictions if (text := exemplar_text(each)) is not None]
     if len(pairs) < 2:
         return {}
     others = [text for _, text in pairs[1:] + pairs[:1]]
@@ -48,13 +47,14 @@ def copying(predictions: Sequence[StudyReport]) -> dict[str, float]:
     }
 
 
-def _exemplar(evidence: Mapping[str, Any] | None) -> str | None:
-    """The text of the first study that the evidence names, the same for all observations."""
-    for each in (evidence or {}).values():
+def exemplar_text(prediction: StudyReport) -> str | None:
+    """The text of the first study that a prediction's evidence names, the same for all observations; None where it
+    names none, or no text of it."""
+    for each in (prediction.evidence or {}).values():
         for study in each.get("studies", ()):
             if isinstance(text := study.get("text"), str):
                 return text
     return None
 
 
-__all__ = ["RUN", "copied_share", "copying"]
+__all__ = ["RUN", "copied_share", "copying", "exemplar_text"]

@@ -10,30 +10,26 @@ import numpy as np
 
 from ..data.schema import OBSERVATIONS
 from .clinical import positives
+from .copying import copied_share, exemplar_text
 from .metric_table import MetricTable, mean_table
 from .scoring import LabelCache
 from .statistics import bootstrap_intervals, paired_differences
 from .study_report import StudyReport
 
-RUN = 4
-"""Words in a row that count as copied, as in BLEU-4: fewer are shared by reports that know nothing of each other."""
-
 
 @dataclass(frozen=True)
 class Copying:
-    """How much of reports is copied from their exemplars.
+    """How much of reports is copied from their exemplars (`copied_share`).
 
     Attributes:
         studies: the share of each study's report, `{study_id: share}`.
-        report: the mean of these.
-        reference: the mean of the same share of the reference reports: what a radiologist shares with the exemplar
-            without having seen it.
-        intervals: of `report`, `reference` and their difference, by bootstrap over patients.
+        shares: means over the studies: of the `report`; of the `reference`, what a radiologist shares with the exemplar
+            without having seen it; and of the report with the exemplar of another study, `by chance`.
+        intervals: of these, by bootstrap over patients.
     """
 
     studies: Mapping[str, float]
-    report: float
-    reference: float
+    shares: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
 
 
@@ -56,31 +52,7 @@ class RecallGain:
     interval: tuple[float, float]
 
 
-def exemplar_of(study: StudyReport) -> str | None:
-    """The text of the retrieved report that a prediction's evidence holds; None where there is none."""
-    for of_observation in (study.evidence or {}).values():
-        for related in of_observation.get("studies", ()):
-            if related.get("text") is not None:
-                return str(related["text"])
-    return None
-
-
-def copied_share(report: str, exemplar: str, run: int = RUN) -> float:
-    """The share of a report's words that stand in `run` or more words in a row of the exemplar, without regard to
-    upper and lower case. A report of fewer words is copied when all of it stands there; an empty one is not."""
-    words, source = report.lower().split(), exemplar.lower().split()
-    if not words:
-        return 0.0
-    run = min(run, len(words))
-    known = {tuple(source[start : start + run]) for start in range(len(source) - run + 1)}
-    copied = np.zeros(len(words), dtype=bool)
-    for start in range(len(words) - run + 1):
-        if tuple(words[start : start + run]) in known:
-            copied[start : start + run] = True
-    return float(copied.mean())
-
-
-def copying(studies: Sequence[StudyReport], *, resamples: int = 1000, seed: int = 0) -> Copying:
+def copying_with_intervals(studies: Sequence[StudyReport], *, resamples: int = 1000, seed: int = 0) -> Copying:
     """How much of the reports is copied from the exemplars in their evidence.
 
     Args:
@@ -90,21 +62,27 @@ def copying(studies: Sequence[StudyReport], *, resamples: int = 1000, seed: int 
     Raises:
         ValueError: no study has an exemplar in its evidence, or one of them has no reference.
     """
-    pairs = [(study, exemplar) for study in studies if (exemplar := exemplar_of(study)) is not None]
-    if not pairs:
+    with_text = [study for study in studies if exemplar_text(study) is not None]
+    if not with_text:
         raise ValueError(
             "no prediction has a retrieved report in its evidence: write them with evidence=True (--evidence) by a "
             "model with its memory"
         )
-    of_reports = np.array([copied_share(study.report or "", exemplar) for study, exemplar in pairs])
-    of_references = np.array([copied_share(_reference(study), exemplar) for study, exemplar in pairs])
-    table = mean_table({"report": of_reports, "reference": of_references, "difference": of_reports - of_references})
-    patients = _patients([study for study, _ in pairs])
+    exemplars = [exemplar_text(study) or "" for study in with_text]
+    reports = [study.report or "" for study in with_text]
+    pairs = {
+        "report": (reports, exemplars),
+        "reference": ([_reference(study) for study in with_text], exemplars),
+        "by chance": (reports, [*exemplars[1:], *exemplars[:1]]),
+    }
+    shares = {
+        name: np.array([copied_share(*pair) for pair in zip(*texts, strict=True)]) for name, texts in pairs.items()
+    }
+    table = mean_table(shares)
     return Copying(
-        {study.study_id: share for (study, _), share in zip(pairs, of_reports.tolist(), strict=True)},
-        float(of_reports.mean()),
-        float(of_references.mean()),
-        bootstrap_intervals([table], patients, resamples=resamples, seed=seed),
+        dict(zip((study.study_id for study in with_text), shares["report"].tolist(), strict=True)),
+        table.scores(),
+        bootstrap_intervals([table], _patients(with_text), resamples=resamples, seed=seed),
     )
 
 
@@ -184,4 +162,4 @@ def _patients(studies: Sequence[StudyReport]) -> np.ndarray:
     return np.unique(names, return_inverse=True)[1]
 
 
-__all__ = ["RUN", "Copying", "RecallGain", "copied_share", "copying", "exemplar_of", "recall_by_prevalence"]
+__all__ = ["Copying", "RecallGain", "copying_with_intervals", "recall_by_prevalence"]

@@ -106,18 +106,20 @@ def _study_report(where: str, values: Any) -> StudyReport:
     for name, text in texts.items():
         if not isinstance(text, str | None):
             raise ValueError(f"{where}: its {name} is not a string")
-    patient, seconds, evidence = (values.get(name) for name in ("patient_id", "seconds", "evidence"))
+    patient, seconds = values.get("patient_id"), values.get("seconds")
+    records: dict[str, Any] = {name: values.get(name) for name in ("evidence", "context")}
     images = values.get("images") or ()
     if not isinstance(images, str | list | tuple):
         raise ValueError(f"{where}: its images must be a list, got {images!r}")
-    if not isinstance(evidence, Mapping | None):
-        raise ValueError(f"{where}: its evidence is not a record of names and values")
+    for name, record in records.items():
+        if not isinstance(record, Mapping | None):
+            raise ValueError(f"{where}: its {name} is not a record of names and values")
     return StudyReport(
         str(study),
         tuple(images.split(IMAGE_SEPARATOR) if isinstance(images, str) else map(str, images)),
         patient_id=None if patient in (None, "") else str(patient),
         seconds=None if seconds is None else _as_number(where, "seconds", seconds),
-        evidence=evidence,
+        **records,
         **texts,
     )
 
@@ -204,8 +206,8 @@ _SINCE_LATER = "made_with"
 class ReportFile:
     """A .csv file, or one of JSON lines, that grows while reports are written, and is complete after every batch.
 
-    A line of JSON holds the layout's fields, and `evidence` where a report has some. In CSV the columns are the
-    fields, with images joined by ";" and nothing for None; there is no evidence.
+    A line of JSON holds the layout's fields, and `evidence` and `context` where a report has some. In CSV the columns
+    are the fields, with images joined by ";" and nothing for None; there is no evidence and no context.
 
     Args:
         path: where to write; folders above it are made with the first reports.
@@ -230,11 +232,12 @@ class ReportFile:
         self.kept = [report for report in held if report.error is None]
 
     def keep(self, made_with: MadeWith, studies: Iterable[StudyReport] = ()) -> int:
-        """Keeps only what was made with the same, and leaves out reports of studies whose images have changed.
+        """Keeps only what was made with the same, and leaves out reports of studies whose images or context have
+        changed.
 
         Args:
             made_with: what the coming reports are made with.
-            studies: those to report on, by whose images the reports that are there are checked.
+            studies: those to report on, by whose `inputs` the reports that are there are checked.
 
         Returns:
             how many reports were left out, to be written again.
@@ -242,7 +245,7 @@ class ReportFile:
         Raises:
             ValueError: reports that are there were made with something else; nothing is changed.
         """
-        images = {study.study_id: study.images for study in studies}
+        images = {study.study_id: study.inputs for study in studies}
         kept = []
         for report in self.kept:
             made = MadeWith.read(report.made_with or "")
@@ -287,6 +290,8 @@ class ReportFile:
                 continue
             if report.evidence is not None:
                 values["evidence"] = report.evidence
+            if report.context:
+                values["context"] = report.context
             if report.made_with is None:
                 values.pop(_SINCE_LATER, None)
             file.write(json.dumps(values, ensure_ascii=False) + "\n")

@@ -88,7 +88,7 @@ def write_reports(
     shares = [_share(step, state, is_even) for step in steps]
     own = [index for share in shares for index in share]
     if rows is None:
-        rows = [{"study_id": study.study_id, "images": study.images} for study in studies]
+        rows = [{**(study.context or {}), "study_id": study.study_id, "images": study.images} for study in studies]
     prepared = _PreparedStudies(pipeline.processor, rows, own, prompt, recalls(pipeline.model))
     arguments = pipeline.generation_arguments(**generate_kwargs)
     written = _in_order(pipeline, prepared, own, batch_size, num_workers, arguments, evidence)

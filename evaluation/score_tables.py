@@ -30,6 +30,10 @@ LOCATED = "located"
 """The family of all scores of `located_labels.located_table`."""
 
 
+LOWER_IS_BETTER = frozenset({"wrong_side_rate", "contradiction_rate", "RadCliQ_v1"})
+"""Scores of which less is better; of all others more."""
+
+
 def is_count(name: str) -> bool:
     """Whether a name is that of a number of cases, which has no interval and is no score to compare."""
     return name.startswith("support_") or name in COUNT_NAMES

@@ -1,5 +1,6 @@
 """`StudyReport`: one study with what was written about it, from generation to the page."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from os import PathLike
@@ -28,6 +29,9 @@ class StudyReport:
         made_with: what the report was made with, by content, see `MadeWith`.
         evidence: what the report rests on, by observation: a probability, a map over the image, recalled or retrieved
             studies. A dict of JSON values; None where the model gives none.
+        context: what is known of the study beside its images: `indication`, `technique`, `comparison`, `prior_report`
+            and `section` as texts, `prior_images` and `prior_views` as `images` and `views` of the prior study; None
+            for nothing.
     """
 
     study_id: str
@@ -42,3 +46,13 @@ class StudyReport:
     settings: str | None = None
     made_with: str | None = None
     evidence: Mapping[str, Any] | None = None
+    context: Mapping[str, Any] | None = None
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """All that decides the study's report: the images, and the context where there is any."""
+        if not self.context:
+            return tuple(self.images)
+        priors = tuple(self.context.get("prior_images", ()))
+        told = {name: value for name, value in self.context.items() if name != "prior_images"}
+        return (*self.images, *priors, json.dumps([len(priors), told], sort_keys=True))

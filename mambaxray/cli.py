@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .cli_analyse import analyse_app
 from .cli_bench import bench_app
 from .cli_compare import compare
 from .cli_convert import convert
@@ -17,7 +18,8 @@ from .cli_hub import card, export, push, tiny
 from .cli_memory import memory_app, retrieval_app
 from .cli_options import MODEL_HELP, SeedOption
 from .cli_prepare import prepare
-from .cli_train import classify, contrast, finetune, pretrain, recipes
+from .cli_train import align, classify, contrast, finetune, pretrain, recipes
+from .cli_views import views_app
 from .console import SAFETY, failure, quiet_transformers
 
 app = typer.Typer(
@@ -128,7 +130,7 @@ def info(
 # In the order of use, as --help shows them.
 for _command in (
     *(demo, generate, prepare),
-    *(recipes, pretrain, contrast, classify, finetune),
+    *(recipes, pretrain, contrast, classify, finetune, align),
     *(evaluate, compare, explain),
     *(info, convert, card, push, export, tiny),
 ):
@@ -136,7 +138,9 @@ for _command in (
 app.add_typer(memory_app, name="memory")
 retrieval_app.command("analyze")(analyze)
 app.add_typer(retrieval_app, name="retrieval")
+app.add_typer(analyse_app, name="analyse")
 app.add_typer(bench_app, name="bench")
+app.add_typer(views_app, name="views")
 
 
 if __name__ == "__main__":

@@ -234,7 +234,10 @@ def with_images_at_hand(rows: Sequence["StudyReport"]) -> list["StudyReport"]:
     studies = []
     for row in rows:
         images = [image for image in row.images if isinstance(image, str | PathLike) and Path(image).is_file()]
-        studies.append(replace(row, images=images, views=[""] * len(images)))
+        context = dict(row.context or {})
+        if "prior_images" in context:
+            context["prior_images"] = [image for image in context["prior_images"] if Path(image).is_file()]
+        studies.append(replace(row, images=images, views=[""] * len(images), context=context or None))
     return studies
 
 

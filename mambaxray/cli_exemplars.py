@@ -44,15 +44,15 @@ def analyze(
 ) -> None:
     """Measure how much of each report is copied from its retrieved report, and for which observations that helps.
 
-    A word is copied if it stands in four or more words in a row of the retrieved report. The same share of the
-    reference reports says what a radiologist has in common with it. The recall of each observation is shown from rare
-    to common, with and without retrieval.
+    A word is copied if it stands in four or more words in a row of the retrieved report. Beside it is the same share of
+    the reference reports, and what is shared with the report retrieved for another study. The recall of each
+    observation is shown from rare to common, with and without retrieval.
 
     Example: mambaxray retrieval analyze with.jsonl --without without.jsonl --references annotation.json
     """
     try:
         from .data.whole_file import require_writable, write_whole
-        from .evaluation.exemplar_use import copying, recall_by_prevalence
+        from .evaluation.exemplar_use import copying_with_intervals, recall_by_prevalence
         from .evaluation.report_files import matched_reports
 
         refuse_inputs(output, predictions, without, references)
@@ -60,7 +60,7 @@ def analyze(
             require_writable(output)
         rows = matched_reports(predictions, references, split=split)
         with error_console().status(f"Reading {len(rows)} reports"):
-            copied = copying(rows)
+            copied = copying_with_intervals(rows)
             others = None if without is None else matched_reports(without, references, split=split)
             gains = [] if others is None else recall_by_prevalence(rows, others)
         if output is not None:
@@ -79,8 +79,7 @@ def _print(copied: Any, gains: Any) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("copied from the retrieved report", "share", "95% interval"):
         table.add_column(name, justify="left" if name.startswith("copied") else "right")
-    values = {"report": copied.report, "reference": copied.reference, "difference": copied.report - copied.reference}
-    for name, value in values.items():
+    for name, value in copied.shares.items():
         low, high = copied.intervals[name]
         table.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
     console.print(table)

@@ -28,7 +28,8 @@ def generate(
         typer.Argument(
             metavar="IMAGE",
             help="Image files (DICOM, PNG, JPEG, TIFF ...), folders (searched recursively), or CSV files with a column "
-            "'image' and, for studies of several views, a column 'study_id'.",
+            "'image' and, for studies of several views, a column 'study_id'; columns 'indication', 'technique', "
+            "'comparison', 'prior_image' and 'prior_report' give the clinical context.",
             show_default=False,
         ),
     ],
@@ -106,6 +107,29 @@ def generate(
             "output.",
         ),
     ] = False,
+    indication: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Indication of the study, for models that take one. Several studies: a CSV."),
+    ] = None,
+    prior: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Image of the patient's previous study, for models that take one; once for each view.",
+            show_default=False,
+        ),
+    ] = None,
+    prior_report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Text file with the report of the previous study."),
+    ] = None,
+    section: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Section to write, for models trained to write several: findings, impression or findings+impression.",
+        ),
+    ] = None,
     prompt: PromptOption = None,
     device: DeviceOption = "auto",
     strict: StrictOption = False,
@@ -130,7 +154,11 @@ def generate(
     - mambaxray generate studies.csv --model demo/model --output reports.jsonl --resume
 
     - mambaxray generate scans/ --model demo/model --temperature 0.7 --top-p 0.9 --seed 1
+
+    - mambaxray generate today.dcm --model runs/prior/model --indication "Dyspnea." --prior yesterday.dcm --prior-report
+      yesterday.txt
     """
+    from .context import check_context, given_context
     from .generate import default_workers, generation_options, is_main, load_pipeline
 
     console = error_console()
@@ -150,11 +178,14 @@ def generate(
             if options.get("do_sample"):
                 settings["seed"] = seed
             file = _open_output(context, output, overwrite=overwrite, resume=resume, evidence=evidence)
-            studies, total = _remaining_studies(images, file, model, settings, console)
+            given = given_context(indication, prior or [], prior_report, section)
+            studies, total = _remaining_studies(images, file, model, settings, console, given)
             if not studies:
                 return
             quiet_transformers()
             pipeline = load_pipeline(model, device, strict=strict, allow_blank=allow_blank, seed=seed)
+            for remark in check_context(pipeline.processor, studies, given):
+                console.print(remark)
             # Of a model on the Hub, loading may have fetched a newer revision.
             made_with = None if file is None else _made_with(model, settings, file)
     except (OSError, ValueError) as error:
@@ -192,14 +223,20 @@ def _open_output(
 
 
 def _remaining_studies(
-    images: "Sequence[str]", file: "ReportFile | None", model: str, settings: "Mapping[str, Any]", console: "Console"
+    images: "Sequence[str]",
+    file: "ReportFile | None",
+    model: str,
+    settings: "Mapping[str, Any]",
+    console: "Console",
+    context: "Mapping[str, Any]",
 ) -> "tuple[list[StudyReport], int]":
     """The studies that have no report in the file yet, and how many there are in all."""
+    from .context import with_context
     from .evaluation.made_with import MadeWith
     from .generate import agree, collect_studies
 
     skipped: list[str] = []
-    studies = collect_studies(images, on_skip=skipped.append)
+    studies = with_context(collect_studies(images, on_skip=skipped.append), context)
     for held in sorted(set(skipped)):
         console.print(f"not an image, left out: {skipped.count(held)} x {held}")
     total = len(studies)
@@ -207,7 +244,7 @@ def _remaining_studies(
         if any(report.made_with is None for report in file.kept):
             console.print(f"reports in {file.path} do not say what they were made with: this is not checked")
         if changed := file.keep(MadeWith.of_saved(model, settings), studies):
-            console.print(f"{changed} reports are written again: the images of their studies have changed")
+            console.print(f"{changed} reports are written again: the images or context of their studies have changed")
     finished = agree(set() if file is None else {report.study_id for report in file.kept})
     if file is not None and finished:
         studies = [study for study in studies if study.study_id not in finished]
@@ -245,7 +282,7 @@ def _run_batches(
             task = progress.add_task("Studies", total=len(studies))
             for records in generate_reports(studies, pipeline, batch_size=batch_size, **options):
                 if made_with is not None:
-                    records = [replace(each, made_with=str(made_with.with_images(each.images))) for each in records]
+                    records = [replace(each, made_with=str(made_with.with_images(each.inputs))) for each in records]
                 if is_main():
                     _hand_out(records, file, progress)
                 for record in records:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _NONE = "none"
+_KNOWN, _PREDICT = "known", "predict"
 
 
 def prepare(
@@ -78,6 +79,14 @@ def prepare(
         int | None,
         typer.Option(metavar="N", help="Random seed of the split, for data sets without a published one. Default: 0."),
     ] = None,
+    prior: Annotated[
+        bool,
+        typer.Option(
+            "--prior",
+            help="Link each study to the patient's previous one, for models that compare. The data set must say when "
+            "studies were made: mimic-cxr, chexpert-plus, or a study_date in annotation-json and table.",
+        ),
+    ] = False,
     allow_shared_patients: Annotated[
         bool,
         typer.Option(
@@ -90,6 +99,18 @@ def prepare(
         typer.Option(
             min=1, metavar="PIXELS", help="Downscale larger images to this shorter side. Default: keep the size."
         ),
+    ] = None,
+    views: Annotated[
+        str,
+        typer.Option(
+            metavar="WHICH",
+            help="Views of the images: known (as the data set states them) or predict (those that it does not state "
+            "are predicted by --view-classifier).",
+        ),
+    ] = _KNOWN,
+    view_classifier: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="View classifier that mambaxray views train has written."),
     ] = None,
     max_lost: Annotated[
         float,
@@ -119,6 +140,9 @@ def prepare(
 
     - mambaxray prepare mimic-cxr --source mimic-cxr-jpg/2.1.0 --reports mimic-cxr-reports.zip --output prepared/mimic
       --section findings --shorter-side 512
+
+    - mambaxray prepare mimic-cxr --source mimic-cxr-jpg/2.1.0 --reports mimic-cxr-reports.zip --output prepared/prior
+      --section findings --unit study --prior
     """
     import logging
 
@@ -139,7 +163,14 @@ def prepare(
     options = {option: value for option, value in given.items() if value is not None}
     if cleaning == _NONE:
         options["cleaning"] = None
+    if prior:
+        options["prior"] = True
     try:
+        if views not in (_KNOWN, _PREDICT) or (views == _PREDICT) != (view_classifier is not None):
+            raise ValueError(
+                f"--views is {_KNOWN} or {_PREDICT}, and {_PREDICT} needs --view-classifier FOLDER (and only that): "
+                f"got --views {views}{'' if view_classifier is None else f' --view-classifier {view_classifier}'}"
+            )
         with console.status("Reading reports and metadata"):
             found = read_source(name, source, section=section, allow_shared_patients=allow_shared_patients, **options)
         with study_progress(console) as progress:
@@ -149,6 +180,7 @@ def prepare(
                 output,
                 shorter_side=shorter_side,
                 num_proc=num_proc or available_cores(),
+                view_classifier=view_classifier,
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
     except KeyboardInterrupt:
@@ -174,6 +206,11 @@ def _summarize(card: dict[str, Any], output: Path, console: "Console") -> None:
 
     console.print(f"{card['data_set']}: {compare_counts(card['counts'], card['published_counts'])}")
     console.print(f"split: {card['split_source']}; patients in more than one split: {card['shared_patients']}")
+    if "predicted_views" in card:
+        predicted = ", ".join(f"{count:,} {view}" for view, count in card["predicted_views"].items()) or "none"
+        console.print(f"views predicted: {predicted}")
+    for split, count in card.get("priors", {}).items():
+        console.print(f"{split}: {count:,} of {card['counts'][split]:,} studies have a prior study")
     for reason, count in card["left_out"].items():
         console.print(f"left out: {count:,} x {reason}")
     if card["left_out"]:

@@ -2,10 +2,11 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .context import IMAGE_COLUMNS, TEXT_COLUMNS
 from .data.csv_table import read_csv_lines
 from .evaluation.report_files import IMAGE_SEPARATOR
 from .evaluation.study_report import StudyReport
@@ -108,6 +109,7 @@ def _studies_in_csv(path: Path) -> list[StudyReport]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such CSV file")
     images: dict[str, list[str]] = {}
+    contexts: dict[str, dict[str, Any]] = {}
     for line, row in read_csv_lines(path):
         columns = {name.lower(): name for name in row}
         image_column = next((columns[name] for name in _IMAGE_COLUMNS if name in columns), None)
@@ -132,9 +134,26 @@ def _studies_in_csv(path: Path) -> list[StudyReport]:
         for image in views_here:
             if (located := _relative_to(path.parent, image)) not in views:
                 views.append(located)
+        _add_context(contexts.setdefault(study_id, {}), row, columns, path.parent, f"{path}, line {line}")
     if not images:
         raise ValueError(f"{path}: no rows below the header")
-    return [StudyReport(study_id, tuple(views)) for study_id, views in images.items()]
+    return [
+        StudyReport(study_id, tuple(views), context=contexts[study_id] or None) for study_id, views in images.items()
+    ]
+
+
+def _add_context(
+    context: dict[str, Any], row: Mapping[str, str], columns: Mapping[str, str], folder: Path, where: str
+) -> None:
+    """Adds what a row says of its study's context."""
+    for name in TEXT_COLUMNS:
+        text = row[columns[name]].strip() if name in columns else ""
+        if text and context.setdefault(name, text) != text:
+            raise ValueError(f"{where}: the column {name!r} differs from the rows of the same study above")
+    priors = [image for name in IMAGE_COLUMNS if name in columns for image in row[columns[name]].split(IMAGE_SEPARATOR)]
+    for image in filter(None, map(str.strip, priors)):
+        if (located := _relative_to(folder, image)) not in context.setdefault("prior_images", []):
+            context["prior_images"].append(located)
 
 
 def _relative_to(folder: Path, image: str) -> str:

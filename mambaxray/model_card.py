@@ -266,6 +266,9 @@ def _examples(folder: Path, facts: ModelFacts) -> list[dict[str, str]]:
     studies = [make_study(10**6 + number, image_size=size if isinstance(size, int) else 224) for number in range(3)]
     try:
         reporter = load_pipeline(str(folder))
+        if reporter.model.recalls:
+            # A card is public, and what is written from patients' reports could repeat them.
+            reporter.model.study_memory = None
         reports = [reporter(study["images"][0])[0]["generated_text"] for study in studies]
     except (OSError, ValueError, RuntimeError) as error:
         _logger.warning("the card has no examples: %s", error)

@@ -13,7 +13,7 @@ from ..configuration.configuration_ammrg import MEMORIES, AMMRGConfig
 from ..configuration.observations import OBSERVATIONS
 from ..configuration.vision_tokens import patch_positions, visual_width
 from .layers.disease_queries import DiseaseQueries, DiseaseQueriesOutput
-from .layers.hopfield import HopfieldAssociation
+from .layers.hopfield import HopfieldAssociation, HopfieldProjection
 from .layers.image_features import Evidence, ImageFeatures, RelatedStudy
 from .layers.study_memories import StudyMemoriesMixin
 from .layers.study_memory import StudyMemory
@@ -125,6 +125,10 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, HopfieldProjection):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias)
+            return
         super()._init_weights(module)
         if isinstance(module, DiseaseQueries):
             init.normal_(module.queries, std=module.qformer.config.initializer_range)

@@ -15,6 +15,7 @@ from transformers import initialization as init
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEDecoder
 
 from ..configuration.configuration_bidirectional import BIDIRECTIONAL_STUDY_INPUTS, BidirectionalConfig
+from ..configuration.study_inputs import PRIOR_IMAGE_INPUTS
 from ..configuration.vision_tokens import visual_width
 from .hub.given_parts import given_part
 from .hub.text_encoder import load_text_encoder
@@ -152,7 +153,8 @@ class BidirectionalForConditionalGeneration(MambaXrayForConditionalGeneration):
             ValueError: there are no images, or other numbers of views than texts, to take losses of; or the model is to
                 be trained and was saved without the parts for it.
         """
-        if not study_inputs or not self._has_training_parts():
+        prior = {name: value for name, value in study_inputs.items() if name in PRIOR_IMAGE_INPUTS}
+        if study_inputs.keys() == prior.keys() or not self._has_training_parts():
             return super().get_image_features(
                 pixel_values,
                 view_mask,
@@ -167,7 +169,7 @@ class BidirectionalForConditionalGeneration(MambaXrayForConditionalGeneration):
         images, views_per_study = present_views(pixel_values, mask)
         tokens = self.encode_images(images)
         study_tokens = mean_over_views(tokens, views_per_study)
-        features = super().get_image_features(visual_tokens=study_tokens)
+        features = super().get_image_features(visual_tokens=study_tokens, **prior)
         features.losses, features.metrics = {}, {}
         if self.text_encoder is not None:
             texts, prompt = (study_inputs.get(name) for name in ("report_input_ids", "vision_prompt_ids"))

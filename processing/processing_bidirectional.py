@@ -1,7 +1,7 @@
 """`BidirectionalProcessor`: what bidirectional learning needs of a study's report, beside what is to be written."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from transformers import AutoTokenizer
@@ -32,6 +32,8 @@ class BidirectionalProcessor(MambaXrayProcessor):
         vision_prompt: the language model's prompt for image embeddings, with `{report}` where the encoded text goes and
             words behind it.
         max_text_length: tokens of a report and its view's sentence, the most; longer reports are cut.
+        context, max_prior_report_length, num_prior_image_tokens, prior_image_token, section_instructions: as in
+            `MambaXrayProcessor`.
 
     Raises:
         ValueError: the prompt has no place for the text, or nothing behind it.
@@ -51,6 +53,11 @@ class BidirectionalProcessor(MambaXrayProcessor):
         chat_template: str | None = None,
         vision_prompt: str = DEFAULT_VISION_PROMPT,
         max_text_length: int = 512,
+        context: Sequence[str] = (),
+        max_prior_report_length: int | None = 100,
+        num_prior_image_tokens: int | None = None,
+        prior_image_token: str = "<prior_image>",
+        section_instructions: Mapping[str, str] | Sequence[str] = (),
     ) -> None:
         if vision_prompt.count("{report}") != 1 or not vision_prompt.partition("{report}")[2].strip():
             raise ValueError(f"vision_prompt must hold {{report}} once, and words behind it; it is {vision_prompt!r}")
@@ -62,6 +69,11 @@ class BidirectionalProcessor(MambaXrayProcessor):
             instruction,
             prompt_template,
             chat_template,
+            context,
+            max_prior_report_length,
+            num_prior_image_tokens,
+            prior_image_token,
+            section_instructions,
             text_tokenizer=copy.deepcopy(tokenizer) if text_tokenizer is None else text_tokenizer,
         )
         self.vision_prompt = vision_prompt

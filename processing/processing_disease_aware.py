@@ -76,7 +76,7 @@ class DiseaseAwareProcessor(MambaXrayProcessor):
         values = {
             "{image}": self.image_token,
             "{instruction}": " ".join([*self.context_of(study), said]),
-            "{exemplar}": self._shortened(exemplar["report"]),
+            "{exemplar}": self.cut_to_tokens(self.one_line(exemplar["report"]), self.max_exemplar_tokens),
         }
         # At once, so that nothing in a report or an instruction is taken for a field.
         return re.sub("|".join(map(re.escape, values)), lambda field: values[field[0]], self.exemplar_template)
@@ -88,18 +88,6 @@ class DiseaseAwareProcessor(MambaXrayProcessor):
         similarities = [exemplar.get(name) or 0.0 for name in ("visual", "disease")]
         row = exemplar.get("row")
         return {"exemplar_row": -1 if row is None else row, "exemplar_similarities": similarities}
-
-    def _shortened(self, report: str) -> str:
-        """A report of at most `max_exemplar_tokens` tokens, in which nothing is a special token."""
-        tokenizer, text = self.tokenizer, self._plain(report, None, False)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) <= self.max_exemplar_tokens:
-            return text
-        # A last word of which only a part is left goes, too.
-        cut = tokenizer.decode(ids[: self.max_exemplar_tokens])
-        following = tokenizer.decode(ids[: self.max_exemplar_tokens + 1])
-        is_whole = following[len(cut) :][:1].isspace() or cut[-1:].isspace()
-        return (cut if is_whole else cut.rpartition(" ")[0]).strip()
 
 
 __all__ = ["DEFAULT_EXEMPLAR_TEMPLATE", "DiseaseAwareProcessor"]

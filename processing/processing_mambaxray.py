@@ -268,22 +268,29 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             if name == "prior_images":
                 if study.get(name) is not None and len(study[name]):
                     said.append(CONTEXT[name].format(self.prior_image_token))
-            elif text := self._plain(study.get(name) or "", self.max_prior_report_length, name == "prior_report"):
-                said.append(CONTEXT[name].format(text))
+            elif text := self.one_line(study.get(name) or ""):
+                limit = self.max_prior_report_length if name == "prior_report" else None
+                kept = text if limit is None else self.cut_to_tokens(text, limit)
+                end = " ..." if kept != text else "" if text[-1] in ".!?:;" else "."
+                said.append(CONTEXT[name].format(kept + end))
         return said
 
-    def _plain(self, text: str, limit: int | None, is_cut: bool) -> str:
-        """A text of the study as one line that ends like a sentence: words that look like special tokens are dropped,
-        for they would be taken for such, and what lies behind `limit` tokens where it is to be cut."""
+    def one_line(self, text: str) -> str:
+        """A text for a prompt, without line breaks and without words that would be taken for special tokens."""
         added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
-        for token in {*self.tokenizer.all_special_tokens, *added}:
-            text = text.replace(token, " ")
-        text = " ".join(text.split())
-        if is_cut and limit is not None:
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if len(ids) > limit:
-                return f"{self.tokenizer.decode(ids[:limit]).strip()} ..."
-        return text if not text or text[-1] in ".!?:;" else f"{text}."
+        special = {*self.tokenizer.all_special_tokens, *added, self.image_token}
+        return " ".join(re.sub("|".join(map(re.escape, special)), " ", text).split())
+
+    def cut_to_tokens(self, text: str, limit: int) -> str:
+        """The words of a text that fit into that many tokens; the text itself when all do."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) <= limit:
+            return text
+        # A last word of which only a part is left goes, too.
+        cut = self.tokenizer.decode(ids[:limit])
+        following = self.tokenizer.decode(ids[: limit + 1])
+        is_whole = following[len(cut) :][:1].isspace() or cut[-1:].isspace()
+        return (cut if is_whole else cut.rpartition(" ")[0]).strip()
 
     def study_inputs_for(self, study: Mapping[str, Any]) -> dict[str, Any]:
         """The values of `study_inputs` for one study, without the batch; those that it lacks are left out.
@@ -534,7 +541,9 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
             if not count:
                 rows.append({})
                 continue
-            made = self.image_processor([list(views or ())], return_tensors="pt", **image_kwargs)
+            # Where the study's own views are cut says nothing of its prior's.
+            options = {name: value for name, value in image_kwargs.items() if name != "crop_positions"}
+            made = self.image_processor([list(views or ())], return_tensors="pt", **options)
             mask = made.get("view_mask")
             mask = torch.ones(made["pixel_values"].shape[:2], dtype=torch.bool) if mask is None else mask
             rows.append({"prior_pixel_values": made["pixel_values"][0], "prior_view_mask": mask[0]})

@@ -1,15 +1,20 @@
-"""Fine-tuning below a frozen vision encoder, which then looks at every study once instead of once per epoch.
+"""Training below a frozen vision encoder, which then looks at every study once instead of once per epoch.
 
-The images must not be augmented. Apart from rounding, loss and gradients are those of training with the images.
+Either the visual tokens are written down before (`encode_studies`), or a model remembers what its encoder gave for an
+image (`remember_images`), for trainers that hand it the images again and again. The images must not be augmented. Apart
+from rounding, loss and gradients are those of training with the images.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 from transformers.image_processing_base import BatchFeature
@@ -100,4 +105,69 @@ class EncodedStudyCollator:
         return batch
 
 
-__all__ = ["EncodedStudies", "EncodedStudyCollator", "encode_studies"]
+class RememberedImages:
+    """A vision encoder's answers by image, the last ones up to a size.
+
+    Args:
+        encode: gives visual tokens `(images, tokens, vision_hidden)` for images `(images, channels, height, width)`.
+        max_bytes: size of the visual tokens that are kept.
+
+    Attributes:
+        encoded: images that were encoded.
+        asked: images that were asked for.
+    """
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], max_bytes: int = 2**30):
+        self._encode = encode
+        self._max_bytes = max_bytes
+        self._known: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._bytes = 0
+        self.encoded = self.asked = 0
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Visual tokens of images, of which only unknown ones are encoded, and each once."""
+        keys = [hashlib.blake2b(_bytes_of(image), digest_size=16).digest() for image in images]
+        new = {key: place for place, key in enumerate(keys) if key not in self._known}
+        tokens = {key: self._known[key] for key in keys if key not in new}
+        if new:
+            encoded = self._encode(images[list(new.values())])
+            # One tensor each: a view of the batch would keep all of it.
+            tokens |= {key: each.clone() for key, each in zip(new, encoded, strict=True)}
+        self.asked += len(keys)
+        self.encoded += len(new)
+        for key in dict.fromkeys(keys):
+            self._bytes += tokens[key].nbytes if key in new else 0
+            self._known[key] = tokens[key]
+            self._known.move_to_end(key)
+        while self._bytes > self._max_bytes and len(self._known) > 1:
+            self._bytes -= self._known.popitem(last=False)[1].nbytes
+        return torch.stack([tokens[key] for key in keys])
+
+
+def _bytes_of(image: Tensor) -> bytes:
+    return image.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def remember_images(model: MambaXrayForConditionalGeneration, max_bytes: int = 2**30) -> RememberedImages | None:
+    """Lets a report generator encode every image once, however often it gets it; None where its encoder is trained.
+
+    Args:
+        model: the report generator. What it remembers is not saved with it.
+        max_bytes: size of the visual tokens that are kept; the oldest go first.
+    """
+    if any(parameter.requires_grad for parameter in model.vision_encoder.parameters()):
+        return None
+    remembered = RememberedImages(model.encode_images, max_bytes)
+    # On the instance, so that every way into the model meets it, and none of its modules changes.
+    vars(model)["encode_images"] = remembered
+    return remembered
+
+
+__all__ = [
+    "EncodedStudies",
+    "EncodedStudyCollator",
+    "RememberedImages",
+    "encode_studies",
+    "remember_images",
+]

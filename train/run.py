@@ -142,8 +142,8 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         values |= {"use_cpu": True, "dataloader_pin_memory": False}
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             values |= {"ddp_backend": "gloo"}
-    values |= {"ddp_find_unused_parameters": False} | recipe.training
-    return TrainingArguments(str(folder), seed=recipe.seed, remove_unused_columns=False, **values)
+    values |= {"ddp_find_unused_parameters": False} | recipe.fixed_arguments() | recipe.training
+    return recipe.arguments_class()(str(folder), seed=recipe.seed, remove_unused_columns=False, **values)
 
 
 __all__ = ["RunResult", "read_result", "run_recipe", "training_arguments"]

@@ -17,14 +17,27 @@ from typing import Any
 import torch
 
 from ..data.whole_file import write_whole
+from .alignment_result import GUARD
 from .checkpoints import last_complete_checkpoint
 from .recipe import Recipe, RecipeError, make_recipe, read_recipe
 from .run_result import RECIPE_FILE, RESULT_FILE
 
 ENVIRONMENT_FILE = "environment.json"
 CHECKPOINTS, MODEL, BASE, PICTURES = "checkpoints", "model", "base", "pictures"
+PAIRS = "pairs.jsonl"
 CLASSIFICATION_FILES = ("classification.json", "classification.md")
-_MADE = (RECIPE_FILE, ENVIRONMENT_FILE, RESULT_FILE, CHECKPOINTS, MODEL, BASE, PICTURES, *CLASSIFICATION_FILES)
+_MADE = (
+    RECIPE_FILE,
+    ENVIRONMENT_FILE,
+    RESULT_FILE,
+    CHECKPOINTS,
+    MODEL,
+    BASE,
+    PICTURES,
+    *CLASSIFICATION_FILES,
+    PAIRS,
+    GUARD,
+)
 _PACKAGES = ("mambaxray", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy", "pillow")
 # What can change when a run is resumed: how long it trains, and how it is looked at. `training.` and more.
 _FREE = (
@@ -172,7 +185,9 @@ __all__ = [
     "CHECKPOINTS",
     "CLASSIFICATION_FILES",
     "ENVIRONMENT_FILE",
+    "GUARD",
     "MODEL",
+    "PAIRS",
     "PICTURES",
     "check_run_folder",
     "claim_run_folder",

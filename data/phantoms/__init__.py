@@ -8,15 +8,19 @@ about patients. Imports nothing of this package but `data.schema`; `data`, `trai
 benchmarks import it.
 """
 
+from ..schema import VIEWS
 from .contact_sheet import contact_sheet
-from .drawing import VIEWS, draw_finding_maps, draw_phantom
+from .drawing import draw_finding_maps, draw_phantom
 from .findings import Finding
+from .history import CHANGES, History, sample_history
 from .mapped import make_mapped_phantoms
 from .studies import encode_study, make_phantoms, make_study
 
 __all__ = [
+    "CHANGES",
     "VIEWS",
     "Finding",
+    "History",
     "contact_sheet",
     "draw_finding_maps",
     "draw_phantom",
@@ -24,4 +28,5 @@ __all__ = [
     "make_mapped_phantoms",
     "make_phantoms",
     "make_study",
+    "sample_history",
 ]

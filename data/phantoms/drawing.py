@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..schema import OBSERVATIONS
+from ..schema import OBSERVATIONS, VIEWS
 from . import streams
 from .anatomy import Chest, sample_anatomy
 from .canvas import Canvas
@@ -18,8 +18,6 @@ from .frontal import draw_frontal
 from .lateral import draw_lateral
 from .signs import SHAPE_OBSERVATIONS, adjust_anatomy, paint
 from .streams import stream
-
-VIEWS = ("PA", "AP", "LATERAL")
 
 
 def draw_phantom(

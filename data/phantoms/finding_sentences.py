@@ -296,7 +296,9 @@ _CHANGED = {
 
 def with_change(sentence: str, change: str, rng: np.random.Generator) -> str:
     """The sentence of a finding with how it compares with the prior study, for all changes but "resolved"."""
-    return f"{sentence.removesuffix('.')}, {pick(rng, _CHANGED[change])} {pick(rng, _COMPARED)}."
+    # "Atelectasis with elevation of the hemidiaphragm, decreased" would leave open what has decreased.
+    said = sentence.removesuffix(".").partition(" with elevation")[0]
+    return f"{said}, {pick(rng, _CHANGED[change])} {pick(rng, _COMPARED)}."
 
 
 def summarize_change(summary: str, change: str, rng: np.random.Generator) -> str:

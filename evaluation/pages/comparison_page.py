@@ -17,7 +17,7 @@ from ..study_report import StudyReport
 from .marks import compare_findings, marked_pieces
 from .rendering import write_page
 from .scores import ScoreTable
-from .studies import LEGEND, figure, with_images
+from .studies import LEGEND, context_view, figure, with_images
 
 SHOWN = 20
 """How many studies a page shows unless they are named."""
@@ -177,7 +177,7 @@ def _study_view(
     findings = [
         {
             "name": name,
-            "reference": _SAYINGS[labels[name]] if labels[name] is not None else None,
+            "reference": None if (label := labels[name]) is None else _SAYINGS[label],
             "verdicts": [each.get(name) for each in verdicts],
             "is_normal": all(each.get(name) in (None, Verdict.LEFT_OUT, Verdict.RULED_OUT) for each in verdicts),
         }
@@ -188,6 +188,7 @@ def _study_view(
     return {
         "name": study.study_id,
         "figures": [figure(image, view) for image, view in zip(study.images, views, strict=True)],
+        **context_view(study),
         "is_alike": all(each == verdicts[0] for each in verdicts),
         "findings": findings,
         "reference": _reference_pieces(reference, labeler),

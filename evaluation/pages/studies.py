@@ -23,6 +23,13 @@ _CHIPS = (
 """The order of the chips under a study's name."""
 LEGEND = (*_CHIPS, Verdict.LEFT_OUT, Verdict.RULED_OUT)
 """The verdicts that a page with studies explains."""
+_CONTEXT = {
+    "indication": "Indication",
+    "technique": "Technique",
+    "comparison": "Comparison",
+    "prior_report": "Report of the prior study",
+    "section": "Section asked for",
+}
 
 
 def study_view(study: StudyReport, labeler: CheXpertStyleLabeler, remark: str = "") -> dict[str, Any]:
@@ -48,9 +55,22 @@ def study_view(study: StudyReport, labeler: CheXpertStyleLabeler, remark: str = 
         "name": study.study_id,
         "remark": remark,
         "figures": [figure(image, view) for image, view in zip(study.images, study.views, strict=True)],
+        **context_view(study),
         "findings": {verdict: names for verdict in _CHIPS if (names := comparison.observations(verdict))},
         "reference": _pieces(reference, comparison.reference_marks),
         "generated": _pieces(generated, comparison.hypothesis_marks),
+    }
+
+
+def context_view(study: StudyReport) -> dict[str, Any]:
+    """What was known of a study beside its images: texts by their heading, and the prior's images."""
+    context = study.context or {}
+    priors = context.get("prior_images") or []
+    views = context.get("prior_views") or [""] * len(priors)
+    texts = {heading: context[name] for name, heading in _CONTEXT.items() if context.get(name)}
+    return {
+        "context": texts,
+        "prior_figures": [figure(image, view) for image, view in zip(priors, views, strict=True)],
     }
 
 
@@ -62,7 +82,7 @@ def figure(image: Image.Image | str | PathLike, view: str) -> dict[str, Any]:
 
 
 def with_images(studies: Sequence[StudyReport], dataset: Sequence[Mapping[str, Any]] | None) -> Iterator[StudyReport]:
-    """The studies with the images that the data set has of them, one at a time."""
+    """The studies with the images and the context that the data set has of them, one at a time."""
     if dataset is None:
         yield from studies
         return
@@ -74,7 +94,9 @@ def with_images(studies: Sequence[StudyReport], dataset: Sequence[Mapping[str, A
             yield study
             continue
         row = dataset[rows[study.study_id]]
-        yield replace(study, images=row["images"], views=row.get("views") or [""] * len(row["images"]))
+        context = {name: row[name] for name in (*_CONTEXT, "prior_images", "prior_views") if row.get(name)}
+        views = row.get("views") or [""] * len(row["images"])
+        yield replace(study, images=row["images"], views=views, context=context or None)
 
 
 def _pieces(text: str, marks: Sequence[Mark]) -> list[tuple[str, Mark | None]]:

@@ -11,6 +11,15 @@ from torch.nn import functional as F
 _NEGLIGIBLE = 69.0
 
 
+class HopfieldProjection(nn.Linear):
+    """Makes queries, keys or values. It starts as those of hflayers do, for which how sharp a fresh recall is hardly
+    depends on its sizes."""
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 class HopfieldAssociation(nn.Module):
     r"""Each state recalls a mixture of the memories that are like it.
 
@@ -79,9 +88,9 @@ class HopfieldAssociation(nn.Module):
         self.beta = head_size**-0.5 if beta is None else beta
         self.num_heads, self.update_steps, self.tolerance = num_heads, update_steps, tolerance
         self.layer_norm_eps = layer_norm_eps
-        self.q_proj = nn.Linear(hidden_size, num_heads * head_size)
-        self.k_proj = nn.Linear(memory_size, num_heads * head_size)
-        self.v_proj = nn.Linear(memory_size, num_heads * value_size)
+        self.q_proj = HopfieldProjection(hidden_size, num_heads * head_size)
+        self.k_proj = HopfieldProjection(memory_size, num_heads * head_size)
+        self.v_proj = HopfieldProjection(memory_size, num_heads * value_size)
         self.out_proj = nn.Linear(num_heads * value_size, output_size)
         self.state_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps) if normalize else None
         self.key_norm = nn.LayerNorm(memory_size, eps=layer_norm_eps) if normalize else None
@@ -191,4 +200,4 @@ class HopfieldAssociation(nn.Module):
         return projected + projection.bias.unflatten(0, (self.num_heads, -1))
 
 
-__all__ = ["HopfieldAssociation"]
+__all__ = ["HopfieldAssociation", "HopfieldProjection"]

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mambaxray.cli import app
-from mambaxray.evaluation.exemplar_use import copied_share, copying, exemplar_of, recall_by_prevalence
+from mambaxray.evaluation.exemplar_use import copying_with_intervals, recall_by_prevalence
 from mambaxray.evaluation.study_report import StudyReport
 
 EXEMPLAR = "The heart is enlarged. There is a small left pleural effusion."
@@ -17,27 +17,6 @@ def evidence(text):
     return {"Edema": {"probability": 0.5}, "Cardiomegaly": {"probability": 0.5, "studies": studies}}
 
 
-@pytest.mark.parametrize(
-    ("report", "share"),
-    [
-        (EXEMPLAR, 1.0),
-        (EXEMPLAR.upper(), 1.0),
-        ("", 0.0),
-        ("No pneumothorax is seen.", 0.0),
-        # Five words in a row of eight.
-        ("Today there is a small left pneumothorax again.", 5 / 8),
-        # Two runs that overlap count their words once.
-        ("There is a small left pleural mass.", 6 / 7),
-        # Three in a row are too few.
-        ("The heart is large.", 0.0),
-        # All of a short report.
-        ("enlarged. There", 1.0),
-    ],
-)
-def test_words_of_four_in_a_row_count_as_copied(report, share):
-    assert copied_share(report, EXEMPLAR) == pytest.approx(share)
-
-
 def test_the_share_of_the_reports_stands_beside_that_of_the_references():
     studies = [
         StudyReport("a", report=EXEMPLAR, reference="Clear lungs.", evidence=evidence(EXEMPLAR)),
@@ -46,14 +25,13 @@ def test_the_share_of_the_reports_stands_beside_that_of_the_references():
         StudyReport("d", report=None, reference="Clear lungs.", evidence=evidence(EXEMPLAR)),
         StudyReport("e", report=EXEMPLAR, reference=EXEMPLAR),  # nothing was retrieved
     ]
-    found = copying(studies)
+    found = copying_with_intervals(studies)
     assert found.studies == {"a": 1.0, "b": 0.0, "c": 1.0, "d": 0.0}
-    assert (found.report, found.reference) == (0.5, 0.5)
-    low, high = found.intervals["difference"]
-    assert low < 0 < high
-    assert exemplar_of(studies[-1]) is None
+    assert found.shares == {"report": 0.5, "reference": 0.5, "by chance": 0.5}
+    for low, high in found.intervals.values():
+        assert 0 <= low < 0.5 < high <= 1
     with pytest.raises(ValueError, match="no prediction has a retrieved report in its evidence"):
-        copying(studies[-1:])
+        copying_with_intervals(studies[-1:])
 
 
 EFFUSION, CARDIOMEGALY = "There is a pleural effusion.", "The heart is enlarged."

@@ -69,3 +69,13 @@ def test_a_mistake_is_told_in_a_line(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: iu-xray has no option unit; its options: section, cleaning")
     assert not output.exists()
+
+
+def test_priors_are_linked_and_counted_when_asked_for(tmp_path: Path) -> None:
+    source = source_trees.mimic_history(tmp_path / "mimic")
+    arguments = ("mimic-cxr", "--source", source, "--section", "findings", "--num-proc", "1", "--unit", "study")
+    result = run(*arguments, "--output", tmp_path / "out", "--prior")
+    assert result.returncode == 0, result.stderr
+    assert "train: 2 of 4 studies have a prior study" in result.stderr
+    assert "test: 0 of 1 studies have a prior study" in result.stderr
+    assert json.loads((tmp_path / "out" / "prepared.json").read_text())["priors"] == {"train": 2, "test": 0}

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from golden_cases import load_case
+from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import IMAGE_TOKEN_ID, made_memory, tiny_ammrg
 from transformers import AutoModelForImageTextToText
 
@@ -159,6 +160,42 @@ def test_the_released_sizes_are_the_defaults_and_make_239_image_tokens():
     )
 
 
+def test_a_fresh_recall_starts_as_that_of_hflayers():
+    fresh = AMMRGForConditionalGeneration(tiny_ammrg(hopfield_head_size=64, hopfield_value_size=32).config)
+    for name, width in (("visual", 16), ("report", 12)):
+        association = fresh.associations.get_submodule(name)
+        for part, inputs, outputs in (("q_proj", 16, 128), ("k_proj", width, 128), ("v_proj", width, 64)):
+            weight = association.get_submodule(part).weight.detach()
+            bound = (6 / (inputs + outputs)) ** 0.5
+            assert weight.shape == (outputs, inputs)
+            assert 0.9 * bound < weight.abs().max() <= bound
+            assert weight.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+            assert not association.get_submodule(part).bias.any()
+
+
+def test_adapters_on_the_language_model_train_what_is_new_and_load_again(stage1, tmp_path):
+    model = started(stage1)
+    model.save_pretrained(tmp_path / "base")
+    model = AMMRGForConditionalGeneration.from_pretrained(tmp_path / "base")
+    parts = ["associations", "output_projection", "projector", "layer_norm"]
+    adapted = get_peft_model(
+        model, LoraConfig(target_modules=["q_proj"], exclude_modules=r"associations.*", modules_to_save=parts)
+    )
+    inputs = inputs_of(model)
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.1)
+    adapted(**inputs, labels=inputs["input_ids"]).loss.backward()
+    optimizer.step()
+    adapted.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        expected = adapted.eval()(**inputs).logits
+        base = AMMRGForConditionalGeneration.from_pretrained(tmp_path / "base")
+        assert not torch.allclose(base(**inputs).logits, expected)
+        loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+        torch.testing.assert_close(loaded(**inputs).logits, expected)
+    merged = loaded.merge_and_unload()
+    torch.testing.assert_close(merged(**inputs).logits, expected)
+
+
 @pytest.mark.parametrize("off", [("visual",), ("report",), ("visual", "report")])
 def test_each_memory_can_be_left_out_and_takes_its_tokens_and_weights_along(off):
     whole, part = tiny_ammrg(), tiny_ammrg(**{f"{name}_memory_size": None for name in off})
@@ -188,8 +225,8 @@ def test_the_tokens_of_each_disease_can_stand_side_by_side():
 
 @pytest.mark.parametrize("options", [{}, {"hopfield_update_steps": 2}, {"hopfield_update_steps": -1}])
 def test_a_study_gets_the_same_report_alone_in_a_batch_and_continuously(options):
-    model = tiny_ammrg(seed=2, **options)
-    inputs = inputs_of(model, seed=0)
+    model = tiny_ammrg(seed=1, **options)
+    inputs = inputs_of(model, seed=2)
     together = model.generate(**inputs, **GREEDY)
     each = [{name: value[[row]] for name, value in inputs.items()} for row in range(3)]
     alone = torch.cat([model.generate(**study, **GREEDY) for study in each])

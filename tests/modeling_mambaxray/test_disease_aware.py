@@ -28,8 +28,11 @@ from mambaxray import (
     prepare_for_generation,
     push_folder,
     write_attention_page,
+    write_model_card,
 )
+from mambaxray.data.phantoms import make_study
 from mambaxray.data.schema import OBSERVATIONS
+from mambaxray.evaluation.made_with import MadeWith
 from mambaxray.modeling_mambaxray import modeling_disease_aware
 from mambaxray.modeling_mambaxray.generation.continuous_generation import generate_continuously
 from mambaxray.modeling_mambaxray.layers.disease_visual_fusion import DiseaseVisualFusion
@@ -513,3 +516,32 @@ def test_it_is_saved_with_its_memory_and_pushed_without(model, processor, studie
         assert "model.safetensors" in files
         assert not any("memory" in name or text in content for name, content in files.items())
     assert b"Disease-Aware Dual-Stage" in hub.files("me/disease-aware")["README.md"]
+
+
+def test_a_cards_examples_are_written_without_the_patients_reports(model, processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    reports = []
+    for one in (model, AutoModelForImageTextToText.from_pretrained(tmp_path).eval()):
+        reporter = pipeline("image-to-text", model=one, processor=processor)
+        if one is not model:
+            one.study_memory = None
+        reports.append(reporter(make_study(10**6, image_size=32)["images"][0])[0]["generated_text"])
+    card = write_model_card(tmp_path).read_text()
+    with_memory, without = (" ".join(report.split()).replace("|", "\\|").replace("<", "&lt;") for report in reports)
+    assert with_memory != without
+    assert without in card
+    assert with_memory not in card
+
+
+def test_reports_of_another_memory_or_weight_are_not_taken_for_the_same(model, processor):
+    one, made = tiny_disease_aware(processor), set()
+    memory = retrieval_memory(one, processor)
+    for given in (None, memory, memory.select(range(3)), memory.select([0, 1, 3])):
+        one.study_memory = None
+        if given is not None:
+            one.set_memories({"retrieval": given})
+        made.add(MadeWith.of_loaded(one, processor, {}).model)
+    one.config.retrieval_weight = 0.75
+    made.add(MadeWith.of_loaded(one, processor, {}).model)
+    assert len(made) == 5

@@ -12,9 +12,12 @@ from mambaxray import (
     MambaXrayImageProcessor,
     MambaXrayProcessor,
     make_phantoms,
+    make_tiny_models,
 )
+from mambaxray.configuration.families import families_of_stage
 from mambaxray.modeling_mambaxray.generation.continuous_generation import generate_continuously
 from mambaxray.modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline
+from mambaxray.modeling_mambaxray.generation.recalled_prompts import prepare_for_generation
 from mambaxray.modeling_mambaxray.generation.study_batch import stack_studies
 from mambaxray.train.tokenizer import train_report_tokenizer
 
@@ -227,3 +230,32 @@ def test_a_configuration_with_an_impossible_placeholder_is_refused(value, messag
 
 def test_families_take_the_field(processor):
     assert EMRRGConfig(prior_image_token_id=3).prior_image_token_id == 3
+
+
+# ------------------------------------------------------------------------------------------- every report generator
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    make_tiny_models(folder, names=sorted(families_of_stage("finetune")))
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(families_of_stage("finetune")))
+def test_every_report_generator_takes_context(name, tiny_folder, studies):
+    family = families_of_stage("finetune")[name]
+    model = family.model_class.from_pretrained(tiny_folder / name).eval()
+    processor = family.processor_class.from_pretrained(tiny_folder / name, context=CONTEXT)
+    processor.num_prior_image_tokens = model.config.visual_sequence_length
+    model.take_prior_images(processor.prior_image_token_id)
+    together = prepare_for_generation(model, processor, studies)
+    assert (together["input_ids"] == processor.prior_image_token_id).any(dim=1).tolist() == [False, True, True, False]
+    options = {"max_new_tokens": 4, "do_sample": False, "num_beams": 2}
+    written = model.generate(**together, **options)[:, together["input_ids"].shape[1] :]
+    for study, row in zip(studies, written.tolist(), strict=True):
+        alone = prepare_for_generation(model, processor, [study])
+        (single,) = model.generate(**alone, **options)[:, alone["input_ids"].shape[1] :].tolist()
+        assert without_padding(row) == without_padding(single)
+    training = processor.prepare_studies([study | {"labels": None} for study in studies], with_reports=True)
+    assert model.train()(**training).loss.isfinite()

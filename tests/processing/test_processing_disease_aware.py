@@ -38,7 +38,7 @@ def test_a_study_without_an_exemplar_has_the_plain_prompt(processor):
 def test_the_exemplar_takes_no_more_tokens_than_it_may(limit):
     short = disease_aware_processor(max_exemplar_tokens=limit)
     for report in phantoms()["train"]["report"][:6]:
-        shortened = short._shortened(report)
+        shortened = short.cut_to_tokens(short.one_line(report), limit)
         assert len(tokens_of(short, shortened)) <= limit
         assert " ".join(report.split()).startswith(shortened)
         following = " ".join(report.split())[len(shortened) :]

@@ -148,6 +148,38 @@ def mimic(folder: Path, *, suffix: str = ".jpg", gz: str = ".gz", zipped: bool =
     return folder
 
 
+def mimic_history(folder: Path) -> Path:
+    """As `mimic`, with times: a patient of three studies whose numbers are not in their order and one of unknown time,
+    and another patient."""
+    studies = [
+        ("10000001", "50000003", "train", ("d3", "AP", "21800506", "84556.875")),
+        (
+            "10000001",
+            "50000001",
+            "train",
+            ("d1-pa", "PA", "21800506", "213014.531"),
+            ("d1-ll", "LL", "21800506", "213500"),
+        ),
+        ("10000001", "50000002", "train", ("d2", "LL", "21800507", "10000")),
+        ("10000001", "50000004", "train", ("d4", "PA", "", "")),
+        ("10000002", "50000005", "test", ("d5", "PA", "21790101", "120000")),
+    ]
+    pictures = iter(draw(6))
+    splits, metadata = [], []
+    for subject, study, split, *images in studies:
+        place = f"files/p{subject[:2]}/p{subject}"
+        for name, view, date, time in images:
+            ids = {"dicom_id": name, "subject_id": subject, "study_id": study}
+            splits.append({**ids, "split": split})
+            metadata.append({**ids, "ViewPosition": view, "StudyDate": date, "StudyTime": time})
+            write_image(folder / place / f"s{study}" / f"{name}.jpg", next(pictures))
+        report = folder / place / f"s{study}.txt"
+        report.write_text(f"TECHNIQUE: Frontal view.\n\nFINDINGS: Study {study} is clear.\n", encoding="utf-8")
+    for name, rows in (("split", splits), ("metadata", metadata)):
+        write_csv(folder / f"mimic-cxr-2.0.0-{name}.csv", rows)
+    return folder
+
+
 # --------------------------------------------------------------------------------------------- CheXpert Plus
 
 

@@ -524,3 +524,14 @@ def test_the_commands_name_mistakes_in_one_line(classifier, tmp_path) -> None:
     assert "phantoms has no option studies" in run("retrieval", "build", "-m", classifier, *phantoms, "studies=3")
     assert "must be one of gradcam" in run(*build, *phantoms, "num_studies=3", "--cam", "scorecam")
     assert not (tmp_path / "m").exists()
+
+
+def test_a_model_of_the_hub_is_named_with_its_commit_and_is_the_same_work_as_its_folder(hub, classifier) -> None:
+    files = {path.name: path.read_bytes() for path in Path(classifier).iterdir() if path.is_file()}
+    commit = hub.commit("me/classifier", {**files, "_patient_text/memory.json": b"reports", "tf_model.h5": b"unread"})
+    found = StoredModel.find("me/classifier")
+    assert (found.name, found.revision) == ("me/classifier", commit)
+    assert found.content == StoredModel.find(classifier).content
+    assert {path.name for path in Path(found.folder).rglob("*") if path.is_file()} == set(files)
+    with pytest.raises(FileNotFoundError, match="me/other: no such folder, and no such model"):
+        StoredModel.find("me/other")

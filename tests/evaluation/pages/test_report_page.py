@@ -3,6 +3,7 @@
 import json
 import re
 from base64 import b64decode
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -281,3 +282,16 @@ def test_real_x_rays_and_reports_make_a_small_page(shared_data, tmp_path):
     shown = Page(path.read_text(encoding="utf-8"))
     assert shown.reports == [text for study in studies for text in (study.reference, study.report)]
     assert path.stat().st_size < 1_000_000
+
+
+def test_the_context_of_a_study_and_its_prior_are_shown(page):
+    prior = Image.fromarray(np.full((20, 50), 99, np.uint8))
+    context = {"indication": "Cough <b>.", "prior_images": [prior], "prior_views": ["AP"], "prior_report": "Was clear."}
+    shown = page(replace(study(views=("PA",)), context=context), study(name="s2"))
+    assert len(shown.all("img")) == 3
+    assert [image["alt"] for image in shown.all("img")][:2] == [
+        "Chest X-ray, PA view, study s1",
+        "Chest X-ray of the prior study, AP view, study s1",
+    ]
+    assert {"Indication", "Cough <b>.", "Report of the prior study", "Was clear.", "Prior, AP"} <= set(shown.text)
+    assert len(shown.all("dl")) == 1

@@ -123,7 +123,7 @@ class QueryProcessor(MambaXrayProcessor):
 
     def prompt_for(self, study: Mapping[str, Any], instruction: str | None = None) -> str:
         views = [view for view in study.get("views") or () if view]
-        said = self.instruction if instruction is None else instruction
+        said = self.instruction_for(study) if instruction is None else instruction
         return super().prompt_for(study, f"{said} Views: {', '.join(views)}." if views else said)
 
     def study_inputs_for(self, study: Mapping[str, Any]) -> dict[str, Any]:
