@@ -101,7 +101,7 @@ class AlignmentGuard(TrainerCallback):
             file.unlink(missing_ok=True)
         PartialState().wait_for_everyone()
         options = {"batch_size": self.batch_size, **self.generation}
-        return generate_predictions(model, self.processor, self.studies, output=file, **options)
+        return generate_predictions(model, self.processor, self.studies or [], output=file, **options)
 
     def _compare(self, after: Sequence[StudyReport], written: Sequence[str]) -> dict[str, Any]:
         references = [each.reference or "" for each in after]
