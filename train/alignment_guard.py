@@ -75,7 +75,7 @@ class AlignmentGuard(TrainerCallback):
     def before(self, model: PreTrainedModel) -> None:
         """Writes the reports of the start."""
         if self.studies is not None:
-            self._before = [each.report or "" for each in self._reports(model, "before")]
+            self._before = [each.report or "" for each in self._reports(model, self.studies, "before")]
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -84,7 +84,7 @@ class AlignmentGuard(TrainerCallback):
             return control
         model = kwargs["model"]
         model = model.get_base_model() if isinstance(model, PeftModel) else model
-        after = self._reports(model, "after")
+        after = self._reports(model, self.studies, "after")
         written = [each.report or "" for each in after]
         was_training = model.training
         divergence = kl_to_start(model.eval(), self.start, self.processor, self.studies, written, self.batch_size)
@@ -94,14 +94,14 @@ class AlignmentGuard(TrainerCallback):
             write_whole(self.folder / GUARD_FILE, json.dumps(result, indent=1))
         return control
 
-    def _reports(self, model: PreTrainedModel, name: str) -> list[StudyReport]:
+    def _reports(self, model: PreTrainedModel, studies: Dataset, name: str) -> list[StudyReport]:
         file = self.folder / f"{name}.jsonl"
         if PartialState().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             file.unlink(missing_ok=True)
         PartialState().wait_for_everyone()
         options = {"batch_size": self.batch_size, **self.generation}
-        return generate_predictions(model, self.processor, self.studies or [], output=file, **options)
+        return generate_predictions(model, self.processor, studies, output=file, **options)
 
     def _compare(self, after: Sequence[StudyReport], written: Sequence[str]) -> dict[str, Any]:
         references = [each.reference or "" for each in after]
