@@ -286,6 +286,12 @@ def load_bench(bench: str | Path) -> Bench:
     return make_bench(_read(bench, ()))
 
 
+def list_benches() -> dict[str, str]:
+    """The benches that come with the package, by name, and what each compares."""
+    names = sorted(file.name.removesuffix(".yaml") for file in (files(__package__) / "benches").iterdir())
+    return {name: str(_read(name, ()).get("description", "")) for name in names}
+
+
 def _read(bench: str | Path, path: tuple[str, ...]) -> dict[str, Any]:
     """A bench's plain data; `path` are the benches that extend it."""
     name = str(bench)
@@ -295,8 +301,7 @@ def _read(bench: str | Path, path: tuple[str, ...]) -> dict[str, Any]:
     elif "/" not in name and bundled.is_file():
         text = bundled.read_text(encoding="utf-8")
     else:
-        known = sorted(file.name.removesuffix(".yaml") for file in (files(__package__) / "benches").iterdir())
-        raise FileNotFoundError(f"no bench {name!r}: give a YAML file, or one of {', '.join(known)}")
+        raise FileNotFoundError(f"no bench {name!r}: give a YAML file, or one of {', '.join(list_benches())}")
     values = parse_mapping(text, name)
     base = values.pop("extends", None)
     if base is None:

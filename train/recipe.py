@@ -318,7 +318,7 @@ class GeneratorSection(Section):
     Attributes:
         checkpoint: folder or Hub name of a whole report generator to continue from; excludes the encoder and the
             language model.
-        system: which report generator is put together: `mambaxray` or `emrrg`.
+        system: which report generator is put together: `mambaxray`, `emrrg`, `ammrg` or another family's name.
         options: fields of its configuration, such as `hybrid_layers` of `emrrg`.
         parts: further pre-trained parts that the system takes, by name: folders or Hub names, such as the
             `text_encoder` of `bidirectional_rrg`.

@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
+from transformers import (
+    PrinterCallback,
+    ResNetConfig,
+    ResNetForImageClassification,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 from ..data.schema import VIEWS
 from ..data.view_classifier import ViewClassifier
@@ -133,6 +140,8 @@ def train_view_classifier(
                 outputs.logits, targets, weight=weights.to(outputs.logits)
             ),
         )
+        # The one that prints; callers show what they want.
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     classifier = ViewClassifier(trainer.model.cpu(), processor)
     scores = {name: score_views(classifier, splits[name]) for name in splits if name != "train" and known[name]}

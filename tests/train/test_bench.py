@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from mambaxray.cli import app
+from mambaxray.data.schema import OBSERVATIONS
 from mambaxray.evaluation.evaluate_model import generate_predictions
-from mambaxray.train import bench_grid, bench_run
-from mambaxray.train.bench_grid import load_bench, make_bench
+from mambaxray.train import bench_run
+from mambaxray.train.bench_grid import list_benches, load_bench, make_bench
 from mambaxray.train.bench_run import CellResult, read_bench, run_bench
-from mambaxray.train.bench_table import render_table
+from mambaxray.train.bench_table import render_observations, render_table
 from mambaxray.train.recipe import RecipeError
 
 VISION = {"model_type": "vision_mamba", "hidden_size": 24, "num_hidden_layers": 1, "image_size": 32, "state_size": 4}
@@ -88,9 +89,11 @@ def test_the_cells_and_steps_of_the_bundled_benches_have_recipes():
         "ammrg_components_phantoms": (3 * 5, 3 + 3 * 2 * 2),
         "ammrg_settings_phantoms": (3 * 19, 3 + 3 * (1 + 1 + 3 + 3 + 2 + 4)),
         "disease_aware": (3, 1 + 3),
-        "disease_aware_components": (2 * 8, 1 + 2),
+        "disease_aware_components": (2 * 4, 1 + 2),
+        "disease_aware_lambda": (2 * 5, 1 + 2),
         "disease_aware_fusion": (2 * 5, 1),
-        "disease_aware_components_phantoms": (3 * 8, 3 + 3 * 2),
+        "disease_aware_components_phantoms": (3 * 4, 3 + 3 * 2),
+        "disease_aware_lambda_phantoms": (3 * 5, 3 + 3 * 2),
         "disease_aware_fusion_phantoms": (3 * 5, 3 + 3),
         "bidirectional": (2, 0),
         "bidirectional_components": (2 * 4, 0),
@@ -103,7 +106,8 @@ def test_the_cells_and_steps_of_the_bundled_benches_have_recipes():
         cells = load_bench(name).cells()
         found[name] = (len(cells), len({step.key for cell in cells for step in cell.steps}))
     assert found == counts
-    assert counts.keys() == {file.stem for file in (Path(bench_grid.__file__).parent / "benches").glob("*.yaml")}
+    assert [*sorted(counts)] == list(list_benches())
+    assert all(list_benches().values()), "a bench without a description"
 
 
 def test_cxpmrgs_decoders_are_table_2s_on_chexpert_plus_and_iu_x_ray_keeps_its_own():
@@ -453,6 +457,32 @@ def test_a_bench_can_have_more_columns_and_says_which_metrics_could_not_be_compu
     assert "loss gap: validation loss less training loss" in text
 
 
+def test_recall_by_observation_has_the_most_frequent_first_and_a_column_for_each_line():
+    bench = grid(published="none", seeds=[1, 2], dataset={"A": {}}, variant={"without": {}, "with": {}})
+
+    def recalls(value):
+        return {f"{name}_{o}_uncertain-negative": 0 for name in ("support", "recall") for o in OBSERVATIONS} | {
+            "support_Edema_uncertain-negative": 30,
+            "support_Fracture_uncertain-negative": 3,
+            "recall_Edema_uncertain-negative": 0.5,
+            "recall_Fracture_uncertain-negative": value,
+        }
+
+    values = (0.0, 0.0, 0.25, 0.75)
+    results = [replace(outcome(), scores=recalls(value)) for value in values]
+    pairs = list(zip(bench.cells(), results, strict=True))
+    text = render_observations(bench, pairs, "markdown")
+    rows = rows_of(text)
+    assert rows[0] == ["data set", "observation", "studies", "without", "with"]
+    assert rows[2] == ["A", "Edema", "30", "0.500", "0.500"]
+    # Student's t with one degree of freedom is 12.706; the standard error is 0.25.
+    assert rows[3] == ["A", "Fracture", "3", "0.000", "0.500 ± 3.177"]
+    assert len(rows) == 2 + 14
+    assert "seeds 1, 2" in text
+    with pytest.raises(ValueError, match=r"name clinical in test\.metrics"):
+        render_observations(bench, [(bench.cells()[0], CellResult("open"))], "markdown")
+
+
 def test_the_latex_table_is_escaped_and_balanced():
     text = render_table(*example(), "latex")
     assert r"A \& B\_1" in text
@@ -482,6 +512,9 @@ def test_the_command_prints_and_writes_the_table(finished, tmp_path):
     printed = runner.invoke(app, ["bench", "table", str(folder)])
     assert printed.exit_code == 0, printed.output
     assert "| phantoms |" in printed.stdout
+    recalls = runner.invoke(app, ["bench", "table", str(folder), "--observations"])
+    assert recalls.exit_code == 0, recalls.output
+    assert "| phantoms | Pleural Effusion |" in recalls.stdout
     file = tmp_path / "new" / "table.html"
     written = runner.invoke(app, ["bench", "table", str(folder), "--format", "html", "--output", str(file)])
     assert written.exit_code == 0, written.output
