@@ -1,7 +1,7 @@
 """What do the branches of bidirectional learning add to vision-to-text, at equal steps, on drawn X-rays?
 
 python benchmarks/bench_bidirectional_phantoms.py
-python benchmarks/bench_bidirectional_phantoms.py --data FOLDER   # other studies, in a form that `load_studies` takes
+python benchmarks/bench_bidirectional_phantoms.py --data FOLDER --seeds 1   # other studies: what `load_studies` takes
 
 Makes, in runs/bidirectional, drawn X-rays and a pre-trained language model: a small report generator is trained whole
 and its language model is kept. Around that model, frozen, it trains with three seeds the rows of the paper's table 3:
@@ -23,9 +23,8 @@ from mambaxray.train.recipe import load_recipe
 from mambaxray.train.run import RunResult, run_recipe
 
 FOLDER = Path("runs/bidirectional")
-SEEDS = (0, 1, 2)
-# 97.5 % quantile of Student's t with two degrees of freedom: 95 % intervals of a mean of three.
-T_OF_THREE = 4.303
+# 97.5 % quantiles of Student's t with one degree of freedom less than there are seeds, for 95 % intervals of a mean.
+T_QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 ROWS = {
     "V2T": "{text_to_vision: 0, reconstruction: 0}",
     "+CLIP": "{text_to_vision: 0, reconstruction: 0, contrastive: 1}",
@@ -90,11 +89,15 @@ def summary(result: RunResult) -> dict[str, float]:
 
 
 def spread(values: list[float], digits: int = 2) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
 def interval(differences: list[float]) -> str:
-    half = T_OF_THREE * statistics.stdev(differences) / len(differences) ** 0.5
+    if len(differences) not in T_QUANTILES:
+        return f"{statistics.mean(differences):+.2f}"
+    half = T_QUANTILES[len(differences)] * statistics.stdev(differences) / len(differences) ** 0.5
     return f"{statistics.mean(differences):+.2f} ± {half:.2f}"
 
 
@@ -125,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="studies to learn from in place of drawn ones")
     parser.add_argument("--steps", type=int, default=60, help="of each run")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
     arguments = parser.parse_args()
     folder = FOLDER if arguments.data is None else FOLDER / arguments.data.name
     data = arguments.data or FOLDER / "phantoms"
@@ -132,7 +136,7 @@ def main() -> None:
         draw(data, 300)
     language_model = make_language_model(data, folder / "language_model")
     found: dict[str, list[dict[str, float]]] = {row: [] for row in ROWS}
-    for seed in SEEDS:
+    for seed in range(arguments.seeds):
         for row, runs in found.items():
             runs.append(summary(train(row, seed, data, language_model, folder, arguments.steps)))
             print(row, seed, {name: round(value, 4) for name, value in runs[-1].items()}, flush=True)

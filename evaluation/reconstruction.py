@@ -154,7 +154,7 @@ def _patch_words(
     num_patches: int,
     num_words: int,
 ) -> Iterator[PatchWords]:
-    words = model.get_input_embeddings().weight
+    words: Any = model.get_input_embeddings().weight
     tables = [nearest_words(embeddings, words, num_words) for embeddings in (of_image, of_report)]
     for patch in tables[0][0][:, 0].argsort()[:num_patches].tolist():
         near = [

@@ -107,7 +107,7 @@ def _study_report(where: str, values: Any) -> StudyReport:
         if not isinstance(text, str | None):
             raise ValueError(f"{where}: its {name} is not a string")
     patient, seconds = values.get("patient_id"), values.get("seconds")
-    records = {name: values.get(name) for name in ("evidence", "context")}
+    records: dict[str, Any] = {name: values.get(name) for name in ("evidence", "context")}
     images = values.get("images") or ()
     if not isinstance(images, str | list | tuple):
         raise ValueError(f"{where}: its images must be a list, got {images!r}")

@@ -178,13 +178,13 @@ def generate(
             if options.get("do_sample"):
                 settings["seed"] = seed
             file = _open_output(context, output, overwrite=overwrite, resume=resume, evidence=evidence)
-            context = given_context(indication, prior or [], prior_report, section)
-            studies, total = _remaining_studies(images, file, model, settings, console, context)
+            given = given_context(indication, prior or [], prior_report, section)
+            studies, total = _remaining_studies(images, file, model, settings, console, given)
             if not studies:
                 return
             quiet_transformers()
             pipeline = load_pipeline(model, device, strict=strict, allow_blank=allow_blank, seed=seed)
-            for remark in check_context(pipeline.processor, studies, context):
+            for remark in check_context(pipeline.processor, studies, given):
                 console.print(remark)
             # Of a model on the Hub, loading may have fetched a newer revision.
             made_with = None if file is None else _made_with(model, settings, file)

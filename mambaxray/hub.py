@@ -10,7 +10,7 @@ from .configuration.saved_parts import read_separate_parts, without_earlier_fiel
 from .info import first_line
 from .model_card import write_model_card
 from .model_facts import SCORES_FILE, public_scores, read_facts
-from .modeling_mambaxray.hub.published_files import SETTINGS_FILES, published_files, without_local_paths
+from .modeling_mambaxray.hub.published_files import is_settings_file, published_files, without_local_paths
 from .modeling_mambaxray.hub.separate_parts import LocalPartError, refuse_local_parts
 
 _logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def push_folder(
     write_model_card(folder, base_model=base_model, repo_id=repo_id, examples=examples)
     files = published_files(folder, include_patient_text=include_patient_text)
     for path in files:
-        if path.as_posix() in SETTINGS_FILES - changed.keys():
+        if is_settings_file(path) and path.as_posix() not in changed:
             changed[path.as_posix()] = _public(folder / path, {})
     if (folder / SCORES_FILE).is_file():
         changed[SCORES_FILE] = _scores(folder / SCORES_FILE)

@@ -83,7 +83,7 @@ def _part(options: Mapping[str, Any], output: Path) -> None:
 
     model, name = AutoModel.from_pretrained(options["model"]), options["part"]
     part = getattr(model, name, None)
-    if not hasattr(part, "save_pretrained"):
+    if part is None or not hasattr(part, "save_pretrained"):
         parts = ", ".join(each for each, child in model.named_children() if hasattr(child, "save_pretrained"))
         raise ValueError(f"{options['model']} has no part {name!r} that can be saved; it has {parts}")
     part.save_pretrained(output)

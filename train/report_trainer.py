@@ -159,8 +159,9 @@ class ReportTrainer(NamedLossTrainer):
         if model.training and self.args.label_smoothing_factor:
             # Scaled over the processes as the Trainer scales the loss itself.
             scale = self._processes_per_mean(num_items_in_batch)
+            reduction = self.accelerator.unwrap_model(model).config.report_reduction
             loss = loss + scale * smoothing_term(
-                outputs.logits, inputs["labels"], self.args.label_smoothing_factor, num_items_in_batch
+                outputs.logits, inputs["labels"], self.args.label_smoothing_factor, num_items_in_batch, reduction
             )
         return (loss, outputs) if return_outputs else loss
 
@@ -208,7 +209,11 @@ class ReportTrainer(NamedLossTrainer):
 
 
 def smoothing_term(
-    logits: Tensor, labels: Tensor, factor: float, num_items_in_batch: Tensor | int | None = None
+    logits: Tensor,
+    labels: Tensor,
+    factor: float,
+    num_items_in_batch: Tensor | int | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """What label smoothing adds to the cross-entropy of a causal language model.
 
@@ -221,13 +226,15 @@ def smoothing_term(
         labels: `(batch, sequence)`, not shifted, -100 where nothing is supervised.
         factor: weight of the uniform distribution.
         num_items_in_batch: what the sum over tokens is divided by; the number of supervised tokens when not given.
+        reduction: the configuration's `report_reduction`.
     """
     targets = labels[:, 1:]
     supervised = targets != -100
     log_probabilities = logits[:, :-1][supervised].float().log_softmax(dim=-1)
     of_target = log_probabilities.gather(1, targets[supervised].unsqueeze(1)).squeeze(1)
     count = supervised.sum() if num_items_in_batch is None else num_items_in_batch
-    return factor * (of_target - log_probabilities.mean(dim=-1)).sum() / count
+    per_token = factor * (of_target - log_probabilities.mean(dim=-1)).sum() / count
+    return per_token * (supervised.sum() / len(labels)) if reduction == "sum" else per_token
 
 
 __all__ = ["ReportTrainer", "smoothing_term"]

@@ -177,7 +177,7 @@ def _study_view(
     findings = [
         {
             "name": name,
-            "reference": _SAYINGS[labels[name]] if labels[name] is not None else None,
+            "reference": None if (label := labels[name]) is None else _SAYINGS[label],
             "verdicts": [each.get(name) for each in verdicts],
             "is_normal": all(each.get(name) in (None, Verdict.LEFT_OUT, Verdict.RULED_OUT) for each in verdicts),
         }

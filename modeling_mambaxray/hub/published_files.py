@@ -26,16 +26,28 @@ SETTINGS_FILES = frozenset(
 )
 """Settings of a model and its processor. They may name paths of the machine, see `without_local_paths`."""
 
-_FILES = SETTINGS_FILES | {
-    "README.md",
-    *("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt"),
-    *("chat_template.jinja", "chat_template.json", "special_tokens_map.json", "added_tokens.json"),
-    *("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
-    *("vocab.json", "vocab.txt", "merges.txt"),
-    # The card's drawn examples, see `mambaxray/model_card.py`.
-    *(f"examples/phantom_{number}.png" for number in (1, 2, 3)),
-}
+_TOKENIZER_FILES = frozenset(
+    {
+        "tokenizer_config.json",
+        *("special_tokens_map.json", "added_tokens.json"),
+        *("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+        *("vocab.json", "vocab.txt", "merges.txt"),
+    }
+)
+_FILES = (
+    SETTINGS_FILES
+    | _TOKENIZER_FILES
+    | {
+        "README.md",
+        *("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt"),
+        *("chat_template.jinja", "chat_template.json"),
+        # The card's drawn examples, see `mambaxray/model_card.py`.
+        *(f"examples/phantom_{number}.png" for number in (1, 2, 3)),
+    }
+)
 _WEIGHTS = re.compile(r"(adapter_)?model(\.[a-z0-9]+)?(-\d{5}-of-\d{5})?\.safetensors(\.index(\.[a-z0-9]+)?\.json)?")
+# transformers saves a processor's further tokenizers in folders of their own.
+_FURTHER_TOKENIZER = re.compile(r"\w+_tokenizer")
 _CHAT_TEMPLATE = re.compile(r"additional_chat_templates/\w+\.jinja")
 
 
@@ -57,6 +69,7 @@ def published_files(folder: str | os.PathLike, *, include_patient_text: bool = F
         name = relative.as_posix()
         is_private = relative.parts[0] == PATIENT_TEXT_FOLDER
         is_listed = name in _FILES or name in code or _WEIGHTS.fullmatch(name) or _CHAT_TEMPLATE.fullmatch(name)
+        is_listed = is_listed or _is_of_further_tokenizer(relative)
         if path.is_file() and (include_patient_text if is_private else is_listed):
             found.append(relative)
     return found
@@ -75,6 +88,17 @@ def without_local_paths(values: Any) -> Any:
     if isinstance(values, list):
         return [without_local_paths(value) for value in values]
     return "" if isinstance(values, str) and os.path.isabs(values) and os.path.exists(values) else values
+
+
+def is_settings_file(path: PurePath) -> bool:
+    """Whether a file, relative to a model's folder, holds settings: of `SETTINGS_FILES`, or a further tokenizer's."""
+    is_tokenizers = path.name == "tokenizer_config.json" and _is_of_further_tokenizer(path)
+    return path.as_posix() in SETTINGS_FILES or is_tokenizers
+
+
+def _is_of_further_tokenizer(path: PurePath) -> bool:
+    folder = _FURTHER_TOKENIZER.fullmatch(path.parts[0])
+    return len(path.parts) == 2 and folder is not None and path.name in _TOKENIZER_FILES
 
 
 def _is_local(value: Any) -> bool:
@@ -108,4 +132,4 @@ def _read(file: Path) -> Any:
         return {}
 
 
-__all__ = ["SETTINGS_FILES", "published_files", "without_local_paths"]
+__all__ = ["SETTINGS_FILES", "is_settings_file", "published_files", "without_local_paths"]

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainingArguments
 from typer.testing import CliRunner
 
-from mambaxray import ReportTrainer, evaluate_reports, push_folder, write_model_card
+from mambaxray import ReportTrainer, evaluate_reports, make_tiny_models, push_folder, write_model_card
 from mambaxray.cli import app
 from mambaxray.modeling_mambaxray.hub.published_files import published_files
 
@@ -159,3 +159,20 @@ def test_a_card_shows_the_baselines_beside_the_scores_in_words(tiny_folder, tmp_
     ]
     # The model writes the best constant report, and the card shows that it does.
     assert cells[1] == cells[heads.index("best constant report")]
+
+
+def test_a_processors_further_tokenizer_is_published_without_paths(tmp_path, hub):
+    (folder,) = make_tiny_models(tmp_path, names=["bidirectional_rrg"])
+    (folder / "text_tokenizer" / "notes.txt").write_text(NAME, encoding="utf-8")
+    (folder / "other").mkdir()
+    (folder / "other" / "tokenizer.json").write_text(NAME, encoding="utf-8")
+    file = folder / "text_tokenizer" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"name_or_path": str(folder)}), encoding="utf-8")
+    push_folder(folder, "me/model", examples=False)
+    (commits,) = hub.repositories.values()
+    pushed = {name for files in commits.values() for name in files}
+    assert {name for name in pushed if "/" in name} == {
+        "text_tokenizer/tokenizer.json",
+        "text_tokenizer/tokenizer_config.json",
+    }
+    assert tells(hub) == tells(hub, str(folder)) == []

@@ -107,6 +107,8 @@ def test_smoothed_loss_is_that_of_the_smoothed_targets():
     plain = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
     expected = LabelSmoother(epsilon=0.1)({"logits": logits}, labels, shift_labels=True)
     torch.testing.assert_close(plain + smoothing_term(logits, labels, 0.1), expected)
+    # 4 tokens of each report are supervised.
+    torch.testing.assert_close(4 * plain + smoothing_term(logits, labels, 0.1, reduction="sum"), 4 * expected)
 
 
 def test_label_smoothing_is_in_the_training_loss_only(tmp_path, studies, processor):

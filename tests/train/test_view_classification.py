@@ -34,7 +34,9 @@ def test_frontal_and_lateral_phantoms_that_were_not_trained_on_are_told_apart(tr
     assert scores["training_images"] == {"PA": 24, "LATERAL": 24}
     assert scores["test"]["accuracy"] >= 0.95
     assert (scores["test"]["images"], scores["test"]["patients"]) == (40, 20)
-    assert scores["test"]["accuracy_interval"][0] <= scores["test"]["accuracy"] <= scores["test"]["accuracy_interval"][1]
+    assert (
+        scores["test"]["accuracy_interval"][0] <= scores["test"]["accuracy"] <= scores["test"]["accuracy_interval"][1]
+    )
 
 
 def test_a_saved_classifier_predicts_what_it_predicted(trained):
