@@ -19,7 +19,7 @@ from statistics import mean, stdev
 from measure import processor_name
 
 from mambaxray import load_recipe, run_recipe
-from mambaxray.train.alignment_guard import alignment_rows, read_alignment
+from mambaxray.train.alignment_result import alignment_rows, read_alignment
 
 LOCATED, LABEL = "located_F1_micro_14_uncertain-negative", "F1_micro_14_uncertain-negative"
 GOAL = 0.03
@@ -70,19 +70,17 @@ def summary(results: dict[int, dict]) -> None:
         label, located = (result["scores"][name] for name in (LABEL, LOCATED))
         fell = [name for name, each in result["scores"].items() if each["is_worse"]]
         low, high = located["interval"]
+        values = (label["before"], label["after"], located["before"], located["after"])
         print(
-            f"| {seed} | {label['before']:.3f} | {label['after']:.3f} | {located['before']:.3f} | {located['after']:.3f} "
+            f"| {seed} | {' | '.join(f'{value:.3f}' for value in values)} "
             f"| {located['difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {', '.join(fell) or 'none'} |"
         )
     gains = [result["scores"][LOCATED]["difference"] for result in results.values()]
     spread = f", standard deviation {stdev(gains):.3f}" if len(gains) > 1 else ""
     fell = sum(any(each["is_worse"] for each in result["scores"].values()) for result in results.values())
-    print(
-        f"\nlocated F1 {mean(gains):+.3f} in the mean{spread}; the goal is {GOAL:+.2f} and no score lower by more than"
-    )
-    print(
-        f"its interval: {'reached' if min(gains) >= GOAL else 'not reached'} by all seeds, and {fell} of {len(results)} seeds have a score that fell"
-    )
+    verdict = "reached by all seeds" if min(gains) >= GOAL else "not reached by all seeds"
+    print(f"\nlocated F1 {mean(gains):+.3f} in the mean{spread}; the goal of {GOAL:+.2f} is {verdict}")
+    print(f"{fell} of {len(results)} seeds have a score that fell by more than its interval")
 
 
 if __name__ == "__main__":

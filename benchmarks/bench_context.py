@@ -27,6 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 from mambaxray import VisionMambaConfig, VisionMambaModel, build_generator, make_phantoms
 from mambaxray.data.phantoms import CHANGES, make_mapped_phantoms, sample_history
+from mambaxray.data.schema import OBSERVATIONS
 from mambaxray.data.sections import ask_for_section
 from mambaxray.evaluation.labeler import CheXpertStyleLabeler
 from mambaxray.modeling_mambaxray.modeling_finding_maps import FindingMapModel
@@ -49,10 +50,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the encoder and each seed's numbers")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", choices=[*CONTEXTS], default=[*CONTEXTS])
-    parser.add_argument("--patients", type=int, default=2000, help="to learn from")
-    parser.add_argument("--test-patients", type=int, default=200)
-    parser.add_argument("--encoder-steps", type=int, default=1200)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--patients", type=int, default=1400, help="to learn from")
+    parser.add_argument("--test-patients", type=int, default=150)
+    parser.add_argument("--encoder-steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--dropout", type=float, default=0.15)
     parser.add_argument("--tables", nargs="+", choices=("cost", "changes"), default=["cost", "changes"])
@@ -238,6 +239,32 @@ def _train(model: Any, batches: Any, steps: int, peak: float = 3e-3) -> float:
     return statistics.mean(losses[-max(1, steps // 10) :])
 
 
+def show_findings(model: Any, data: Encoded) -> None:
+    """Lets the first rows of the projection say which observations a token shows, as the demo does, so that the decoder
+    has the findings before its eyes from the start: a read-out of tokens, learned from the training studies' labels."""
+    rows = data.splits["train"]
+    tokens = torch.stack([data.tokens[row["study_id"]] for row in rows])
+    labels = torch.zeros(len(rows), len(OBSERVATIONS))
+    for row, label in zip(rows, labels, strict=True):
+        history = sample_history(int(row["patient_id"].rpartition("-")[2]))
+        for finding in history.visits[bool(row["prior"])]:
+            label[OBSERVATIONS.index(finding.observation)] = 1
+    read_out = torch.nn.Linear(tokens.shape[-1], len(OBSERVATIONS))
+    optimizer = torch.optim.AdamW(read_out.parameters(), lr=0.02)
+    for _ in range(400):
+        chosen = torch.randint(len(rows), (256,))
+        logits = read_out(tokens[chosen]).amax(dim=1)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    print(f"  read-out of findings: loss {loss.item():.3f}", flush=True)
+    with torch.no_grad():
+        nothing = read_out(tokens[:200]).flatten(0, 1).median(dim=0).values
+        model.projector.weight[: len(OBSERVATIONS)] = read_out.weight
+        model.projector.bias[: len(OBSERVATIONS)] = read_out.bias - nothing
+
+
 def run(seed: int, name: str, data: Encoded, options: argparse.Namespace) -> dict[str, Any]:
     """A model of a seed, trained and counted."""
     context = CONTEXTS[name]
@@ -254,6 +281,7 @@ def run(seed: int, name: str, data: Encoded, options: argparse.Namespace) -> dic
     started = time.process_time()
     set_seed(seed)
     model, processor = make_model(trained_encoder(options), [row["report"] for row in data.splits["train"]], context)
+    show_findings(model, data)
     studies = VariedStudies(data.splits["train"], context=context, dropout=options.dropout, seed=seed)
     collate = Collator(processor, data.tokens, True)
     print(f"seed {seed}, {name}", flush=True)

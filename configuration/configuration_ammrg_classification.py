@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from .configuration_disease_classification import DiseaseClassificationConfig, _check_positive
+from .configuration_disease_classification import DiseaseClassificationConfig, check_positive_integer
 from .vision_tokens import visual_width
 
 
@@ -48,9 +48,9 @@ class AMMRGClassificationConfig(DiseaseClassificationConfig):
         self.cross_attention_frequency = cross_attention_frequency
         self.encoder_hidden_size = encoder_hidden_size
         for name in ("query_hidden_layers", "query_intermediate_size", "cross_attention_frequency"):
-            _check_positive(name, getattr(self, name))
+            check_positive_integer(name, getattr(self, name))
         if encoder_hidden_size is not None:
-            _check_positive("encoder_hidden_size", encoder_hidden_size)
+            check_positive_integer("encoder_hidden_size", encoder_hidden_size)
         super().__init__(vision_config, **kwargs)
 
     @property

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
-from .configuration_disease_classification import DiseaseClassificationConfig, _check_positive
+from .configuration_disease_classification import DiseaseClassificationConfig, check_positive_integer
 from .sub_configs import as_config
 
 
@@ -59,7 +59,7 @@ class DiseaseAwarePreTrainingConfig(DiseaseClassificationConfig):
         if text_pooling not in ("cls", "mean", "last"):
             raise ValueError(f"text_pooling must be cls, mean or last, got {text_pooling!r}")
         if projection_dim is not None:
-            _check_positive("projection_dim", projection_dim)
+            check_positive_integer("projection_dim", projection_dim)
         super().__init__(vision_config, **kwargs)
 
 

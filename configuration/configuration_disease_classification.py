@@ -66,8 +66,8 @@ class DiseaseClassificationConfig(PrivatePathsMixin, PreTrainedConfig):
             kwargs["label2id"] = {name: number for number, name in enumerate(OBSERVATIONS)}
         kwargs.setdefault("problem_type", "multi_label_classification")
         super().__init__(**keeping_attention(self, kwargs))
-        _check_positive("query_hidden_size", query_hidden_size)
-        _check_positive("query_attention_heads", query_attention_heads)
+        check_positive_integer("query_hidden_size", query_hidden_size)
+        check_positive_integer("query_attention_heads", query_attention_heads)
         if query_hidden_size % query_attention_heads:
             raise ValueError(
                 f"query_hidden_size {query_hidden_size} must be a multiple of query_attention_heads "
@@ -84,9 +84,14 @@ class DiseaseClassificationConfig(PrivatePathsMixin, PreTrainedConfig):
                 raise ValueError(f"positive_weights must be positive numbers, got {weight!r}")
 
 
-def _check_positive(name: str, value: Any) -> None:
+def check_positive_integer(name: str, value: Any) -> None:
+    """Refuses a field that is no positive integer.
+
+    Raises:
+        ValueError: it is none; the message names the field.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
-__all__ = ["DiseaseClassificationConfig"]
+__all__ = ["DiseaseClassificationConfig", "check_positive_integer"]

@@ -36,7 +36,8 @@ def configuration_fields(config_class: type[PreTrainedConfig]) -> set[str]:
     """
     bases = [base for base in config_class.__mro__ if issubclass(base, PreTrainedConfig)]
     own = bases[: bases.index(PreTrainedConfig)]
-    named = {name for base in own for name in inspect.signature(base.__init__).parameters}
+    initializers = [vars(base)["__init__"] for base in own if "__init__" in vars(base)]
+    named = {name for initializer in initializers for name in inspect.signature(initializer).parameters}
     return named - {"self", "args", "kwargs"}
 
 

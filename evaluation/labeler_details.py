@@ -244,6 +244,11 @@ def _share(sentence: str, findings: Sequence[_Finding], kinds: Sequence[str], en
         explains = "link" in between or (first.explains and between in ([], ["and"]))
         if between == ["comma"] and first.observation == "Lung Opacity" and second.observation in SHARES_PLACES:
             explains = not lead.strip()  # "left basilar opacity, atelectasis versus pneumonia"
+        # "minimal atelectasis or scarring" is one thing with two names, "mild edema and effusion" are two.
+        if between == ["and"] and not lead.strip() and _EITHER.search(sentence, first.named.end, second.named.anchor):
+            sizes = [word for word in first.words if word.kind.kind == "severity" and word.start < first.named.anchor]
+            if not any(word.kind.kind == "severity" for word in second.words):
+                second.words = [*sizes, *second.words]
         if explains or (between[-1:] in (["with"], ["and"]) and _NEXT_TO.search(lead)):
             if not second.places and first.places and second.observation not in ZONELESS:
                 second.words = [*first.places, *second.words]
@@ -251,11 +256,6 @@ def _share(sentence: str, findings: Sequence[_Finding], kinds: Sequence[str], en
             continue
         if between != ["and"] or (first.named.value == ABSENT) != (second.named.value == ABSENT):
             continue
-        # "minimal atelectasis or scarring" is one thing with two names, "mild edema and effusion" are two.
-        if _EITHER.search(sentence, first.named.end, second.named.anchor):
-            sizes = [word for word in first.words if word.kind.kind == "severity" and word.start < first.named.anchor]
-            if not any(word.kind.kind == "severity" for word in second.words):
-                second.words = [*sizes, *second.words]
         bare = not _OPENS_ANEW.match(lead) and not any(
             first.named.end <= word.start < second.named.anchor for word in second.words
         )

@@ -69,7 +69,7 @@ class MadeWith:
             digests = tensor_digests(model.state_dict())
             weights = fingerprint(digests, digests)
         return cls(
-            _digest_of_data([weights, *configurations]),
+            _digest_of_data([weights, *configurations, *_digests_of_memories(model)]),
             _digest_of_data([processor.to_dict(), vocabulary]),
             _digest_of_data(settings),
         )
@@ -114,6 +114,20 @@ def digest_of_folder(folder: Path) -> str:
     if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         return _digest_of_model(folder)
     return _digest_of_files(folder, ["**/*"])
+
+
+def _digests_of_memories(model: "PreTrainedModel") -> list[str]:
+    """Of what a model looks up; empty where it has no memories by name."""
+    from ..modeling_mambaxray.hub.tensor_digests import fingerprint, tensor_digests
+
+    memories = getattr(model, "study_memory", None)
+    digests = []
+    for name, memory in sorted(memories.items()) if isinstance(memories, Mapping) else ():
+        vectors = tensor_digests(memory.vectors)
+        digests.append(
+            _digest_of_data([name, fingerprint(vectors, vectors), memory.study_ids, memory.patient_ids, memory.reports])
+        )
+    return digests
 
 
 def _digest_of_model(folder: Path) -> str:

@@ -18,7 +18,7 @@ from .cli_hub import card, export, push, tiny
 from .cli_memory import memory_app, retrieval_app
 from .cli_options import MODEL_HELP, SeedOption
 from .cli_prepare import prepare
-from .cli_train import classify, contrast, finetune, pretrain, recipes
+from .cli_train import align, classify, contrast, finetune, pretrain, recipes
 from .cli_views import views_app
 from .console import SAFETY, failure, quiet_transformers
 
@@ -130,7 +130,7 @@ def info(
 # In the order of use, as --help shows them.
 for _command in (
     *(demo, generate, prepare),
-    *(recipes, pretrain, contrast, classify, finetune),
+    *(recipes, pretrain, contrast, classify, finetune, align),
     *(evaluate, compare, explain),
     *(info, convert, card, push, export, tiny),
 ):

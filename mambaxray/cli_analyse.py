@@ -89,3 +89,73 @@ def reconstruction(
     console = error_console()
     console.print(SAFETY)
     console.print(f"the page: {output}")
+
+
+@analyse_app.command("embeddings")
+def embeddings(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Data set: a folder prepared by mambaxray prepare, a table, or phantoms.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option("--model", "-m", metavar="MODEL", help=f"{MODEL_HELP} Can be repeated: all are in one figure."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="HTML file to write.")] = Path(
+        "embeddings.html"
+    ),
+    dataset_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Option of the data set, such as num_studies=100 for phantoms; can be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split of the data set.")] = "test",
+    studies: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Number of studies, from the split's first. Default: all.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Studies that are encoded at once.")] = 8,
+    device: DeviceOption = "auto",
+) -> None:
+    """Show how far the visual embeddings of models lie from the words of their language model.
+
+    The page has the histogram of each embedding's smallest distance to a word embedding, a line for each model, and a
+    table of numbers with the norms of visual embeddings, of embeddings made of reports, and of words.
+
+    Example: mambaxray analyse embeddings prepared/iu_xray --model runs/v2t/model --model runs/bidirectional/model
+    """
+    from .data.studies import first_studies, load_studies
+    from .evaluation.embedding_distances import embedding_distances
+    from .evaluation.pages.embedding_page import write_embedding_page
+    from .generate import load_pipeline
+    from .train.recipe_text import parse_options
+
+    console = error_console()
+    try:
+        quiet_transformers()
+        splits = load_studies(dataset, **parse_options(dataset_option or []))
+        if split not in splits:
+            raise ValueError(f"{dataset} has no split {split!r}; it has {', '.join(splits)}")
+        rows, found = first_studies(splits[split], studies), []
+        for name in model:
+            with console.status(f"Encoding {len(rows)} studies with {name}"):
+                pipeline = load_pipeline(name, device)
+                found.append(
+                    embedding_distances(pipeline.model, pipeline.processor, rows, name=name, batch_size=batch_size)
+                )
+        write_embedding_page(
+            output, found, title="Visual embeddings among words", summary=f"{len(rows)} studies of {dataset} ({split})"
+        )
+    except (OSError, ValueError) as error:
+        raise failure(error) from error
+    for each in found:
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in each.summary().items())
+        norms = ", ".join(f"{name} {value:.4g}" for name, value in each.norms.items())
+        console.print(f"{each.name}: distance {numbers}; mean norms: {norms}")
+    console.print(f"the page: {output}")

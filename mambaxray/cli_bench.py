@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from .train.bench_grid import Cell
     from .train.bench_run import CellResult
     from .train.bench_steps import PlannedStep
-    from .train.bench_table import TableFormat
+    from .train.table_text import TableFormat
 
 bench_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Train and compare encoders, decoders and data sets in one table (CXPMRG-Bench).",
+    help="Train and compare encoders, decoders, data sets and variants in one table, with the stages before them.",
 )
 
 
@@ -26,9 +26,8 @@ def run(
         str,
         typer.Argument(
             metavar="BENCH",
-            help="YAML file that defines the grid (see docs/benchmark.md), or the name of one of the package's:"
-            " phantoms, cxpmrg, cxpmrg_stages, cxpmrg_text_encoders, emrrg_components, "
-            "emrrg_tuned_parts.",
+            help="YAML file that defines the grid (see docs/benchmark.md), or the name of one of the package's "
+            "(mambaxray bench list).",
             show_default=False,
         ),
     ],
@@ -81,6 +80,17 @@ def run(
         raise typer.Exit(1)
 
 
+@bench_app.command("list")
+def list_() -> None:
+    """List the benches that come with the package."""
+    from .train.bench_grid import list_benches
+
+    benches = list_benches()
+    width = max(map(len, benches))
+    for name, description in benches.items():
+        typer.echo(f"{name:{width}}  {description}")
+
+
 def _print_plan(steps: "list[tuple[PlannedStep, str]]", results: "list[tuple[Cell, CellResult]]") -> None:
     from rich.table import Table
 
@@ -114,13 +124,18 @@ def table(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="File for the table. Default: print it.")
     ] = None,
+    observations: Annotated[
+        bool,
+        typer.Option("--observations", help="Show the recall of each observation, the most frequent first, instead."),
+    ] = False,
 ) -> None:
     """Show the results of a grid, finished or not, beside the published numbers."""
     from .train.bench_run import read_bench
-    from .train.bench_table import render_table
+    from .train.bench_table import render_observations, render_table
 
     try:
-        text = render_table(*read_bench(folder), cast("TableFormat", form))
+        render = render_observations if observations else render_table
+        text = render(*read_bench(folder), cast("TableFormat", form))
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(text, encoding="utf-8")

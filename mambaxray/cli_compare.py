@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from .cli_evaluate import load_tokenizer
+from .cli_memory import DatasetOptionOption
 from .console import error_console, failure, print_unavailable, refuse_inputs, result_console
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    dataset_option: DatasetOptionOption = None,
     studies: Annotated[
         list[str] | None,
         typer.Option(
@@ -142,7 +144,8 @@ def compare(
         if output is not None:
             write_whole(output, json.dumps(result, indent=1))
         if page is not None:
-            _write_page(page, result, reports, rows, dataset, studies or [], shown)
+            of_images = None if dataset is None else _test_split(dataset, dataset_option or [])
+            _write_page(page, result, reports, rows, of_images, studies or [], shown)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise failure(error) from error
     _print(result)
@@ -169,7 +172,7 @@ def _write_page(
     result: Mapping[str, Any],
     reports: Mapping[str, Mapping[str, str]],
     rows: "Sequence[StudyReport]",
-    dataset: str | None,
+    dataset: Any,
     studies: Sequence[str],
     shown: int,
 ) -> None:
@@ -192,7 +195,7 @@ def _write_page(
         page,
         reports,
         with_images_at_hand(rows),
-        dataset=None if dataset is None else _test_split(dataset),
+        dataset=dataset,
         only=studies,
         shown=shown,
         scores=table,
@@ -200,17 +203,18 @@ def _write_page(
     )
 
 
-def _test_split(source: str) -> Any:
+def _test_split(source: str, given: Sequence[str]) -> Any:
     """The test studies of a data set, or of the data set of a recipe."""
     from .data.studies import load_studies
     from .train.recipe import load_recipe
+    from .train.recipe_text import parse_options
 
-    options: dict[str, Any] = {}
+    options = parse_options(given)
     if source.endswith((".yaml", ".yml")):
         data = load_recipe(source).data
         if data.source is None:
             raise ValueError(f"{source} does not say where its data is: give the data set itself")
-        source, options = data.source, data.options
+        source, options = data.source, data.options | options
     splits = load_studies(source, **options)
     if not len(splits.get("test", ())):
         raise ValueError(f"{source} has no test studies")

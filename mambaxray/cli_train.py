@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .console import error_console, failure
+from .console import error_console, failure, result_console
 
 _Recipe = Annotated[
     str,
@@ -114,6 +114,38 @@ def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None, res
     - mambaxray finetune --recipe mambaxray_base_iu --output runs/iu data.source=path/to/iu_xray
     """
     _run("finetune", recipe, output, overrides, restart)
+
+
+def align(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restart: _Restart = False) -> None:
+    """Train a report generator with rewards for what its reports say (after stage 3).
+
+    The model writes several reports for each study, and learns to prefer those that rewards like: findings, their side
+    and size, no contradictions (method=grpo or method=dpo). Needs the extra [rl] (TRL). FOLDER receives the model
+    (FOLDER/model), the reports of the validation studies before and after, all scores of both with what else has
+    changed (FOLDER/guard), the preference pairs of dpo (FOLDER/pairs.jsonl), checkpoints, the resolved recipe, the
+    environment and the results. The same command resumes an interrupted run.
+
+    Examples:
+
+    - mambaxray align --recipe align_phantoms --output runs/aligned model.checkpoint=demo/model
+
+    - mambaxray align --recipe align_mimic --output runs/mimic data.source=prepared/mimic model.checkpoint=runs/3/model
+    """
+    from .train.alignment_result import alignment_rows, read_alignment
+
+    _run("align", recipe, output, overrides, restart)
+    try:
+        rows = alignment_rows(read_alignment(output))
+    except FileNotFoundError:  # no validation studies
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("held-out studies", "before", "after", "difference, or references"):
+        table.add_column(title, justify="right" if title in ("before", "after") else "left")
+    for row in rows:
+        table.add_row(*row)
+    result_console().print(table)
 
 
 def _run(stage: str, recipe: str, output: Path, overrides: list[str] | None, restart: bool) -> None:

@@ -38,7 +38,7 @@ def build_generator(
             feature map, or such a model.
         language_model: folder or Hub name of any attention-based `AutoModelForCausalLM`, or such a model.
         tokenizer: the language model's, or its folder or Hub name; by default from where the language model is.
-        system: name of the family of the model, such as `"mambaxray"` or `"emrrg"`.
+        system: name of the family of the model, such as `"mambaxray"`, `"emrrg"` or `"ammrg"`.
         image_size: side of the images in pixels; the encoder's own when not given.
         crop_from: resize images to this many pixels on the shorter edge, and cut the square out of the middle; when not
             given, whole images are stretched to the square.

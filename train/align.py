@@ -4,13 +4,25 @@ Before and after training the reports of the validation studies are written and 
 gain in the rewards can be told from a trick.
 """
 
+import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin, Trainer
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..evaluation.metric_table import MetricUnavailableError
 from .alignment_guard import AlignmentGuard
@@ -20,9 +32,6 @@ from .recipe import AlignedSection, AlignRecipe, RecipeError
 from .rewards import RewardContext, check_rewards, make_rewards
 from .run_folder import BASE, GUARD, PAIRS, claim_run_folder
 from .stage_parts import freeze, load_splits, named_part
-
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
 
 _CIDER_CORPUS = 20_000
 """Training reports from which the reward CIDEr takes its document frequencies."""
@@ -47,7 +56,7 @@ _WHOLE_PROMPT = """\
 `prompt_for` writes for a study, in training as in evaluation."""
 
 
-def make_trainer(recipe: AlignRecipe, arguments: "TrainingArguments", output: Path) -> Trainer:
+def make_trainer(recipe: AlignRecipe, arguments: TrainingArguments, output: Path) -> Trainer:
     """The trainer of an alignment recipe, ready to train: TRL's own.
 
     Args:
@@ -102,6 +111,7 @@ def make_trainer(recipe: AlignRecipe, arguments: "TrainingArguments", output: Pa
         # The same frozen encoder.
         vars(trainer.ref_model)["encode_images"] = remembered
     trainer.add_callback(guard)
+    trainer.add_callback(_OwnChatTemplate(trainer, processor))
     return trainer
 
 
@@ -136,6 +146,11 @@ def _check_inputs(model: PreTrainedModel) -> None:
             f"model.checkpoint: {type(model).__name__} needs {', '.join(needed)} of every study, which TRL's batches "
             "have no place for"
         )
+    if model.recalls:
+        raise RecipeError(
+            f"model.checkpoint: {type(model).__name__} looks similar studies up by the image while it writes a prompt, "
+            "which TRL's batches have no place for"
+        )
 
 
 def _adapters(section: AlignedSection) -> LoraConfig | None:
@@ -150,9 +165,20 @@ def _adapters(section: AlignedSection) -> LoraConfig | None:
 
 
 def _with_prompts(studies: Dataset, processor: ProcessorMixin) -> Dataset:
-    """Studies as TRL's rows: `prompt`, `images`, and the columns for the rewards: `report` and `study_id`."""
-    texts = studies.remove_columns("images")
-    prompts = [[{"role": "user", "content": processor.prompt_for(study)}] for study in texts]
+    """Studies as TRL's rows: `prompt`, `images`, and the columns for the rewards: `report` and `study_id`.
+
+    Raises:
+        RecipeError: the model looks at prior images, which TRL's batches have no place for.
+    """
+    if "prior_images" in processor.context and "prior_images" in studies.column_names:
+        raise RecipeError(
+            "model.checkpoint looks at prior images, which TRL's batches have no place for: give data without them "
+            "(data.options.prior=false), or a model whose context is text"
+        )
+    texts = studies.remove_columns([name for name in studies.column_names if "images" in name])
+    prompts = [
+        [{"role": "user", "content": processor.prompt_for(processor.without_withheld(study))}] for study in texts
+    ]
     kept = studies.select_columns(["images", "report", "study_id"])
     return kept.add_column("prompt", prompts)
 
@@ -172,17 +198,31 @@ def _with_pairs(rows: Dataset, pairs: list[dict[str, Any]]) -> Dataset:
 
 
 def _whole_prompts(processor: ProcessorMixin) -> ProcessorMixin:
-    """The processor with a chat template that takes a user's message for the whole prompt; the run's model is saved
-    with the processor as it was."""
-    return type(processor)(
-        processor.image_processor,
-        processor.tokenizer,
-        num_image_tokens=processor.num_image_tokens,
-        image_token=processor.image_token,
-        instruction=processor.instruction,
-        prompt_template=processor.prompt_template,
-        chat_template=_WHOLE_PROMPT,
-    )
+    """The processor with a chat template that takes a user's message for the whole prompt."""
+    verbatim = copy.copy(processor)
+    verbatim.chat_template = _WHOLE_PROMPT
+    return verbatim
+
+
+class _OwnChatTemplate(TrainerCallback):
+    """Saves the processor as it was, with its own chat template, with every checkpoint and with the run's model."""
+
+    def __init__(self, trainer: Trainer, processor: ProcessorMixin):
+        self._trainer = trainer
+        self._processor = processor
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if state.is_world_process_zero:
+            self._processor.save_pretrained(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        return control
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        self._trainer.processing_class = self._processor
+        return control
 
 
 __all__ = ["make_trainer"]

@@ -7,7 +7,7 @@ length, the share of sentences that can't be checked, and the KL divergence from
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ from ..evaluation.report_writing import in_main_process
 from ..evaluation.score_tables import LOWER_IS_BETTER
 from ..evaluation.study_report import StudyReport
 from ..evaluation.trainer_metrics import TRAINING_SCORES
+from .alignment_result import GUARD_FILE
 from .recipe import AlignRecipe
 
 GUARD_SCORES = (*TRAINING_SCORES, "located")
 """Scores before and after, unless the recipe names others."""
-GUARD_FILE = "alignment.json"
 _CHECKS = ("unique_ratio", "repetition", "truncated_share", "empty_share")
 
 
@@ -75,7 +75,7 @@ class AlignmentGuard(TrainerCallback):
     def before(self, model: PreTrainedModel) -> None:
         """Writes the reports of the start."""
         if self.studies is not None:
-            self._before = [each.report or "" for each in self._reports(model, "before")]
+            self._before = [each.report or "" for each in self._reports(model, self.studies, "before")]
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -84,7 +84,7 @@ class AlignmentGuard(TrainerCallback):
             return control
         model = kwargs["model"]
         model = model.get_base_model() if isinstance(model, PeftModel) else model
-        after = self._reports(model, "after")
+        after = self._reports(model, self.studies, "after")
         written = [each.report or "" for each in after]
         was_training = model.training
         divergence = kl_to_start(model.eval(), self.start, self.processor, self.studies, written, self.batch_size)
@@ -94,14 +94,14 @@ class AlignmentGuard(TrainerCallback):
             write_whole(self.folder / GUARD_FILE, json.dumps(result, indent=1))
         return control
 
-    def _reports(self, model: PreTrainedModel, name: str) -> list[StudyReport]:
+    def _reports(self, model: PreTrainedModel, studies: Dataset, name: str) -> list[StudyReport]:
         file = self.folder / f"{name}.jsonl"
         if PartialState().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             file.unlink(missing_ok=True)
         PartialState().wait_for_everyone()
         options = {"batch_size": self.batch_size, **self.generation}
-        return generate_predictions(model, self.processor, self.studies, output=file, **options)
+        return generate_predictions(model, self.processor, studies, output=file, **options)
 
     def _compare(self, after: Sequence[StudyReport], written: Sequence[str]) -> dict[str, Any]:
         references = [each.reference or "" for each in after]
@@ -190,48 +190,4 @@ def kl_to_start(
     return {"kl_per_token": total / max(tokens, 1), "kl_per_report": total / len(reports)}
 
 
-def read_alignment(folder: str | Path) -> dict[str, Any]:
-    """What the guard of a finished run measured.
-
-    Args:
-        folder: the run's.
-
-    Returns:
-        - `scores`: for each score its value `before` and `after`, the `difference`, its paired bootstrap `interval`,
-          and whether it `is_worse` by more than that.
-        - `checks`: `unique_ratio`, `repetition`, `truncated_share`, `empty_share`, `words_per_report` and
-          `uncheckable_share`, each `before`, `after` and of the `reference` reports.
-        - `kl_per_token`, `kl_per_report`, see `kl_to_start`.
-        - `studies`, `signature`, `unavailable`.
-
-    Raises:
-        FileNotFoundError: the run is not finished, or had no validation studies.
-    """
-    file = Path(folder) / "guard" / GUARD_FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is absent: the run is not finished, or its data has no validation studies")
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def alignment_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """The guard's numbers as rows of text: what, before, after, and the difference or the references' value."""
-    rows = []
-    for name, each in result["scores"].items():
-        low, high = each["interval"]
-        remark = f"{each['difference']:+.4f} ({low:+.4f} to {high:+.4f}){' WORSE' if each['is_worse'] else ''}"
-        rows.append((name, f"{each['before']:.4f}", f"{each['after']:.4f}", remark))
-    for name, each in result["checks"].items():
-        rows.append((name, f"{each['before']:.4f}", f"{each['after']:.4f}", f"references {each['reference']:.4f}"))
-    distances = ("kl_per_token", "kl_per_report")
-    return [*rows, *((name, f"{0:.4f}", f"{result[name]:.4f}", "nats, from the start") for name in distances)]
-
-
-__all__ = [
-    "GUARD_FILE",
-    "GUARD_SCORES",
-    "AlignmentGuard",
-    "alignment_rows",
-    "is_worse",
-    "kl_to_start",
-    "read_alignment",
-]
+__all__ = ["GUARD_SCORES", "AlignmentGuard", "is_worse", "kl_to_start"]

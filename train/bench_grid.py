@@ -114,7 +114,8 @@ class Bench(Section):
             tables whose rows stand there, whatever their data set: `{AM-MRG: [IV]}`.
         columns: further columns of the table: `Bleu_1` to `Bleu_3`; `RadGraph_F1`, `BERTScore`, `RadCliQ`, which need
             radeval; `epochs` up to the best evaluation, and `loss_gap`, validation less training loss there; `copied`,
-            the share of a report that comes from its exemplar, and `copied_by_chance`, which need `test.evidence`.
+            the share of a report that comes from its exemplar, and `copied_by_chance`, which need `test.evidence`; and
+            what the Trainer logs at its last evaluation, such as `eval_loss` or `eval_text_to_vision_shuffled`.
         test: how the test split is evaluated.
         steps: what can run before a cell, by name. The cells that write `${NAME}` in place of a folder need the step,
             and those steps that it needs itself.
@@ -147,8 +148,8 @@ class Bench(Section):
             # One process out of memory would leave the others waiting for it.
             raise RecipeError("test.batch_size: largest needs processes: 1")
         self._check_choices()
-        if unknown := [name for name in self.columns if name not in MORE_COLUMNS]:
-            raise RecipeError(f"columns can be {', '.join(MORE_COLUMNS)}, got {unknown[0]!r}")
+        if unknown := [name for name in self.columns if name not in MORE_COLUMNS and not name.startswith("eval_")]:
+            raise RecipeError(f"columns can be {', '.join(MORE_COLUMNS)}, or eval_ and a name, got {unknown[0]!r}")
         check_names(self.steps)
         self._check_published()
 
@@ -285,6 +286,12 @@ def load_bench(bench: str | Path) -> Bench:
     return make_bench(_read(bench, ()))
 
 
+def list_benches() -> dict[str, str]:
+    """The benches that come with the package, by name, and what each compares."""
+    names = sorted(file.name.removesuffix(".yaml") for file in (files(__package__) / "benches").iterdir())
+    return {name: str(_read(name, ()).get("description", "")) for name in names}
+
+
 def _read(bench: str | Path, path: tuple[str, ...]) -> dict[str, Any]:
     """A bench's plain data; `path` are the benches that extend it."""
     name = str(bench)
@@ -294,8 +301,7 @@ def _read(bench: str | Path, path: tuple[str, ...]) -> dict[str, Any]:
     elif "/" not in name and bundled.is_file():
         text = bundled.read_text(encoding="utf-8")
     else:
-        known = sorted(file.name.removesuffix(".yaml") for file in (files(__package__) / "benches").iterdir())
-        raise FileNotFoundError(f"no bench {name!r}: give a YAML file, or one of {', '.join(known)}")
+        raise FileNotFoundError(f"no bench {name!r}: give a YAML file, or one of {', '.join(list_benches())}")
     values = parse_mapping(text, name)
     base = values.pop("extends", None)
     if base is None:

@@ -36,7 +36,7 @@ from .finetune import make_generator
 from .learning_curve import best_evaluation
 from .processes import run_in_processes
 from .recipe import FinetuneRecipe, RecipeError, make_recipe
-from .run import read_result, run_recipe
+from .run import RunResult, read_result, run_recipe
 from .run_folder import delete_run
 from .stage_parts import named_part
 
@@ -65,7 +65,7 @@ class CellResult:
         trained_parameters: number of parameters that were trained; None for a model that was taken as it is.
         training_minutes: time of training in the process that finished it; None likewise.
         page: the cell's evaluation page, relative to the bench's folder.
-        numbers: what `best_evaluation` and `copying` say, where there is something to be said.
+        numbers: what `best_evaluation`, `copying` and the Trainer's last evaluation (`eval_loss` …) say.
         unavailable: metrics that could not be computed, and why.
     """
 
@@ -291,10 +291,17 @@ def _run(cell: Cell, bench: Bench, output: Path) -> CellResult:
         trained_parameters=None if trained is None else trained.trained_parameters,
         training_minutes=None if trained is None else trained.seconds / 60,
         page=(cell.folder / _PAGE_FILE).as_posix(),
-        numbers=({} if trained is None else best_evaluation(trained.history, cell.recipe.training))
-        | copying(predictions),
+        numbers=_learned(trained, cell.recipe) | copying(predictions),
         unavailable={name: why for name, why in result["unavailable"].items() if name in RADEVAL_METRICS},
     )
+
+
+def _learned(trained: RunResult | None, recipe: FinetuneRecipe) -> dict[str, float]:
+    """What the training run says in numbers."""
+    if trained is None:
+        return {}
+    evaluated = {name: value for name, value in trained.metrics.items() if isinstance(value, int | float)}
+    return evaluated | best_evaluation(trained.history, recipe.training)
 
 
 def _somebodys(file: str, test: "Dataset") -> list[StudyReport]:

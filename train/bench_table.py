@@ -4,17 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import mean, stdev
-from typing import Any, Literal, get_args
+from typing import Literal
 
-from ..evaluation.pages.table_page import table_page
+from ..data.schema import OBSERVATIONS
 from ..evaluation.published import PublishedRow, load_published
 from .bench_grid import Bench, Cell
 from .bench_run import CellResult
-
-TableFormat = Literal["markdown", "latex", "html"]
+from .table_text import TableFormat, TextTable
 
 _AVERAGES = ("micro", "macro")
-_OBSERVATIONS = "14_uncertain-negative"
+_UNCERTAIN = "uncertain-negative"
+_OBSERVATIONS = f"14_{_UNCERTAIN}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class TableRow:
 
 def bench_columns(bench: Bench) -> tuple[Column, ...]:
     """The columns of numbers of a bench: those that it names, and those of CXPMRG-Bench's tables."""
-    return (*(_MORE_COLUMNS[name] for name in bench.columns), *_COLUMNS)
+    more = (_MORE_COLUMNS.get(name) or Column(name.removeprefix("eval_"), name, "") for name in bench.columns)
+    return (*more, *_COLUMNS)
 
 
 def bench_rows(bench: Bench, results: Sequence[tuple[Cell, CellResult]]) -> list[TableRow]:
@@ -118,22 +119,73 @@ def render_table(bench: Bench, results: Sequence[tuple[Cell, CellResult]], form:
     Raises:
         ValueError: an unknown format.
     """
-    if form not in get_args(TableFormat):
-        raise ValueError(f"format {form!r}: must be one of {', '.join(get_args(TableFormat))}")
+    columns = bench_columns(bench)
     rows = bench_rows(bench, results)
     signatures = list(dict.fromkeys(result.signature for _, result in results if result.signature))
-    seeds = [_SEEDS_NOTE.format(", ".join(map(str, bench.seeds)))] if len(bench.seeds) > 1 else []
     more = [note for name, note in _MORE_NOTES.items() if name in bench.columns]
     unavailable = {metric: why for _, result in results for metric, why in result.unavailable.items()}
     notes = [
         *_NOTES,
         *more,
-        *seeds,
+        *_seeds_note(bench),
         *(f"Not available: {metric}: {why}" for metric, why in unavailable.items()),
         *(f"Scored as: {signature}" for signature in signatures),
     ]
-    render = {"markdown": _markdown, "latex": _latex, "html": _html}[form]
-    return render(bench.description or "Benchmark", bench_columns(bench), rows, notes)
+    return TextTable(
+        title=bench.description or "Benchmark",
+        summary="Our runs, and below them what the papers print.",
+        heads=[
+            *((head, "name") for head in ("data set", "method", "encoder", "decoder")),
+            *((column.head, "number") for column in columns),
+            ("source or remark", "name"),
+        ],
+        lines=[("published" if row.is_published else "own", _cells(row, columns)) for row in rows],
+        notes=notes,
+    ).render(form)
+
+
+def render_observations(bench: Bench, results: Sequence[tuple[Cell, CellResult]], form: TableFormat) -> str:
+    """Recall of each observation, by the number of test studies that have it, and a column for each line of the table.
+
+    Whether a method helps with rare findings is read here.
+
+    Raises:
+        ValueError: an unknown format, or no finished cell has clinical scores.
+    """
+    lines: list[tuple[Literal["own", "published"], list[str]]] = []
+    methods = list(dict.fromkeys(_method(cell.names) for cell, _ in results))
+    for dataset in dict.fromkeys(cell.names["dataset"] for cell, _ in results):
+        scores: dict[str, list[Mapping[str, float]]] = {}
+        for cell, result in results:
+            if cell.names["dataset"] == dataset and f"support_{OBSERVATIONS[0]}_{_UNCERTAIN}" in result.scores:
+                scores.setdefault(_method(cell.names), []).append(result.scores)
+        if not scores:
+            continue
+        support = {name: next(iter(scores.values()))[0][f"support_{name}_{_UNCERTAIN}"] for name in OBSERVATIONS}
+        for name in sorted(OBSERVATIONS, key=lambda name: -support[name]):
+            recalls = [[each[f"recall_{name}_{_UNCERTAIN}"] for each in scores.get(method, ())] for method in methods]
+            lines.append(("own", [dataset, name, f"{support[name]:.0f}", *map(_recall, recalls)]))
+    if not lines:
+        raise ValueError("no finished cell has clinical scores: name clinical in test.metrics")
+    return TextTable(
+        title=f"{bench.description or 'Benchmark'}: recall by observation",
+        summary="How many of the studies with an observation have it in their report, the most frequent first.",
+        heads=[("data set", "name"), ("observation", "name"), *((head, "number") for head in ("studies", *methods))],
+        lines=lines,
+        notes=["Read by this package's CheXpertStyleLabeler; uncertain counts as negative.", *_seeds_note(bench)],
+    ).render(form)
+
+
+def _recall(values: Sequence[float]) -> str:
+    return _number(mean(values), _margin(values), Column("", "", "")) if values else "–"
+
+
+def _method(names: Mapping[str, str]) -> str:
+    return " / ".join(name for axis, name in names.items() if name and axis != "dataset") or "this run"
+
+
+def _seeds_note(bench: Bench) -> list[str]:
+    return [_SEEDS_NOTE.format(", ".join(map(str, bench.seeds)))] if len(bench.seeds) > 1 else []
 
 
 def _own(seeds: Sequence[tuple[Cell, CellResult]], columns: Sequence[Column]) -> TableRow:
@@ -226,50 +278,4 @@ def _number(value: float | None, margin: float | None, column: Column) -> str:
     return f"{value:.3f}" if margin is None else f"{value:.3f} ± {margin:.3f}"
 
 
-def _heads(columns: Sequence[Column]) -> list[str]:
-    return ["data set", "method", "encoder", "decoder", *(column.head for column in columns), "source or remark"]
-
-
-def _markdown(title: str, columns: Sequence[Column], rows: Sequence[TableRow], notes: Sequence[str]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    rule = ["---"] * 4 + ["---:"] * len(columns) + ["---"]
-    lines = [f"# {title}", "", line(_heads(columns)), line(rule), *(line(_cells(row, columns)) for row in rows), ""]
-    return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
-
-
-_LATEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "±": r"$\pm$",
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "’": "'"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "},
-}
-
-
-def _latex(title: str, columns: Sequence[Column], rows: Sequence[TableRow], notes: Sequence[str]) -> str:
-    def text(value: str) -> str:
-        return "".join(_LATEX.get(sign, sign) for sign in value)
-
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join(map(text, cells)) + r" \\"
-
-    lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{text(title)}}}"]
-    lines += [rf"\begin{{tabular}}{{llll{'r' * len(columns)}l}}", r"\toprule", line(_heads(columns))]
-    for dataset in dict.fromkeys(row.dataset for row in rows):
-        lines.append(r"\midrule")
-        lines += [line(_cells(row, columns)) for row in rows if row.dataset == dataset]
-    lines += [r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {text(note)}" for note in notes)]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
-
-
-def _html(title: str, columns: Sequence[Column], rows: Sequence[TableRow], notes: Sequence[str]) -> str:
-    numbers = {column.head for column in columns}
-    heads: list[tuple[str, Any]] = [(head, "number" if head in numbers else "name") for head in _heads(columns)]
-    lines: list[tuple[Any, list[str]]] = [
-        ("published" if row.is_published else "own", _cells(row, columns)) for row in rows
-    ]
-    return table_page(heads, lines, title=title, summary="Our runs, and below them what the papers print.", notes=notes)
-
-
-__all__ = ["TableFormat", "TableRow", "bench_rows", "render_table"]
+__all__ = ["bench_rows", "render_observations", "render_table"]

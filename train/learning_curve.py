@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+_REPORT_LOSS = "report"
+
 
 def best_evaluation(history: Sequence[Mapping[str, Any]], training: Mapping[str, Any]) -> dict[str, float]:
     """When the best evaluation was, and how far validation and training loss were apart there.
@@ -16,7 +18,8 @@ def best_evaluation(history: Sequence[Mapping[str, Any]], training: Mapping[str,
     Returns:
         - `epochs`: epochs of training up to there.
         - `loss_gap`: validation loss less the mean of the training losses logged since the evaluation before; absent
-          when none was.
+          when none was. Of systems with several losses that of the report counts alone, so that those with more losses
+          can be compared with those with fewer.
 
         Empty without evaluations that have what is sought.
     """
@@ -29,10 +32,11 @@ def best_evaluation(history: Sequence[Mapping[str, Any]], training: Mapping[str,
         return {}
     best = max(evaluations, key=lambda index: sign * history[index][name])
     before = max((index for index in evaluations if index < best), default=-1)
-    losses = [entry["loss"] for entry in history[before + 1 : best] if "loss" in entry]
+    loss = _REPORT_LOSS if f"eval_{_REPORT_LOSS}" in history[best] else "loss"
+    losses = [entry[loss] for entry in history[before + 1 : best] if loss in entry]
     found = {"epochs": float(history[best]["epoch"])}
-    if losses and "eval_loss" in history[best]:
-        found["loss_gap"] = history[best]["eval_loss"] - mean(losses)
+    if losses and f"eval_{loss}" in history[best]:
+        found["loss_gap"] = history[best][f"eval_{loss}"] - mean(losses)
     return found
 
 

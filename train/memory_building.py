@@ -226,7 +226,7 @@ def _executor(encoder: StudyEncoder, processes: int, devices: Sequence[str]) -> 
     try:
         yield _HereExecutor()
     finally:
-        torch.set_num_threads(threads)
+        _stop(threads)
 
 
 class _HereExecutor(Executor):
@@ -253,6 +253,13 @@ def _start(encoder: StudyEncoder, device: str) -> None:
     # One, however many processes there are: sums in another order would differ in their last bits.
     torch.set_num_threads(1)
     _encoder = encoder.on(device)
+
+
+def _stop(threads: int) -> None:
+    """Lets the models go, which can be large."""
+    global _encoder
+    del _encoder
+    torch.set_num_threads(threads)
 
 
 def _encode_batch(track: str, studies: Sequence[Mapping[str, Any]], file: Path, digest: str) -> int:

@@ -44,7 +44,8 @@ def preference_pairs(
 
     def sample() -> list[dict[str, Any]]:
         done = _read(file)
-        todo = [start for start in range(0, len(studies), _STUDIES_AT_A_TIME) if start >= len(done)]
+        groups = range(0, len(studies), _STUDIES_AT_A_TIME)
+        todo = [start for start in groups if min(start + _STUDIES_AT_A_TIME, len(studies)) > len(done)]
         # A group that was interrupted is sampled anew, from its own seed.
         done = done[: todo[0]] if todo else done[: len(studies)]
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -124,13 +125,14 @@ def sampled_reports(
     # The model's own file of settings is for writing one report; only its special tokens hold here.
     own = model.generation_config
     tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    sampling = GenerationConfig(**tokens | {"do_sample": True, "top_k": 0} | dict(generation))
+    options = {"do_sample": True, "top_k": 0, "num_return_sequences": count}
+    sampling = GenerationConfig(**tokens | options | dict(generation))
     was_training = model.training
     model.eval()
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        ids = model.generate(**inputs, generation_config=sampling, num_return_sequences=count)
+        ids = model.generate(**inputs, generation_config=sampling)
     model.train(was_training)
     return processor.post_process_image_text_to_text(ids[:, inputs["input_ids"].shape[1] :])
 

@@ -5,9 +5,6 @@ an error that names the nearest one. Values can be replaced by overrides such as
 Reading a recipe loads neither torch nor transformers; checking one does.
 """
 
-import difflib
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.resources import files
@@ -15,18 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field
 
+from .recipe_sections import Section, build_section, fill_defaults, refuse_unknown
 from .recipe_text import RecipeError, override_value, parse_mapping, read_text, set_value
-
-_Section = typing.TypeVar("_Section", bound="Section")
-
-
-class Section(BaseModel):
-    """Keys and values that a file may hold: no other keys, and values of these types, not what could become one."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class SourceSection(Section):
@@ -110,7 +99,7 @@ class Recipe(Section):
     def model_post_init(self, context: Any) -> None:
         arguments = self.arguments_class()
         known = [f.name for f in fields(arguments) if f.init and f.name not in self._RESERVED]
-        _refuse_unknown(self.training, known, "training")
+        refuse_unknown(self.training, known, "training")
         _check_numbers(self.training, arguments)
         if self.early_stopping_patience is not None:
             if self.early_stopping_patience < 1:
@@ -329,7 +318,7 @@ class GeneratorSection(Section):
     Attributes:
         checkpoint: folder or Hub name of a whole report generator to continue from; excludes the encoder and the
             language model.
-        system: which report generator is put together: `mambaxray` or `emrrg`.
+        system: which report generator is put together: `mambaxray`, `emrrg`, `ammrg` or another family's name.
         options: fields of its configuration, such as `hybrid_layers` of `emrrg`.
         parts: further pre-trained parts that the system takes, by name: folders or Hub names, such as the
             `text_encoder` of `bidirectional_rrg`.
@@ -464,9 +453,9 @@ class FinetuneRecipe(Recipe):
         from ..processing.processing_mambaxray import CONTEXT
         from ..processing.report_text import SECTIONS
 
-        _refuse_unknown(dict.fromkeys(self.context.parts), list(CONTEXT), "context.parts")
-        _refuse_unknown(dict.fromkeys(self.sections), list(SECTIONS), "sections")
-        _refuse_unknown(self.generation, list(GenerationConfig().to_dict()), "generation")
+        refuse_unknown(dict.fromkeys(self.context.parts), list(CONTEXT), "context.parts")
+        refuse_unknown(dict.fromkeys(self.sections), list(SECTIONS), "sections")
+        refuse_unknown(self.generation, list(GenerationConfig().to_dict()), "generation")
         try:
             wanted_scores(self.metrics)
         except (TypeError, ValueError) as error:
@@ -539,7 +528,7 @@ class AlignRecipe(Recipe):
         from .rewards import check_rewards
 
         for name in ("generation", "evaluation"):
-            _refuse_unknown(getattr(self, name), list(GenerationConfig().to_dict()), name)
+            refuse_unknown(getattr(self, name), list(GenerationConfig().to_dict()), name)
         if self.uncertain not in ("positive", "negative", "ignore"):
             raise RecipeError(f"uncertain must be positive, negative or ignore, got {self.uncertain!r}")
         if self.num_samples < 2:
@@ -642,20 +631,7 @@ def read_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
 
 def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's plain data with every default written out, as `Recipe.to_dict` has it, but unchecked."""
-    return _with_defaults(STAGES[values["stage"]].recipe, values)
-
-
-def _with_defaults(section: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
-    filled = dict(values)
-    for name, f in section.model_fields.items():
-        kind: Any = f.annotation
-        if _is_section(kind):
-            filled[name] = _with_defaults(kind, values.get(name, {}))
-        elif (each := _section_of_list(kind)) is not None:
-            filled[name] = [_with_defaults(each, value) for value in values.get(name, [])]
-        elif name not in values and not f.is_required():
-            filled[name] = f.get_default(call_default_factory=True)
-    return filled
+    return fill_defaults(STAGES[values["stage"]].recipe, values)
 
 
 def make_recipe(values: Mapping[str, Any]) -> Recipe:
@@ -721,90 +697,6 @@ def _check_numbers(training: Mapping[str, Any], arguments: type[Any]) -> None:
         value = training.get(name, -1)
         if isinstance(value, int | float) and value <= 0 and value != -1:
             raise RecipeError(f"training.{name} must be positive, or -1 for no limit, got {value!r}")
-
-
-def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in given:
-        if key not in known:
-            raise _unknown_key(str(key), known, where)
-
-
-def _unknown_key(key: str, known: Sequence[str], where: str) -> RecipeError:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
-    return RecipeError(f"unknown key {f'{where}.{key}' if where else key}{hint}")
-
-
-def build_section(section: type[_Section], values: Any, where: str) -> _Section:
-    """Checks plain data and makes a section of it; `where` names it in messages.
-
-    Raises:
-        RecipeError: a key that the section has not, or needs and does not get, or a value of another type.
-    """
-    if not isinstance(values, Mapping):
-        raise RecipeError(f"{where} must hold keys and values, got {values!r}")
-    try:
-        return section.model_validate(dict(values))
-    except ValidationError as error:
-        raise _explained(section, values, where, error.errors()) from error
-
-
-_ORDER = ("extra_forbidden", "invalid_key", "missing")
-"""What is said first: a misspelt key explains why another is missing."""
-
-
-def _explained(
-    section: type[Section], values: Mapping[str, Any], where: str, errors: list[ErrorDetails]
-) -> RecipeError:
-    """Pydantic's errors as one that speaks of the file."""
-    error = min(errors, key=lambda e: _ORDER.index(e["type"]) if e["type"] in _ORDER else len(_ORDER))
-    if error["type"] == "value_error":
-        return RecipeError(str(error["ctx"]["error"]))
-    # Behind the names of sections, the place holds the member of a union or of a list.
-    names: list[str] = [where] if where else []
-    kind: Any = section
-    value: Any = values
-    for name in error["loc"]:
-        if isinstance(name, int) and (each := _section_of_list(kind)) is not None:
-            names[-1] += f"[{name}]"
-            kind, value = each, value[name]
-            continue
-        if not _is_section(kind) or name not in kind.model_fields or name not in value:
-            break
-        names.append(str(name))
-        kind, value = kind.model_fields[name].annotation, value[name]
-    key = ".".join(names)
-    if error["type"] in ("extra_forbidden", "invalid_key"):
-        return _unknown_key(str(error["loc"][-1]), list(kind.model_fields), key)
-    if error["type"] == "missing":
-        missing = [e["loc"][-1] for e in errors if e["type"] == "missing" and e["loc"][:-1] == error["loc"][:-1]]
-        return RecipeError(f"{key or 'the recipe'} lacks {', '.join(map(str, missing))}")
-    if _is_section(kind):
-        return RecipeError(f"{key} must hold keys and values, got {value!r}")
-    return RecipeError(f"{key} must be {_type_name(kind)}, got {value!r}")
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Section)
-
-
-def _section_of_list(kind: Any) -> type[Section] | None:
-    """The section that a list holds; None for other types."""
-    inside = typing.get_args(kind) if typing.get_origin(kind) is list else ()
-    return inside[0] if inside and _is_section(inside[0]) else None
-
-
-def _type_name(kind: Any) -> str:
-    """`str or null`, `list of int`."""
-    if _is_section(kind):
-        return "keys and values"
-    if kind is types.NoneType:
-        return "null"
-    if isinstance(kind, types.UnionType):
-        return " or ".join(map(_type_name, typing.get_args(kind)))
-    if typing.get_origin(kind) is list:
-        return f"list of {_type_name(typing.get_args(kind)[0])}"
-    return (typing.get_origin(kind) or kind).__name__
 
 
 __all__ = [

@@ -61,6 +61,7 @@ class _Builder:
     so that a pickle cannot change it."""
 
     __slots__ = ("_build",)
+    _build: Callable[..., Any]
 
     def __init__(self, build: Callable[..., Any]):
         object.__setattr__(self, "_build", build)

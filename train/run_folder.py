@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from ..data.whole_file import write_whole
+from .alignment_result import GUARD
 from .checkpoints import last_complete_checkpoint
 from .recipe import Recipe, RecipeError, make_recipe, read_recipe
 from .run_result import RECIPE_FILE, RESULT_FILE
 
 ENVIRONMENT_FILE = "environment.json"
 CHECKPOINTS, MODEL, BASE, PICTURES = "checkpoints", "model", "base", "pictures"
-PAIRS, GUARD = "pairs.jsonl", "guard"
+PAIRS = "pairs.jsonl"
 CLASSIFICATION_FILES = ("classification.json", "classification.md")
 _MADE = (
     RECIPE_FILE,

@@ -54,7 +54,14 @@ def line_chart(curve: Curve) -> Markup:
     return _figure(curve, lines, axes, summary)
 
 
-def histogram(title: str, x_label: str, samples: Mapping[str, Sequence[float]], bins: int = 30) -> Markup:
+def histogram(
+    title: str,
+    x_label: str,
+    samples: Mapping[str, Sequence[float]],
+    bins: int = 30,
+    *,
+    y_label: str = "% of reports",
+) -> Markup:
     """Outlines of how often values occur, in percent of each sample, over common bins; empty without any value.
 
     The rarest hundredth of the values at either end shares the outermost bins, or one long text would press all
@@ -65,6 +72,7 @@ def histogram(title: str, x_label: str, samples: Mapping[str, Sequence[float]], 
         x_label: what the values are.
         samples: finite values by the name of their line.
         bins: number of bins.
+        y_label: what the percentages are of.
     """
     values = np.concatenate([np.asarray(sample, dtype=np.float64) for sample in samples.values()])
     if not len(values):
@@ -82,7 +90,7 @@ def histogram(title: str, x_label: str, samples: Mapping[str, Sequence[float]], 
         lines.append((name, list(zip(x.tolist(), y.tolist(), strict=True))))
         parts.append(f"{name}: median {np.median(sample):.4g}")
     axes = _Axes.around([point for _, points in lines for point in points])
-    return _figure(Curve(title, x_label, "% of reports", ()), lines, axes, "; ".join(parts))
+    return _figure(Curve(title, x_label, y_label, ()), lines, axes, "; ".join(parts))
 
 
 def _figure(curve: Curve, lines: Sequence[tuple[str, _Points]], axes: "_Axes", summary: str) -> Markup:

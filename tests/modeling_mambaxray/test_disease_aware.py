@@ -32,6 +32,7 @@ from mambaxray import (
 )
 from mambaxray.data.phantoms import make_study
 from mambaxray.data.schema import OBSERVATIONS
+from mambaxray.evaluation.made_with import MadeWith
 from mambaxray.modeling_mambaxray import modeling_disease_aware
 from mambaxray.modeling_mambaxray.generation.continuous_generation import generate_continuously
 from mambaxray.modeling_mambaxray.layers.disease_visual_fusion import DiseaseVisualFusion
@@ -531,3 +532,16 @@ def test_a_cards_examples_are_written_without_the_patients_reports(model, proces
     assert with_memory != without
     assert without in card
     assert with_memory not in card
+
+
+def test_reports_of_another_memory_or_weight_are_not_taken_for_the_same(model, processor):
+    one, made = tiny_disease_aware(processor), set()
+    memory = retrieval_memory(one, processor)
+    for given in (None, memory, memory.select(range(3)), memory.select([0, 1, 3])):
+        one.study_memory = None
+        if given is not None:
+            one.set_memories({"retrieval": given})
+        made.add(MadeWith.of_loaded(one, processor, {}).model)
+    one.config.retrieval_weight = 0.75
+    made.add(MadeWith.of_loaded(one, processor, {}).model)
+    assert len(made) == 5

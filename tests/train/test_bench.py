@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from mambaxray.cli import app
+from mambaxray.data.schema import OBSERVATIONS
 from mambaxray.evaluation.evaluate_model import generate_predictions
 from mambaxray.train import bench_run
-from mambaxray.train.bench_grid import load_bench, make_bench
+from mambaxray.train.bench_grid import list_benches, load_bench, make_bench
 from mambaxray.train.bench_run import CellResult, read_bench, run_bench
-from mambaxray.train.bench_table import render_table
+from mambaxray.train.bench_table import render_observations, render_table
 from mambaxray.train.recipe import RecipeError
 
 VISION = {"model_type": "vision_mamba", "hidden_size": 24, "num_hidden_layers": 1, "image_size": 32, "state_size": 4}
@@ -70,16 +71,43 @@ def test_choices_replace_the_benchs_values_and_later_axes_those_of_earlier_ones(
     assert cell.recipe.training["max_steps"] == 2
 
 
-def test_the_cells_of_the_bundled_benches_have_recipes():
+def test_the_cells_and_steps_of_the_bundled_benches_have_recipes():
+    """Numbers of cells, and of different steps before them."""
     counts = {
-        "phantoms": 6,
-        "cxpmrg": 3 * 4 + 14,
-        "cxpmrg_stages": 2 * 8,
-        "cxpmrg_text_encoders": 2 * 3,
-        "emrrg_components": 3 * 9,
-        "emrrg_tuned_parts": 3 * 11,
+        "phantoms": (6, 0),
+        "cxpmrg": (3 * 4 + 14, 0),
+        "cxpmrg_stages": (2 * 8, 0),
+        "cxpmrg_text_encoders": (2 * 3, 0),
+        "emrrg_components": (3 * 9, 0),
+        "emrrg_tuned_parts": (3 * 11, 0),
+        # A stage 1 and its memories for each data set; with another loss in stage 1, both once more.
+        "ammrg": (3, 3 * 2),
+        "ammrg_components": (2 * 6, 2 * 2 * 2),
+        # One stage 1; memories of another kind in all lines but those of tables VII and X.
+        "ammrg_settings": (1 + 4 + 5 + 5 + 4 + 4 + 5, 1 + 1 + 4 + 5 + 4 + 4),
+        # Of all seeds: the phantoms, the whole model, its language model.
+        "ammrg_components_phantoms": (3 * 5, 3 + 3 * 2 * 2),
+        "ammrg_settings_phantoms": (3 * 19, 3 + 3 * (1 + 1 + 3 + 3 + 2 + 4)),
+        "disease_aware": (3, 1 + 3),
+        "disease_aware_components": (2 * 4, 1 + 2),
+        "disease_aware_lambda": (2 * 5, 1 + 2),
+        "disease_aware_fusion": (2 * 5, 1),
+        "disease_aware_components_phantoms": (3 * 4, 3 + 3 * 2),
+        "disease_aware_lambda_phantoms": (3 * 5, 3 + 3 * 2),
+        "disease_aware_fusion_phantoms": (3 * 5, 3 + 3),
+        "bidirectional": (2, 0),
+        "bidirectional_components": (2 * 4, 0),
+        "bidirectional_r2gengpt": (2, 0),
+        "bidirectional_components_phantoms": (3 * 4, 3),
+        "bidirectional_r2gengpt_phantoms": (3 * 2, 3),
     }
-    assert {name: len(load_bench(name).cells()) for name in counts} == counts
+    found = {}
+    for name in counts:
+        cells = load_bench(name).cells()
+        found[name] = (len(cells), len({step.key for cell in cells for step in cell.steps}))
+    assert found == counts
+    assert [*sorted(counts)] == list(list_benches())
+    assert all(list_benches().values()), "a bench without a description"
 
 
 def test_cxpmrgs_decoders_are_table_2s_on_chexpert_plus_and_iu_x_ray_keeps_its_own():
@@ -112,7 +140,7 @@ def test_a_choice_can_be_kept_to_choices_of_other_axes():
         ({"processes": 0}, "processes must be positive"),
         ({"published": "some"}, "published must be own, all or none"),
         ({"published": {"AM-MRG": ["IV", "40"]}}, "published names table 40 of 'AM-MRG'; there are AM-MRG I"),
-        ({"columns": ["epoch"]}, "columns can be Bleu_1, .*epochs, loss_gap, got 'epoch'"),
+        ({"columns": ["epoch"]}, "columns can be Bleu_1, .*copied_by_chance, or eval_ and a name, got 'epoch'"),
         ({"test": {"batch_size": 0}}, r"test\.batch_size must be positive"),
         ({"test": {"batch_size": "huge"}}, r"test\.batch_size must be a number or largest, got 'huge'"),
         ({"test": {"batch_size": "largest"}, "processes": 2}, "largest needs processes: 1"),
@@ -413,16 +441,46 @@ def test_the_rows_of_named_tables_stand_below_ours_whatever_their_data_set():
 
 
 def test_a_bench_can_have_more_columns_and_says_which_metrics_could_not_be_computed():
-    columns = ["Bleu_1", "RadGraph_F1", "epochs", "loss_gap"]
+    columns = ["Bleu_1", "RadGraph_F1", "epochs", "loss_gap", "eval_text_to_vision"]
     bench = grid(published={"Bidirectional": ["3"]}, dataset={"MIMIC-CXR": {}}, columns=columns)
-    result = replace(outcome(), numbers={"epochs": 2.0, "loss_gap": 0.25}, unavailable={"RadGraph": "needs radeval"})
+    result = replace(
+        outcome(),
+        numbers={"epochs": 2.0, "loss_gap": 0.25, "eval_text_to_vision": 7},
+        unavailable={"RadGraph": "needs radeval"},
+    )
     text = render_table(bench, [(bench.cells()[0], result)], "markdown")
     rows = rows_of(text)
-    assert rows[0][4:9] == ["B1", "RadGraph F1", "epochs", "loss gap", "B4"]
-    assert rows[2][4:9] == ["–", "–", "2.00", "0.250", "0.123"]
-    assert rows[6][1:9] == ["V2T + T2V + image reconstruction", "", "", "–", "0.203", "5.00", "–", "0.144"]
+    assert rows[0][4:10] == ["B1", "RadGraph F1", "epochs", "loss gap", "text_to_vision", "B4"]
+    assert rows[2][4:10] == ["–", "–", "2.00", "0.250", "7.000", "0.123"]
+    assert rows[6][1:10] == ["V2T + T2V + image reconstruction", "", "", "–", "0.203", "5.00", "–", "–", "0.144"]
     assert "- Not available: RadGraph: needs radeval" in text
     assert "loss gap: validation loss less training loss" in text
+
+
+def test_recall_by_observation_has_the_most_frequent_first_and_a_column_for_each_line():
+    bench = grid(published="none", seeds=[1, 2], dataset={"A": {}}, variant={"without": {}, "with": {}})
+
+    def recalls(value):
+        return {f"{name}_{o}_uncertain-negative": 0 for name in ("support", "recall") for o in OBSERVATIONS} | {
+            "support_Edema_uncertain-negative": 30,
+            "support_Fracture_uncertain-negative": 3,
+            "recall_Edema_uncertain-negative": 0.5,
+            "recall_Fracture_uncertain-negative": value,
+        }
+
+    values = (0.0, 0.0, 0.25, 0.75)
+    results = [replace(outcome(), scores=recalls(value)) for value in values]
+    pairs = list(zip(bench.cells(), results, strict=True))
+    text = render_observations(bench, pairs, "markdown")
+    rows = rows_of(text)
+    assert rows[0] == ["data set", "observation", "studies", "without", "with"]
+    assert rows[2] == ["A", "Edema", "30", "0.500", "0.500"]
+    # Student's t with one degree of freedom is 12.706; the standard error is 0.25.
+    assert rows[3] == ["A", "Fracture", "3", "0.000", "0.500 ± 3.177"]
+    assert len(rows) == 2 + 14
+    assert "seeds 1, 2" in text
+    with pytest.raises(ValueError, match=r"name clinical in test\.metrics"):
+        render_observations(bench, [(bench.cells()[0], CellResult("open"))], "markdown")
 
 
 def test_the_latex_table_is_escaped_and_balanced():
@@ -454,6 +512,9 @@ def test_the_command_prints_and_writes_the_table(finished, tmp_path):
     printed = runner.invoke(app, ["bench", "table", str(folder)])
     assert printed.exit_code == 0, printed.output
     assert "| phantoms |" in printed.stdout
+    recalls = runner.invoke(app, ["bench", "table", str(folder), "--observations"])
+    assert recalls.exit_code == 0, recalls.output
+    assert "| phantoms | Pleural Effusion |" in recalls.stdout
     file = tmp_path / "new" / "table.html"
     written = runner.invoke(app, ["bench", "table", str(folder), "--format", "html", "--output", str(file)])
     assert written.exit_code == 0, written.output

@@ -30,6 +30,14 @@ def test_the_recipes_metric_decides_what_is_best_and_the_first_of_equals_counts(
     }
 
 
+def test_of_several_losses_that_of_the_report_makes_the_gap():
+    history = [
+        {"loss": 5.0, "report": 2.0, "reconstruction": 3.0, "epoch": 1.0},
+        {"eval_loss": 7.0, "eval_report": 2.5, "epoch": 1.0},
+    ]
+    assert best_evaluation(history, {}) == {"epochs": 1.0, "loss_gap": 0.5}
+
+
 def test_nothing_is_said_of_a_run_without_evaluations_and_no_gap_without_training_losses():
     assert best_evaluation([{"loss": 1.0, "epoch": 1.0}], {}) == {}
     assert best_evaluation([{"eval_loss": 1.0, "epoch": 1.0}], {}) == {"epochs": 1.0}
