@@ -268,9 +268,9 @@ def plain_model(name, vocabulary=60):
         )
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     text |= {"vocab_size": vocabulary, "max_position_embeddings": 256}
-    return DiseaseAwareForPreTraining(
-        DiseaseAwarePreTrainingConfig(VISION_CONFIGS["vmamba"](), BertConfig(**text), **queries)
-    )
+    vision = VISION_CONFIGS["vmamba"]()
+    vision.drop_path_rate = 0.0
+    return DiseaseAwareForPreTraining(DiseaseAwarePreTrainingConfig(vision, BertConfig(**text), **queries))
 
 
 def plain_parts(name, studies):
@@ -338,7 +338,10 @@ def test_two_processes_learn_as_one_with_the_negatives_and_labels_of_both(name, 
     one, two = (json.loads((tmp_path / f"{processes}.json").read_text()) for processes in (1, 2))
     for entry, expected in zip(two["history"], one["history"], strict=True):
         assert entry["loss"] == pytest.approx(expected["loss"], rel=1e-4)
-        for loss in ("classification", "orthogonality", "contrastive"):
-            assert entry.get(loss) == pytest.approx(expected.get(loss), rel=1e-4)
+        names = entry.keys() & {"classification", "orthogonality", "contrastive"}
+        assert len(names) == 2
+        for loss in names:
+            assert entry[loss] == pytest.approx(expected[loss], rel=1e-4), loss
     for part, weight in one["weights"].items():
-        assert two["weights"][part] == pytest.approx(weight, rel=1e-4), part
+        # Keys have no use for a bias: its gradient is rounding.
+        assert two["weights"][part] == pytest.approx(weight, rel=1e-4, abs=1e-6), part
