@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=1400, help="to learn from")
     parser.add_argument("--test-patients", type=int, default=150)
     parser.add_argument("--encoder-steps", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--dropout", type=float, default=0.15)
     parser.add_argument("--tables", nargs="+", choices=("cost", "changes"), default=["cost", "changes"])

@@ -48,11 +48,14 @@ def copying(predictions: Sequence[StudyReport]) -> dict[str, float]:
 
 
 def exemplar_text(prediction: StudyReport) -> str | None:
-    """The text of the first study that a prediction's evidence names, the same for all observations; None where it
-    names none, or no text of it."""
+    """The text of the study that was retrieved for a prediction's prompt, which its evidence names for all observations
+    alike; None where it names none, or no text of it.
+
+    What single queries recall from memories of a name (`RelatedStudy.memory`) does not stand in the prompt.
+    """
     for each in (prediction.evidence or {}).values():
         for study in each.get("studies", ()):
-            if isinstance(text := study.get("text"), str):
+            if "memory" not in study and isinstance(text := study.get("text"), str):
                 return text
     return None
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import MODEL_HELP, DeviceOption
+from .cli_options import MODEL_HELP, DatasetOptionOption, DeviceOption
 from .console import SAFETY, error_console, failure, quiet_transformers
 
 analyse_app = typer.Typer(
@@ -38,14 +38,7 @@ def reconstruction(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="HTML file to write.")] = Path(
         "reconstruction.html"
     ),
-    dataset_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Option of the data set, such as num_studies=100 for phantoms; can be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    dataset_option: DatasetOptionOption = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Split of the data set.")] = "test",
     studies: Annotated[int, typer.Option(min=2, metavar="N", help="Number of studies, from the split's first.")] = 4,
     patches: Annotated[int, typer.Option(min=1, metavar="N", help="Patches of each image whose words are shown.")] = 6,
@@ -108,14 +101,7 @@ def embeddings(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="HTML file to write.")] = Path(
         "embeddings.html"
     ),
-    dataset_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Option of the data set, such as num_studies=100 for phantoms; can be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    dataset_option: DatasetOptionOption = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Split of the data set.")] = "test",
     studies: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Number of studies, from the split's first. Default: all.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_options import DeviceOption, SeedOption
+from .cli_options import DatasetOptionOption, DeviceOption, SeedOption
 from .console import error_console, failure, quiet_transformers, study_progress
 
 if TYPE_CHECKING:
@@ -51,15 +51,6 @@ DatasetOption = Annotated[
     typer.Option(
         metavar="SOURCE",
         help="Data set with all its splits: a folder prepared by mambaxray prepare, a table, or phantoms.",
-        show_default=False,
-    ),
-]
-DatasetOptionOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--dataset-option",
-        metavar="KEY=VALUE",
-        help="Option of the data set, such as num_studies=100 for phantoms; can be repeated.",
         show_default=False,
     ),
 ]

@@ -16,6 +16,15 @@ DeviceOption = Annotated[
     typer.Option(metavar="DEVICE", help="Device: auto (a GPU if available), cpu, cuda, cuda:1 ..."),
 ]
 SeedOption = Annotated[int, typer.Option(metavar="N", help="Random seed.")]
+DatasetOptionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dataset-option",
+        metavar="KEY=VALUE",
+        help="Option of the data set, such as num_studies=100 for phantoms; can be repeated.",
+        show_default=False,
+    ),
+]
 StrictOption = Annotated[
     bool,
     typer.Option(
@@ -32,6 +41,7 @@ __all__ = [
     "MAX_NEW_TOKENS_HELP",
     "MODEL_HELP",
     "AllowBlankOption",
+    "DatasetOptionOption",
     "DeviceOption",
     "PromptOption",
     "SeedOption",

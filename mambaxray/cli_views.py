@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import SeedOption
+from .cli_options import DatasetOptionOption, SeedOption
 from .console import error_console, failure, quiet_transformers
 
 views_app = typer.Typer(
@@ -28,15 +28,7 @@ def train(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the classifier.", show_default=False)
     ],
-    dataset_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--dataset-option",
-            metavar="KEY=VALUE",
-            help="Option of the data set, such as section=findings; can be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    dataset_option: DatasetOptionOption = None,
     image_size: Annotated[int, typer.Option(min=32, metavar="PIXELS", help="Side of the images.")] = 128,
     epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Passes over the training images.")] = 12,
     seed: SeedOption = 0,

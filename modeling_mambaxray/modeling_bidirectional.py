@@ -250,6 +250,12 @@ class BidirectionalForConditionalGeneration(MambaXrayForConditionalGeneration):
         """
         if self.text_encoder is None:
             raise ValueError("the model has no text encoder: it was saved without the parts that only training needs")
+        limit = getattr(self.text_encoder.config, "max_position_embeddings", None)
+        if limit is not None and report_input_ids.shape[1] > limit:
+            raise ValueError(
+                f"a text of {report_input_ids.shape[1]} tokens is longer than the {limit} positions of the text "
+                f"encoder: set processor.max_text_length = {limit}"
+            )
         before, behind = self._split_prompt(vision_prompt_ids)
         mask = report_input_ids >= 0
         states = self.text_encoder(

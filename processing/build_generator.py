@@ -99,7 +99,7 @@ def build_generator(
         **(parts or {}),
         **config_kwargs,
     )
-    processor.num_image_tokens = model.config.num_image_tokens
+    processor.fit_to(model.config)
     processor.num_prior_image_tokens = model.config.num_prior_image_tokens or None
     return model, processor
 

@@ -87,6 +87,12 @@ class BidirectionalProcessor(MambaXrayProcessor):
         text_tokenizer = AutoTokenizer.from_pretrained(source) if source else None
         return cls(image_processor, tokenizer, text_tokenizer, **kwargs)
 
+    def fit_to(self, config: Any) -> None:
+        """As in the base class; texts get no longer than the text encoder's positions."""
+        super().fit_to(config)
+        positions = getattr(config.text_encoder_config, "max_position_embeddings", None) or self.max_text_length
+        self.max_text_length = min(self.max_text_length, positions)
+
     def text_of(self, report: str, view: str | None) -> str:
         """What the text encoder reads for an image: a sentence about its view, and the report."""
         sentence = VIEW_SENTENCES.get(view or "", "")

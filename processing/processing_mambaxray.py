@@ -193,6 +193,14 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         """
         return cls(image_processor, tokenizer, **kwargs)
 
+    def fit_to(self, config: Any) -> None:
+        """Takes over what a model's configuration decides. A system overrides it where that is more.
+
+        Args:
+            config: the model's.
+        """
+        self.num_image_tokens = config.num_image_tokens
+
     @property
     def chat_template(self) -> str | dict[str, str]:
         """The user's own chat template, or the one that says what `prompt_template` and `instruction` say."""

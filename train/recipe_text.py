@@ -78,10 +78,10 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
 
 
 def override_value(values: dict[str, Any], override: str) -> None:
-    """Replaces one value in plain data by an override `key=value`, the value in YAML.
+    """Replaces one value in plain data as an override `key=value` says, the key with dots, the value in YAML.
 
     Raises:
-        RecipeError: the override reads otherwise, or something on the way has no keys.
+        RecipeError: the override is no `key=value`, or something on the way has no keys.
     """
     key, separator, text = override.partition("=")
     if not separator or not key:

@@ -37,5 +37,11 @@ def test_what_is_copied_by_chance_is_measured_with_the_exemplars_of_others():
     assert copying(predictions) == {"copied": 0.25, "copied_by_chance": 0.75}
 
 
+def test_what_queries_recall_from_a_memory_is_no_exemplar():
+    recalled = {"studies": [{"study_id": "s", "weight": 1, "text": "a b c d", "memory": "report"}]}
+    predictions = [StudyReport(name, report="a b c d", evidence={"Edema": recalled}) for name in "ab"]
+    assert copying(predictions) == {}
+
+
 def test_nothing_is_said_where_no_exemplars_are_known():
     assert copying([StudyReport("s", report="a"), prediction("a b c d", "a b c d")]) == {}

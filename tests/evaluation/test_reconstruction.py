@@ -6,7 +6,7 @@ from html_page import Page
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from mambaxray import make_tiny_models, reconstruct_studies, write_reconstruction_page
+from mambaxray import explain_report, make_tiny_models, reconstruct_studies, write_reconstruction_page
 from mambaxray.cli import app
 from mambaxray.data.phantoms import make_study
 from mambaxray.evaluation.nearest_words import nearest_words
@@ -100,3 +100,10 @@ def test_one_study_alone_has_no_other_report(tiny):
     _, model, processor = tiny
     with pytest.raises(ValueError, match="two or more, not 1"):
         reconstruct_studies(model, processor, [make_study(0)])
+
+
+def test_attention_maps_cover_the_patches_of_a_model_without_cls(tiny):
+    _, model, processor = tiny
+    explanation = explain_report(model, processor, make_study(0)["images"], max_new_tokens=4, min_new_tokens=4)
+    side = round(model.config.num_image_tokens**0.5)
+    assert explanation.sources[0].maps.shape == (len(explanation.words), side, side)

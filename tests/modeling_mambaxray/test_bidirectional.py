@@ -473,6 +473,8 @@ def test_inputs_that_do_not_fit_are_refused(model):
     for prompt in ([[1, 30, IMAGE_TOKEN_ID]], [[1, 30, 31]], [[1, IMAGE_TOKEN_ID, 4, IMAGE_TOKEN_ID, 5]]):
         with pytest.raises(ValueError, match="vision_prompt_ids must be the same prompt"):
             model.get_image_features(**features | {"vision_prompt_ids": torch.tensor(prompt * 2)})
+    with pytest.raises(ValueError, match="40 tokens is longer than the 32 positions of the text encoder"):
+        model.get_image_features(**features | {"report_input_ids": torch.full((2, 2, 40), 5)})
     with pytest.raises(ValueError, match="no image decoder"):
         tiny_bidirectional(loss_weights={"reconstruction": 0.0}).reconstruct(torch.zeros(1, PATCHES, 32))
 

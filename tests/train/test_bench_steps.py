@@ -293,3 +293,95 @@ def test_a_dry_run_shows_steps_and_cells_and_runs_nothing(finished, tmp_path):
     done = runner.invoke(app, ["bench", "run", str(file), "--output", str(finished[0]), "--dry-run"])
     assert "no stage" in done.stdout
     assert done.stdout.count("open") == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"command": "part", "set": {"part": "language_model"}}, "step extra: lacks the option model"),
+        (
+            {"command": "part", "set": {"model": "x", "parts": "y"}},
+            "step extra: unknown option parts; known: model, part",
+        ),
+        (
+            {"command": "memory build", "set": {"model": "x", "dataset": "y", "beta": 4}},
+            "unknown option beta; known: model",
+        ),
+        ({"command": "retrieval build", "set": {"model": "x"}}, "lacks the option dataset"),
+    ],
+)
+def test_an_option_that_a_command_does_not_have_or_lacks_is_told_before_anything_runs(step, message):
+    bench = copy.deepcopy(BENCH) | {"variant": {"one": {"set": {"model.vision_encoder": "${extra}"}}}}
+    bench["steps"]["extra"] = step
+    with pytest.raises(RecipeError, match=message):
+        make_bench(bench).cells()
+
+
+def test_only_a_command_that_draws_gets_the_seed():
+    bench = copy.deepcopy(BENCH) | {
+        "variant": {"one": {"set": {"model.memories": {"visual": "${m}", "report": "${r}"}}}}
+    }
+    bench["steps"]["m"] = {"command": "memory build", "set": {"model": "x", "dataset": "y"}}
+    bench["steps"]["r"] = {"command": "retrieval build", "set": {"model": "x", "dataset": "y"}}
+    (cell,) = make_bench(bench | {"seeds": [7]}).cells()
+    options = {step.name: step.options for step in cell.steps if step.command is not None}
+    assert options == {"m": {"model": "x", "dataset": "y", "seed": 7}, "r": {"model": "x", "dataset": "y"}}
+
+
+@pytest.fixture
+def phantoms_and_part():
+    """A bench whose data are drawn in a step, and whose language model is a part of a model that was trained whole."""
+    bench = copy.deepcopy(BENCH) | {"variant": {"one": {}}}
+    data = {"data.source": "${data}", "data.options": {}}
+    vision = BENCH["variant"]["no stage"]["set"]["model.vision_encoder"]
+    whole = bench["set"] | {"model.vision_encoder": vision, "metrics": None} | data
+    bench["set"] = whole | {"model.language_model": "${decoder}", "model.freeze": ["language_model"]}
+    bench["steps"] = {
+        "data": {"command": "phantoms", "set": {"num_studies": 30, "image_size": 32}},
+        "whole": {"recipe": "finetune_phantoms", "set": whole},
+        "decoder": {"command": "part", "set": {"model": "${whole}", "part": "language_model"}},
+    }
+    return bench
+
+
+def test_a_part_of_a_trained_model_and_drawn_data_are_steps(phantoms_and_part, tmp_path):
+    ((cell, result),) = run_bench(make_bench(phantoms_and_part), tmp_path)
+    assert result.state == "done", result.reason
+    assert names(cell) == ["data", "whole", "decoder"]
+    weights = load_file(tmp_path / cell.steps[2].result / "model.safetensors")
+    whole = load_file(tmp_path / cell.steps[1].result / "model.safetensors")
+    assert all((whole[f"language_model.{name}"] == weight).all() for name, weight in weights.items())
+    phantoms_and_part["steps"]["decoder"]["set"]["part"] = "no_such_part"
+    ((_, result),) = run_bench(make_bench(phantoms_and_part), tmp_path)
+    assert result.state == "failed"
+    assert "step decoder: " in result.reason
+    assert "no part 'no_such_part' that can be saved; it has vision_encoder, language_model" in result.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["ammrg", "disease_aware"])
+def test_stage_1_and_memories_are_steps_of_both_systems(phantoms_and_part, system, tmp_path):
+    bench = phantoms_and_part
+    stage1 = {**DATA, **SHORT, "data.source": "${data}", "data.options": {}}
+    if system == "ammrg":
+        stage1["model.vision_encoder"] = bench["set"]["model.vision_encoder"]
+        command = {"command": "memory build"}
+        options = {"report_encoder": "${decoder}", "pooling": "mean", "per_disease": 3, "reports": 5}
+        memories = {"visual": "${memories}/visual", "report": "${memories}/report"}
+    else:
+        stage1 |= {
+            "model.vision_encoder": {"model_type": "vmamba", "image_size": 32, "embed_dim": 24, "depths": [1, 1]}
+        }
+        command, options, memories = {"command": "retrieval build"}, {}, {"retrieval": "${memories}"}
+    bench["steps"]["stage1"] = {"recipe": f"{system}_stage1_phantoms", "set": stage1}
+    bench["steps"]["memories"] = command | {"set": {"model": "${stage1}", "dataset": "${data}", **options}}
+    bench["recipe"] = f"{system}_phantoms"
+    bench["set"] |= {"model.stage1": "${stage1}", "model.vision_encoder": None, "model.memories": memories}
+    bench["test"] |= {"evidence": True}
+    ((cell, result),) = run_bench(make_bench(bench), tmp_path)
+    assert result.state == "done", result.reason
+    assert sorted(names(cell)) == ["data", "decoder", "memories", "stage1", "whole"]
+    lines = (tmp_path / cell.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    known = {study for line in lines for each in json.loads(line)["evidence"].values() for study in each["studies"][0]}
+    assert known >= {"study_id", "weight"}
+    assert ("copied" in result.numbers) == (system == "disease_aware")

@@ -18,7 +18,7 @@ from mambaxray.train.varied_studies import EpochOfStudies, VariedStudies
 TINY = [
     "data.options={num_studies: 30, image_size: 48}",
     "model.options.text_encoder_config={model_type: bert, hidden_size: 16, intermediate_size: 16, "
-    "num_hidden_layers: 1, num_attention_heads: 2}",
+    "num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 96}",
     "model.options.image_decoder_sizes={decoder_hidden_size: 16, decoder_num_hidden_layers: 1, "
     "decoder_num_attention_heads: 2, decoder_intermediate_size: 16}",
     "model.vision_encoder={model_type: vit_mae, hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1, "
@@ -95,6 +95,7 @@ def test_a_resumed_run_ends_with_the_same_weights_and_losses(run, tmp_path):
 def test_the_saved_processor_cuts_the_middle(run):
     processor = AutoProcessor.from_pretrained(run / "model")
     assert processor.image_processor.do_center_crop
+    assert processor.max_text_length == 96  # the text encoder's positions
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90)).astype(np.uint8))
     middle = MambaXrayImageProcessor(size={"shortest_edge": 40}, do_center_crop=True, crop_size=32)
     pixels = processor.prepare_studies([{"images": [picture]}])["pixel_values"]
