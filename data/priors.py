@@ -89,6 +89,11 @@ def with_priors(splits: "datasets.DatasetDict") -> "datasets.DatasetDict":
     return datasets.DatasetDict({name: studies.with_transform(_AddPriors(studies)) for name, studies in splits.items()})
 
 
+def shows_priors(studies: "datasets.Dataset") -> bool:
+    """Whether the rows of a data set show their priors, as `with_priors` lets them."""
+    return isinstance(studies.format["format_kwargs"].get("transform"), _AddPriors)
+
+
 def count_priors(studies: Mapping[str, Sequence[str]]) -> int:
     """How many studies have a prior in the same data set.
 
@@ -120,4 +125,4 @@ class _AddPriors:
         }
 
 
-__all__ = ["ORDER", "count_priors", "link_priors", "read_date", "with_priors"]
+__all__ = ["ORDER", "count_priors", "link_priors", "read_date", "shows_priors", "with_priors"]

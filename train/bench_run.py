@@ -21,7 +21,7 @@ from accelerate.utils import find_executable_batch_size
 from transformers import AutoConfig
 
 from ..data.output_lock import locked_output
-from ..data.studies import first_studies, load_studies
+from ..data.studies import first_studies
 from ..data.whole_file import write_whole
 from ..evaluation.copying import copying
 from ..evaluation.evaluate_model import generate_predictions, score_predictions
@@ -38,7 +38,7 @@ from .processes import run_in_processes
 from .recipe import FinetuneRecipe, RecipeError, make_recipe
 from .run import RunResult, read_result, run_recipe
 from .run_folder import delete_run
-from .stage_parts import named_part
+from .stage_parts import load_all_splits, named_part
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -326,11 +326,12 @@ def _somebodys(file: str, test: "Dataset") -> list[StudyReport]:
 
 
 def _studies(recipe: FinetuneRecipe) -> "Mapping[str, Dataset]":
-    if recipe.data.source is None:
+    if not recipe.data.all_sources:
         raise FileNotFoundError("no data.source is given")
-    splits = load_studies(recipe.data.source, **recipe.data.options)
+    splits = load_all_splits(recipe.data, for_training=False)
     if not len(splits.get("test", ())):
-        raise FileNotFoundError(f"{recipe.data.source} has no test studies")
+        sources = ", ".join(each.source for each in recipe.data.all_sources)
+        raise FileNotFoundError(f"{sources} has no test studies")
     return splits
 
 

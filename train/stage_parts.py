@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import concatenate_datasets
+from datasets import DatasetDict, concatenate_datasets
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -20,6 +20,7 @@ from transformers import (
 
 from ..configuration.families import Family, families_of_stage
 from ..configuration.sub_configs import configuration_fields
+from ..data.priors import shows_priors, with_priors
 from ..data.studies import first_studies, load_studies
 from ..modeling_mambaxray.hub.separate_parts import SeparatePartsMixin
 from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
@@ -38,42 +39,66 @@ def load_splits(data: DataSection) -> tuple["Dataset", "Dataset | None"]:
     return splits["train"], splits.get("validation")
 
 
-def load_all_splits(data: DataSection) -> dict[str, "Dataset"]:
-    """The studies of all sources by split, those of each source behind the other's. There are always training studies.
+def load_all_splits(data: DataSection, *, for_training: bool = True) -> dict[str, "Dataset"]:
+    """The studies of all sources by split, those of each source behind the other's.
+
+    Args:
+        data: the recipe's `data`.
+        for_training: whether each source must have training studies.
 
     Raises:
         RecipeError: no source is named, one has nothing to train on, or ids of two sources are alike.
     """
     if not data.all_sources:
         raise RecipeError("the recipe does not say where the data is: give data.source=FOLDER")
-    loaded = [_limited(source, _load_source(source)) for source in data.all_sources]
+    sources = data.all_sources
+    loaded = [_load_source(source, for_training) for source in sources]
     if len(loaded) == 1:
-        return loaded[0]
-    _refuse_common_ids(data.all_sources, loaded)
+        return {name: first_studies(studies, _limit(sources[0], name)) for name, studies in loaded[0].items()}
+    _refuse_common_ids(sources, loaded)
     splits = {}
     for name in dict.fromkeys(name for each in loaded for name in each):
-        parts = [each[name] for each in loaded if len(each.get(name, ()))]
+        parts = [
+            (each[name], _limit(source, name)) for source, each in zip(sources, loaded, strict=True) if name in each
+        ]
+        parts = [(studies, limit) for studies, limit in parts if len(studies)]
         if parts:
-            splits[name] = concatenate_datasets(parts)
+            splits[name] = _concatenated(parts)
     return splits
 
 
-def _load_source(source: SourceSection) -> dict[str, "Dataset"]:
+def _concatenated(parts: Sequence[tuple["Dataset", int | None]]) -> "Dataset":
+    """Studies of several sources, of each at most so many, with the priors that they show wherever these lie."""
+    studies = concatenate_datasets([each for each, _ in parts])
+    if any(shows_priors(each) for each, _ in parts):
+        studies = with_priors(DatasetDict(all=studies))["all"]
+    rows, start = [], 0
+    for each, limit in parts:
+        rows += range(start, start + (len(each) if limit is None else min(limit, len(each))))
+        start += len(each)
+    return studies if len(rows) == len(studies) else studies.select(rows)
+
+
+def _load_source(source: SourceSection, for_training: bool = False) -> dict[str, "Dataset"]:
     splits = dict(load_studies(source.source, **source.options))
-    if not len(splits.get("train", ())):
+    if for_training and not len(splits.get("train", ())):
         raise RecipeError(f"{source.source} has no training studies; it has {', '.join(splits) or 'nothing'}")
-    if source.prefix is not None:
-        for name in ("study_id", "patient_id"):
-            splits = {
-                split: replace_column(studies, name, [f"{source.prefix}/{value}" for value in studies[name]])
-                for split, studies in splits.items()
-            }
-    return splits
+    if source.prefix is None:
+        return splits
+    return {name: _with_prefix(studies, source.prefix) for name, studies in splits.items()}
 
 
-def _limited(source: SourceSection, splits: Mapping[str, "Dataset"]) -> dict[str, "Dataset"]:
-    limits = {"train": source.max_train, "validation": source.max_validation}
-    return {name: first_studies(studies, limits.get(name)) for name, studies in splits.items()}
+def _with_prefix(studies: "Dataset", prefix: str) -> "Dataset":
+    shown = shows_priors(studies)
+    for name in ("study_id", "patient_id", "prior"):
+        if name in studies.column_names:
+            values = [f"{prefix}/{value}" if value else value for value in studies[name]]
+            studies = replace_column(studies, name, values)
+    return with_priors(DatasetDict(all=studies))["all"] if shown else studies
+
+
+def _limit(source: SourceSection, split: str) -> int | None:
+    return {"train": source.max_train, "validation": source.max_validation}.get(split)
 
 
 def _refuse_common_ids(sources: Sequence[SourceSection], loaded: Sequence[Mapping[str, "Dataset"]]) -> None:

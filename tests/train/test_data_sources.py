@@ -179,3 +179,16 @@ def test_a_part_of_a_dual_encoder_can_be_frozen():
     assert all(weight.requires_grad for weight in model.vision_encoder.parameters())
     with pytest.raises(RecipeError, match="no part 'decoder'; the model's parts are vision_encoder, text_encoder"):
         freeze(model, ["decoder"])
+
+
+def test_priors_are_those_of_the_same_source_also_under_a_prefix_and_beyond_its_limit():
+    options = {"num_studies": 12, "image_size": 32, "history": True}
+    sources = [{"source": "phantoms", "options": options, "prefix": name, "max_train": 2} for name in ("a", "b")]
+    train, _ = load_splits(build_section(DataSection, {"sources": sources}, "data"))
+    assert len(train) == 4
+    later = [row for row in train if row["prior"]]
+    assert [row["study_id"][:2] for row in later] == ["a/", "b/"]
+    for row in later:
+        assert row["prior"] == row["study_id"].removesuffix("-1") + "-0"
+        assert len(row["prior_images"]) == 1
+        assert row["prior_report"]
