@@ -35,19 +35,18 @@ _Overrides = Annotated[
 
 def recipes() -> None:
     """List the training recipes that come with the package."""
-    from rich.console import Console
     from rich.table import Table
 
     from .train.recipe import list_recipes, read_recipe
 
     table = Table(box=None, pad_edge=False)
     for title in ("recipe", "stage", "description"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title == "recipe")
     for name in list_recipes():
         # As their files have it: to check them would take seconds.
         recipe = read_recipe(name)
         table.add_row(name, recipe["stage"], recipe["description"])
-    Console(highlight=False, markup=False).print(table)
+    result_console().print(table)
 
 
 def pretrain(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restart: _Restart = False) -> None:

@@ -56,6 +56,10 @@ def with_context(studies: Sequence[StudyReport], context: Mapping[str, Any]) -> 
         )
     if not context:
         return list(studies)
+    for study in studies:
+        own = {Path(image).resolve() for image in study.images if isinstance(image, str | Path)}
+        if same := [prior for prior in context.get("prior_images", ()) if Path(prior).resolve() in own]:
+            raise ValueError(f"--prior {same[0]} is an image of the study itself: give one of an earlier study")
     return [replace(study, context={**(study.context or {}), **context}) for study in studies]
 
 

@@ -165,9 +165,12 @@ def _count_parameters(config: "PreTrainedConfig") -> dict[str, str]:
     counts = {"total": model.num_parameters()}
     sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
     if "vision_encoder" in sizes:
-        parts = {name.replace("_", " "): n for name, n in sizes.items() if name not in model.projection_parts}
+        projection = getattr(model, "projection_parts", ())
+        parts = {name.replace("_", " "): n for name, n in sizes.items() if name not in projection}
         # The few weights that belong to no module, such as a scale, count as projection.
-        counts = parts | {"projection": counts["total"] - sum(parts.values())} | counts
+        if rest := counts["total"] - sum(parts.values()):
+            parts["projection" if projection else "others"] = rest
+        counts = parts | counts
     return {part: f"{count:,}" for part, count in counts.items()}
 
 
@@ -225,7 +228,15 @@ def _file_sizes(model: str) -> dict[str, str]:
 
 
 def _sizes_in_folder(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    from .modeling_mambaxray.hub.repository_code import PATIENT_TEXT_FOLDER
+
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    private = folder / PATIENT_TEXT_FOLDER
+    if private.is_dir():
+        sizes[f"{private.name} (not pushed)"] = sum(
+            path.stat().st_size for path in private.rglob("*") if path.is_file()
+        )
+    return sizes
 
 
 def _sizes_on_hub(model: str) -> dict[str, int]:

@@ -31,7 +31,9 @@ from mambaxray import (
     MambaXrayImageProcessor,
     MambaXrayPreTrainingConfig,
     VisionMambaConfig,
+    make_tiny_models,
 )
+from mambaxray.configuration.families import families
 from mambaxray.data.output_lock import locked_output
 from mambaxray.evaluation.report_files import GENERATED, ReportFile
 from mambaxray.evaluation.study_report import StudyReport
@@ -307,6 +309,16 @@ def test_models_of_the_stages_before_are_described_but_write_no_reports(tmp_path
     assert sections["Text encoder"]["type"] == "bert"
     assert "missing" in sections["Processor"]  # there is no tokenizer
     assert describe_model(str(tmp_path / "vision_mamba"))["Processor"] == {"images resized to": "32 x 32 px"}
+
+
+@pytest.mark.parametrize("name", sorted(families()))
+def test_every_family_is_described(name: str, tmp_path: Path) -> None:
+    (folder,) = make_tiny_models(tmp_path, names=[name])
+    sections = describe_model(str(folder))
+    assert sections["Model"]["family"] == name
+    counts = {part: int(text.replace(",", "")) for part, text in sections["Parameters"].items()}
+    assert counts.pop("total") == sum(counts.values()) or not counts
+    assert ("_patient_text (not pushed)" in sections["Files"]) == (folder / "_patient_text").is_dir()
 
 
 def test_models_of_others_are_refused(tmp_path: Path) -> None:

@@ -120,6 +120,12 @@ def test_a_section_is_asked_for(folder, tmp_path):
     assert "those it was trained for: findings, impression" in " ".join(refused.output.split())
 
 
+def test_an_image_of_the_study_itself_is_no_prior(tmp_path):
+    study = StudyReport("s", images=(str(tmp_path / "today.png"),))
+    with pytest.raises(ValueError, match="is an image of the study itself"):
+        with_context([study], {"prior_images": [str(tmp_path / "." / "today.png")]})
+
+
 def test_the_context_of_one_patient_is_not_given_to_several_studies():
     studies = [StudyReport("a"), StudyReport("b")]
     with pytest.raises(ValueError, match="--indication, --prior-report belongs to one study, but there are 2"):
