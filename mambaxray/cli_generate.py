@@ -272,6 +272,7 @@ def _run_batches(
     """Generates the reports and writes or prints them; returns the number of studies that failed."""
     from .evaluation.report_writing import LostProcessError
     from .generate import generate_reports, is_main
+    from .modeling_mambaxray.layers.study_memories import MissingMemoryError
 
     failed = written = 0
     without_evidence = bool(options["evidence"])
@@ -299,6 +300,9 @@ def _run_batches(
     except OSError as error:
         console.quiet = False
         raise failure(OSError(f"after {written} of {len(studies)} studies: {error}")) from error
+    except MissingMemoryError as error:
+        console.quiet = False
+        raise failure(error) from error
     except LostProcessError as error:
         console.quiet = False
         console.print(f"error: after {written} of {len(studies)} studies: {error}")

@@ -239,7 +239,7 @@ def load_pipeline(
         ModelLoadError: there is no such model, it is not one of ours, or it lacks a part.
         ValueError: see `resolve_device`.
     """
-    from .info import ModelLoadError, first_line, read_generator_config
+    from .info import ModelLoadError, read_generator_config
 
     read_generator_config(model)
     where = resolve_device(device)
@@ -248,7 +248,7 @@ def load_pipeline(
     try:
         loaded = pipeline("image-to-text", model=model, device=where)
     except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{model}: the model can't be loaded ({first_line(error)})") from error
+        raise ModelLoadError(f"{model}: the model can't be loaded ({_cause(error)})") from error
     if seed is not None:
         from transformers import set_seed
 
@@ -258,6 +258,14 @@ def load_pipeline(
     if allow_blank:
         loaded.image_processor.allow_blank = True
     return loaded
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, in a line. transformers' pipeline lists the tracebacks of all classes that it tried."""
+    from .info import first_line
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if len(lines) > 1 and "original errors" in lines[0] else first_line(error)
 
 
 def generate_reports(

@@ -55,7 +55,7 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
     """
     train, validation = load_splits(recipe.data)
     _check_priors(recipe.context.parts, train)
-    memories = load_memories(recipe.model.memories, recipe.data)
+    memories = load_memories(recipe.model.memories, recipe.data, recipe.model.stage1)
     model, processor = make_generator(recipe.model, _texts(recipe, train), processor_options(recipe), memories)
     _give_memories(model, memories)
     train = with_recalled(train, model, processor, is_training=True, seed=recipe.seed)

@@ -134,7 +134,7 @@ def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) 
     different = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
     if different:
         raise MemoryBuildError(
-            f"{folder} holds a memory that was made with another {', '.join(different)}: give the same to resume, or "
+            f"{folder} holds a memory that was built differently ({', '.join(different)}): give the same to resume, or "
             "choose another folder"
         )
 

@@ -26,6 +26,7 @@ from ..modeling_mambaxray.hub.separate_parts import SeparatePartsMixin
 from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..modeling_mambaxray.layers.study_memory import HeldOutStudyError, MemoryFormatError, StudyMemory, TrainingSplit
 from .recipe import DataSection, RecipeError, SourceSection
+from .stored_models import StoredModel
 from .tokenizer import train_report_tokenizer
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def _concatenated(parts: Sequence[tuple["Dataset", int | None]]) -> "Dataset":
     studies = concatenate_datasets([each for each, _ in parts])
     if any(shows_priors(each) for each, _ in parts):
         studies = with_priors(DatasetDict(all=studies))["all"]
-    rows, start = [], 0
+    rows: list[int] = []
+    start = 0
     for each, limit in parts:
         rows += range(start, start + (len(each) if limit is None else min(limit, len(each))))
         start += len(each)
@@ -140,16 +142,19 @@ def training_split(data: DataSection) -> TrainingSplit:
     )
 
 
-def load_memories(memories: Mapping[str, str], data: DataSection) -> dict[str, StudyMemory]:
-    """The memories that a recipe names, each of their rows checked against the training split of its data.
+def load_memories(memories: Mapping[str, str], data: DataSection, stage1: str | None = None) -> dict[str, StudyMemory]:
+    """The memories that a recipe names, each of their rows checked against the training split of its data, and those of
+    images against the model that looks at them.
 
     Args:
         memories: the recipe's `model.memories`.
         data: the recipe's `data`.
+        stage1: the recipe's `model.stage1`.
 
     Raises:
         FileNotFoundError: a folder holds no memory.
-        RecipeError: a row is of a study or a patient that may not be remembered, or a memory can't be read.
+        RecipeError: a row is of a study or a patient that may not be remembered, a memory can't be read, or it holds
+            vectors of another model than stage 1.
     """
     if not memories:
         return {}
@@ -162,7 +167,20 @@ def load_memories(memories: Mapping[str, str], data: DataSection) -> dict[str, S
             raise FileNotFoundError(f"{key}: {error}") from error
         except (HeldOutStudyError, MemoryFormatError) as error:
             raise RecipeError(f"{key}: {error}") from error
+        source = loaded[name].source
+        if stage1 is not None and source.options.get("memory") in _OF_IMAGES:
+            with named_part("model.stage1", stage1):
+                content = StoredModel.find(stage1).content
+            if source.options.get("model") != content:
+                raise RecipeError(
+                    f"{key} was built with {source.encoder}, which is another model than model.stage1={stage1}: its "
+                    f"vectors mean something else. Build it with --model {stage1}"
+                )
     return loaded
+
+
+_OF_IMAGES = ("visual", "retrieval")
+"""What a memory's source calls those that a stage-1 model makes of images."""
 
 
 @contextmanager
@@ -185,6 +203,10 @@ def named_part(key: str, value: Any) -> Iterator[None]:
             raise FileNotFoundError(f"{key}={value} is a file; {give}")
     try:
         yield
+    except ValueError as error:
+        if not str(error).startswith("Unrecognized configuration class"):
+            raise
+        raise RecipeError(f"{key}={value} holds a model of another kind than is needed here; {give}") from error
     except OSError as error:
         if not isinstance(value, str) or Path(value).is_dir():
             raise

@@ -1,9 +1,11 @@
 """AM-MRG in the hands of a user: predictions and the explain page show what each disease recalls, a push does not."""
 
 import json
+import shutil
 
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+from typer.testing import CliRunner
 
 from mambaxray import (
     AMMRGForConditionalGeneration,
@@ -13,6 +15,7 @@ from mambaxray import (
     make_tiny_models,
     write_attention_page,
 )
+from mambaxray.cli import app
 from mambaxray.configuration.observations import OBSERVATIONS
 from mambaxray.info import describe_model
 
@@ -78,3 +81,23 @@ def test_info_names_the_family_and_counts_its_parts(folder):
     facts = describe_model(str(folder))
     assert facts["Model"]["family"] == "ammrg"
     assert {"disease queries", "associations"} <= facts["Parameters"].keys()
+
+
+def test_without_its_memories_the_command_says_what_to_do(folder, studies, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("_patient_text"))
+    studies[0]["images"][0].save(tmp_path / "xray.png")
+    done = CliRunner().invoke(app, ["generate", str(tmp_path / "xray.png"), "--model", str(copy)])
+    assert done.exit_code == 2
+    assert "has no visual memory" in done.output
+    assert "mambaxray memory build" in done.output
+
+
+def test_a_damaged_memory_is_named_as_the_cause(folder, studies, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for file in copy.glob("_patient_text/study_memory/*/memory.json"):
+        file.write_text("{")
+    studies[0]["images"][0].save(tmp_path / "xray.png")
+    done = CliRunner().invoke(app, ["generate", str(tmp_path / "xray.png"), "--model", str(copy)])
+    assert done.exit_code == 2
+    assert "is no memory that can be read" in done.output

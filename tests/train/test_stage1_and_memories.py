@@ -12,6 +12,8 @@ from mambaxray import load_recipe, make_phantoms, run_recipe
 from mambaxray.configuration import families
 from mambaxray.modeling_mambaxray.layers.study_memory import MemorySource, StudyMemory, TrainingSplit
 from mambaxray.train.recipe import RecipeError, make_recipe
+from mambaxray.train.stage_parts import load_memories
+from mambaxray.train.stored_models import StoredModel
 
 SYSTEM = ["plugins=[recalling_system]", "model.system=outside_recall", "training.max_steps=2"]
 WIDTH = 24
@@ -29,7 +31,7 @@ def studies():
     return {name: split.select_columns(["study_id", "patient_id", "split"]) for name, split in splits.items()}
 
 
-def memory_of(studies, rows, folder: Path, width: int = WIDTH) -> Path:
+def memory_of(studies, rows, folder: Path, width: int = WIDTH, **options) -> Path:
     """A memory of these studies, whatever their split: as one who built it elsewhere could have it."""
     torch.manual_seed(0)
     split = TrainingSplit({row["study_id"]: row["patient_id"] for row in rows}, {}, {})
@@ -37,7 +39,7 @@ def memory_of(studies, rows, folder: Path, width: int = WIDTH) -> Path:
         {"values": torch.randn(len(rows), width)},
         [row["study_id"] for row in rows],
         [row["patient_id"] for row in rows],
-        MemorySource("phantoms", "stage1"),
+        MemorySource("phantoms", "stage1", options=options),
         split,
     )
     memory.save_pretrained(folder)
@@ -87,6 +89,21 @@ def test_a_memory_of_held_out_studies_is_refused_by_study_and_by_patient(studies
     memory = memory_of(studies, [renamed], tmp_path / "by_patient")
     with pytest.raises(RecipeError, match=f"patient {row['patient_id']} of study elsewhere has studies in the test"):
         run_recipe(recall_recipe(f"model.memories={{seen: {memory}}}"), tmp_path / "run")
+
+
+def test_a_memory_of_images_is_of_the_model_that_looks_at_them(studies, stage1, tmp_path):
+    model_dir, _ = stage1
+    content = StoredModel.find(str(model_dir)).content
+    rows = [studies["train"][0]]
+    other = memory_of(studies, rows, tmp_path / "other", memory="visual", model="another")
+    message = f"model.memories.seen={other} was built with stage1, which is another model than model.stage1={model_dir}"
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        run_recipe(recall_recipe(f"model.stage1={model_dir}", f"model.memories={{seen: {other}}}"), tmp_path / "run")
+    # Reports are read by an encoder of their own.
+    for name, model in (("report", "another"), ("visual", content)):
+        memory = memory_of(studies, rows, tmp_path / name, memory=name, model=model)
+        data = load_recipe("finetune_phantoms", TINY).data
+        assert len(load_memories({"seen": str(memory)}, data, str(model_dir))["seen"]) == 1
 
 
 def test_training_studies_beyond_max_train_may_be_remembered(studies, stage1, tmp_path):
