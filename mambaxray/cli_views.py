@@ -42,6 +42,7 @@ def train(
     """
     console = error_console()
     try:
+        from .data.prepared import CARD_FILE, read_card
         from .data.studies import load_studies
         from .data.whole_file import require_free_folder
         from .train.recipe_text import parse_options
@@ -49,6 +50,8 @@ def train(
 
         quiet_transformers()
         require_free_folder(output)
+        if (Path(dataset) / CARD_FILE).is_file() and any(read_card(dataset).get("predicted_views", {}).values()):
+            raise ValueError(f"{dataset} has views that were predicted: train on a data set that states its views")
         with console.status("Training"):
             splits = load_studies(dataset, **parse_options(dataset_option or []))
             classifier, scores = train_view_classifier(splits, image_size=image_size, epochs=epochs, seed=seed)

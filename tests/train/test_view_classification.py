@@ -4,8 +4,10 @@ import json
 
 import pytest
 from transformers import ResNetConfig, ResNetForImageClassification
+from typer.testing import CliRunner
 
 from mambaxray import load_prepared, prepare_studies, read_source
+from mambaxray.cli import app
 from mambaxray.data.phantoms import make_study
 from mambaxray.data.prepared import PreparedError
 from mambaxray.data.view_classifier import ViewClassifier
@@ -72,6 +74,11 @@ def test_prepare_predicts_the_views_that_a_data_set_does_not_state_and_counts_th
     assert card["view_classifier"]["views"] == list(VIEWS)
     found = {row["study_id"]: row["views"] for row in load_prepared(tmp_path / "out")["train"]}
     assert set(map(tuple, found.values())) == {VIEWS}
+    done = CliRunner().invoke(
+        app, ["views", "train", "--dataset", str(tmp_path / "out"), "--output", str(tmp_path / "v")]
+    )
+    assert done.exit_code == 2
+    assert "views that were predicted" in done.output
     # The folder is that of this classifier: without it, it is other work.
     with pytest.raises(PreparedError, match="other settings"):
         prepare_studies(source, tmp_path / "out", studies_per_shard=4)
@@ -100,3 +107,25 @@ def test_a_folder_without_a_classifier_of_views_is_refused(tmp_path):
     ResNetForImageClassification(ResNetConfig(hidden_sizes=[8], depths=[1], embedding_size=8)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no classifier of views"):
         ViewClassifier.from_pretrained(tmp_path)
+
+
+def test_the_command_trains_on_phantoms_and_prints_the_accuracy_by_split(tmp_path):
+    options = [f"--dataset-option={each}" for each in ("num_studies=16", "image_size=32", "views=[PA, LATERAL]")]
+    arguments = [
+        "--dataset",
+        "phantoms",
+        *options,
+        "--image-size",
+        "32",
+        "--epochs",
+        "1",
+        "--output",
+        str(tmp_path / "v"),
+    ]
+    done = CliRunner().invoke(app, ["views", "train", *arguments])
+    assert done.exit_code == 0, done.output
+    assert "test: accuracy" in done.output
+    assert ViewClassifier.from_pretrained(tmp_path / "v").views == VIEWS
+    again = CliRunner().invoke(app, ["views", "train", *arguments])
+    assert again.exit_code == 2
+    assert "not empty" in again.output
