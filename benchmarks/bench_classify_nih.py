@@ -1,9 +1,9 @@
-"""Stage 1 of AM-MRG on real X-rays: AUROC of observations on a test split of NIH ChestX-ray8, with intervals.
+"""Stage 1 on real X-rays: AUROC of observations on a test split of NIH ChestX-ray8, with intervals.
 
-python benchmarks/bench_classify_nih.py --data FOLDER [--output runs/classify-nih] [--seeds 0 1 2]
+python benchmarks/bench_classify_nih.py --data FOLDER [--output runs/classify-nih] [--seeds 0 1 2] [--recipe RECIPE]
 
 FOLDER holds an `annotation.json` in R2Gen's format whose studies have `labels`, a list of NIH's findings, and a
-`patient_id`. A tiny vision Mamba with disease queries learns from them, from random weights and after the same stage on
+`patient_id`. A tiny encoder with disease queries learns from them, from random weights and after the same stage on
 phantoms. It shows that the stage runs and learns on real pixels, not how well a model of the papers' size does. It goes
 on where it was interrupted.
 """
@@ -118,6 +118,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with annotation.json")
     parser.add_argument("--output", type=Path, default=Path("runs/classify-nih"), help="folder of all runs")
+    parser.add_argument(
+        "--recipe",
+        default="ammrg_stage1_phantoms",
+        choices=["ammrg_stage1_phantoms", "disease_aware_stage1_phantoms"],
+        help="tiny model, see mambaxray recipes",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=150, help="of training on the X-rays")
     parser.add_argument(
@@ -134,16 +140,16 @@ def main() -> None:
     scratch, after = {}, {}
     for seed in options.seeds:
         folder = options.output / f"seed-{seed}"
-        scratch[seed] = train("ammrg_stage1_phantoms", folder / "from-scratch", seed, options.steps, *real)
+        scratch[seed] = train(options.recipe, folder / "from-scratch", seed, options.steps, *real)
         if options.phantom_steps:
             phantoms = folder / "phantoms"
-            train("ammrg_stage1_phantoms", phantoms, seed, options.phantom_steps, "data.options.num_studies=1000")
+            train(options.recipe, phantoms, seed, options.phantom_steps, "data.options.num_studies=1000")
             model = f"model={{checkpoint: {phantoms / 'model'}}}"
-            after[seed] = train("ammrg_stage1_phantoms", folder / "after-phantoms", seed, options.steps, *real, model)
-    print("# Stage 1 of AM-MRG on real X-rays\n")
+            after[seed] = train(options.recipe, folder / "after-phantoms", seed, options.steps, *real, model)
+    print(f"# {options.recipe} on real X-rays\n")
     print(
         "NIH ChestX-ray8 (Wang et al., CVPR 2017), 870 frontal images of 600 patients, split by patient; labels as NIH "
-        "mined them from reports. A vision Mamba of 0.25 M parameters at 64 px with 14 disease queries, without "
+        "mined them from reports. The tiny model of the recipe, at 64 px, with 14 disease queries, without "
         f"pre-trained weights; {options.steps} steps of 32 studies. In brackets: 95 % bootstrap intervals. "
         f"Observations with at least {LEAST_POSITIVES} positive studies in the whole set. For comparison: the view "
         f"alone (AP or PA) tells No Finding with an AUROC of {auroc_of_the_view(options.data):.3f}."
