@@ -120,7 +120,7 @@ def read_details(sentence: str, named: Sequence[Named]) -> list[tuple[Detail, ..
         named: what it names, with its values (`labeler_scopes.read_values`).
 
     Returns:
-        For each at least one `Detail`; several where it lies in several places that are told apart.
+        For each at least one `Detail`; several where it lies in several distinct places.
     """
     if all(each.denied or each.observations == (OTHER_ABNORMALITY,) for each in named):
         return [(Detail(),)] * len(named)

@@ -1,18 +1,36 @@
 """The commands that look into trained models: `mambaxray analyse`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .cli_options import MODEL_HELP, DatasetOptionOption, DeviceOption
 from .console import SAFETY, error_console, failure, quiet_transformers
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 analyse_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Look into trained models.",
 )
+
+
+def _studies(dataset: str, options: list[str] | None, split: str, count: int | None) -> "Dataset":
+    """The first studies of a split of a data set.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    from .data.studies import first_studies, load_studies
+    from .train.recipe_text import parse_options
+
+    splits = load_studies(dataset, **parse_options(options or []))
+    if split not in splits:
+        raise ValueError(f"{dataset} has no split {split!r}; it has {', '.join(splits)}")
+    return first_studies(splits[split], count)
 
 
 @analyse_app.command("reconstruction")
@@ -52,22 +70,18 @@ def reconstruction(
 
     Example: mambaxray analyse reconstruction prepared/iu_xray --model runs/bidirectional_iu/checkpoints/checkpoint-900
     """
-    from .data.studies import first_studies, load_studies
     from .evaluation.pages.reconstruction_page import write_reconstruction_page
     from .evaluation.reconstruction import reconstruct_studies
     from .generate import load_pipeline
-    from .train.recipe_text import parse_options
 
     try:
         quiet_transformers()
-        splits = load_studies(dataset, **parse_options(dataset_option or []))
-        if split not in splits:
-            raise ValueError(f"{dataset} has no split {split!r}; it has {', '.join(splits)}")
+        rows = _studies(dataset, dataset_option, split, studies)
         pipeline = load_pipeline(model, device)
         found = reconstruct_studies(
             pipeline.model,
             pipeline.processor,
-            first_studies(splits[split], studies),
+            rows,
             num_patches=patches,
             num_words=words,
         )
@@ -116,19 +130,14 @@ def embeddings(
 
     Example: mambaxray analyse embeddings prepared/iu_xray --model runs/v2t/model --model runs/bidirectional/model
     """
-    from .data.studies import first_studies, load_studies
     from .evaluation.embedding_distances import embedding_distances
     from .evaluation.pages.embedding_page import write_embedding_page
     from .generate import load_pipeline
-    from .train.recipe_text import parse_options
 
     console = error_console()
     try:
         quiet_transformers()
-        splits = load_studies(dataset, **parse_options(dataset_option or []))
-        if split not in splits:
-            raise ValueError(f"{dataset} has no split {split!r}; it has {', '.join(splits)}")
-        rows, found = first_studies(splits[split], studies), []
+        rows, found = _studies(dataset, dataset_option, split, studies), []
         for name in model:
             with console.status(f"Encoding {len(rows)} studies with {name}"):
                 pipeline = load_pipeline(name, device)

@@ -25,7 +25,7 @@ class VariedStudies(Dataset):
         dropout: rate at which each of them is left out, from 0 to 1.
         sections: one of these is asked for, of those that the study's report has, and becomes its `report`. By default
             the report is as it is.
-        random_crop: whether the processor is told a place to cut out of each view (`crop_positions`).
+        random_crop: whether each study names a place to cut out of each view (`crop_positions`).
         cleaning: how such a section is cleaned, as the reports of the data set were.
         seed: of what is drawn.
 
