@@ -238,11 +238,11 @@ def generate_on_two_streams(device: str) -> None:
     model = bench_generate.make_model("tiny", device, 0)
     if continuous_generation.side_stream_for(model) is None:
         raise RuntimeError(f"there is no second stream on {device}")
-    studies = bench_generate.make_studies(model, 12, 0)
+    studies = bench_generate.make_studies(model, 8, 0)
     # What a graph replays no sanitizer sees.
     with mock.patch.object(step_graphs, "_CALLS_BEFORE", sys.maxsize):
         for beams in (1, 3):
-            bench_generate.ours(model, studies, 4, num_beams=beams, max_new_tokens=16)
+            bench_generate.ours(model, studies, 4, num_beams=beams, max_new_tokens=12)
 
 
 def scan(report: Report) -> None:
