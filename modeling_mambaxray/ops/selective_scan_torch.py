@@ -53,9 +53,7 @@ def _time_first(x: Tensor) -> Tensor:
     return x.permute(2, 0, 1, 3)
 
 
-def _run_chunk(
-    step: Tensor, v: Tensor, B: Tensor, rate: Tensor, state: Tensor, decays: Tensor, states: Tensor
-) -> None:
+def _run_chunk(step: Tensor, v: Tensor, B: Tensor, rate: Tensor, state: Tensor, decays: Tensor, states: Tensor) -> None:
     """Writes decays and states of one chunk, `h_t = exp(step_t A) h_{t-1} + v_t B_t`, each `(T, K, B, N, D)`.
 
     Takes `step` and `v = step * u` as `(T, K, B, D)`, `B` as `(T, K, B, N)`, `rate = A` as `(K, 1, N, D)` and the
