@@ -6,8 +6,7 @@ import pytest
 import torch
 from made_up_streams import made_up_streams
 from many_studies import EOS, continuously, make_model, make_studies, one_by_one, settings, until_end
-from torch.utils._python_dispatch import TorchDispatchMode
-from waits import gives_the_processor_a_value
+from waits import Steps
 
 from mambaxray.modeling_mambaxray.generation.continuous_generation import _Batch, generate_continuously
 from mambaxray.modeling_mambaxray.generation.study_batch import stack_studies
@@ -198,45 +197,6 @@ def test_studies_are_read_as_they_are_needed(llama):
     source = (read.append(number) or study for number, study in enumerate(make_studies(llama, 12)))
     next(generate_continuously(llama, source, batch_size=2, **settings({})))
     assert len(read) <= 6
-
-
-class Steps(TorchDispatchMode):
-    """What each step of a batch calls and waits for."""
-
-    def __init__(self, monkeypatch):
-        super().__init__()
-        self.operators, self.waits, self.shapes = [], [], []
-        self._in_step = False
-        launch, finish, original_list = _Batch.launch_step, _Batch.finish_step, torch.Tensor.tolist
-
-        def launch_step(batch):
-            self.operators.append(0)
-            self.waits.append(0)
-            self._in_step = True
-            launch(batch)
-            self._in_step = False
-            self.shapes.append((batch._cache._step_rows, batch._cache.length))
-
-        def finish_step(batch):
-            self._in_step = True
-            finished = finish(batch)
-            self._in_step = False
-            return finished
-
-        def tolist(tensor):
-            if self._in_step:
-                self.waits[-1] += 1
-            return original_list(tensor)
-
-        monkeypatch.setattr(_Batch, "launch_step", launch_step)
-        monkeypatch.setattr(_Batch, "finish_step", finish_step)
-        monkeypatch.setattr(torch.Tensor, "tolist", tolist)
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if self._in_step and not function.is_view:
-            self.operators[-1] += 1
-            self.waits[-1] += gives_the_processor_a_value(function, args)
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_beams": 3, "repetition_penalty": 1.3}], ids=str)

@@ -7,8 +7,7 @@ import torch
 from disease_aware import disease_aware_processor, phantoms, tiny_disease_aware, with_memory
 from made_up_streams import Unordered, made_up_streams
 from many_studies import continuously, make_model, make_studies, one_by_one, settings
-from torch.utils._python_dispatch import TorchDispatchMode
-from waits import gives_the_processor_a_value
+from waits import Steps, WaitsOfPrompts
 
 from mambaxray import Evidence, ImageFeatures
 from mambaxray.modeling_mambaxray.generation import side_stream
@@ -176,50 +175,21 @@ def test_one_group_of_a_quarter_waits_at_most_and_is_computed_within_a_step(llam
     assert beside >= 3
 
 
+def test_a_step_beside_which_prompts_are_computed_waits_once(llama, streams, monkeypatch):
+    with Steps(monkeypatch) as steps:
+        continuously(llama, make_studies(llama, 17), {"num_beams": 2}, batch_size=8)
+    assert streams.operators[1] > 0
+    assert max(steps.waits) == 1
+
+
 def test_what_a_prompt_waits_for_on_the_processor_is_known(llama, monkeypatch):
     waits = WaitsOfPrompts(monkeypatch, llama)
     with waits:
         continuously(llama, make_studies(llama, 6, lengths=[3]), {"num_beams": 3}, batch_size=6)
     # Before the encoder: what `generate` asks of special tokens, ids and mask, and which views there are. Its stream
     # has nothing else to do then. Behind it: whether there are as many placeholders as image tokens.
-    assert waits.before_the_encoder <= 7
+    assert 0 < waits.before_the_encoder <= 7
     assert waits.behind_the_encoder <= 1
-
-
-class WaitsOfPrompts(TorchDispatchMode):
-    """How often the processor waits for the device while prompts are computed."""
-
-    def __init__(self, monkeypatch, model):
-        super().__init__()
-        self.before_the_encoder = self.behind_the_encoder = 0
-        self._where = None
-        prefill, to_list = _Batch.prefill, torch.Tensor.tolist
-
-        def prefilling(batch, studies):
-            self._where = "before_the_encoder"
-            prompts = prefill(batch, studies)
-            self._where = None
-            return prompts
-
-        monkeypatch.setattr(_Batch, "prefill", prefilling)
-        monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: self._wait() or to_list(tensor))
-        self._hook = model.vision_encoder.register_forward_hook(self._encoded)
-
-    def __exit__(self, *arguments):
-        self._hook.remove()
-        super().__exit__(*arguments)
-
-    def _encoded(self, *arguments):
-        self._where = "behind_the_encoder"
-
-    def _wait(self):
-        if self._where is not None:
-            setattr(self, self._where, getattr(self, self._where) + 1)
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if gives_the_processor_a_value(function, args):
-            self._wait()
-        return function(*args, **(kwargs or {}))
 
 
 def test_a_study_that_does_not_fit_is_refused_beside_a_step_and_leaves_nothing_unordered(llama, streams):
