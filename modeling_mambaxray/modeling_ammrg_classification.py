@@ -3,20 +3,15 @@
 from typing import Any, Self
 
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_ammrg_classification import AMMRGClassificationConfig
 from ..configuration.vision_tokens import visual_width
 from .hub.given_parts import build_around
+from .hub.pretrained_parts import pretrained_vision_encoder
 from .layers.disease_queries import DiseaseQueries, DiseaseQueriesOutput, orthogonality_loss
 from .modeling_disease_classification import DiseaseClassificationModel, DiseaseClassificationOutput
-
-try:
-    from .hub.vision_encoder import load_vision_encoder
-except ImportError:
-    # In a repository's file, which does without the code of other stages.
-    load_vision_encoder = AutoModel.from_pretrained
 
 
 class AMMRGForDiseaseClassification(DiseaseClassificationModel):
@@ -68,9 +63,7 @@ class AMMRGForDiseaseClassification(DiseaseClassificationModel):
             vision_kwargs: passed to `load_vision_encoder` (`revision`, `image_size`, …).
             config_kwargs: passed to `AMMRGClassificationConfig`.
         """
-        vision = vision_encoder
-        if not isinstance(vision, PreTrainedModel):
-            vision = load_vision_encoder(vision_encoder, **(vision_kwargs or {}))
+        vision = pretrained_vision_encoder(vision_encoder, vision_kwargs)
         config = cls.config_class(vision_config=vision.config, **config_kwargs)
         return build_around(cls, config, {"vision_encoder": vision}, vision.device)
 

@@ -14,17 +14,12 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.configuration_disease_aware_pretraining import DiseaseAwarePreTrainingConfig
 from ..configuration.vision_tokens import visual_width
 from .hub.given_parts import build_around, given_part
+from .hub.pretrained_parts import pretrained_part, pretrained_vision_encoder
 from .hub.separate_parts import PartReference
 from .layers.contrastive import contrastive_loss
 from .layers.disease_queries import DiseaseQueries
-from .layers.report_encoder import ReportEncoder, without_pooler
+from .layers.report_encoder import ReportEncoder, drop_pooler, without_pooler
 from .modeling_disease_classification import DiseaseClassificationModel, DiseaseClassificationOutput
-
-try:
-    from .hub.vision_encoder import load_vision_encoder
-except ImportError:
-    # In a repository's file, which does without the code of other stages.
-    load_vision_encoder = AutoModel.from_pretrained
 
 
 @dataclass
@@ -113,13 +108,8 @@ class DiseaseAwareForPreTraining(DiseaseClassificationModel):
             text_kwargs: passed to the text encoder's `from_pretrained` (`revision`, `dtype`, …).
             config_kwargs: passed to `DiseaseAwarePreTrainingConfig`.
         """
-        vision, text = vision_encoder, text_encoder
-        if not isinstance(vision, PreTrainedModel):
-            vision = load_vision_encoder(vision_encoder, **(vision_kwargs or {}))
-        if not isinstance(text, PreTrainedModel):
-            text = AutoModel.from_pretrained(text_encoder, **(text_kwargs or {}))
-        if without_pooler(text.config):
-            text.pooler = None  # as the configuration alone would have made it
+        vision = pretrained_vision_encoder(vision_encoder, vision_kwargs)
+        text = drop_pooler(pretrained_part(text_encoder, AutoModel.from_pretrained, text_kwargs))
         config = cls.config_class(vision_config=vision.config, text_config=text.config, **config_kwargs)
         model = build_around(cls, config, {"vision_encoder": vision, "text_encoder": text}, vision.device)
         if isinstance(text_encoder, str):

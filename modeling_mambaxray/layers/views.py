@@ -54,6 +54,15 @@ def keep_constants(model: nn.Module) -> None:
             module.mask_token.requires_grad_(False)
 
 
+def one_mask(view_mask: Tensor | None, pixel_attention_mask: Tensor | None) -> Tensor | None:
+    """The mask over views, whichever of its names it came under."""
+    if view_mask is None or pixel_attention_mask is None:
+        return pixel_attention_mask if view_mask is None else view_mask
+    if not torch.compiler.is_compiling() and not torch.equal(view_mask.bool(), pixel_attention_mask.bool()):
+        raise ValueError("view_mask and pixel_attention_mask are two names of one mask, but they differ")
+    return view_mask
+
+
 def present_views(pixel_values: Tensor, view_mask: Tensor | None = None) -> tuple[Tensor, int | Tensor]:
     """The images of a batch that are there, and the number of views of each study.
 
@@ -120,5 +129,6 @@ __all__ = [
     "encode_views",
     "keep_constants",
     "mean_over_views",
+    "one_mask",
     "present_views",
 ]
