@@ -20,17 +20,10 @@ from ..evaluation.published import load_published
 from ..evaluation.radeval_metrics import RADEVAL_METRICS
 from ..evaluation.score_tables import wanted_scores
 from .bench_steps import PlannedStep, Step, check_names, plan_steps, references
-from .recipe import (
-    FinetuneRecipe,
-    RecipeError,
-    Section,
-    build_section,
-    make_recipe,
-    parse_mapping,
-    read_recipe,
-    read_text,
-    set_value,
-)
+from .recipe import make_recipe, read_recipe
+from .recipe_finetune import FinetuneRecipe
+from .recipe_sections import Section, build_section
+from .recipe_text import RecipeError, parse_mapping, read_text, set_value
 
 LARGEST_BATCH = 256
 """Where `test.batch_size: largest` begins."""

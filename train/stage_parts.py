@@ -25,7 +25,8 @@ from ..data.studies import first_studies, load_studies
 from ..modeling_mambaxray.hub.separate_parts import SeparatePartsMixin
 from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..modeling_mambaxray.layers.study_memory import HeldOutStudyError, MemoryFormatError, StudyMemory, TrainingSplit
-from .recipe import DataSection, RecipeError, SourceSection
+from .recipe_base import DataSection, SourceSection
+from .recipe_text import RecipeError
 from .stored_models import StoredModel
 from .tokenizer import train_report_tokenizer
 
