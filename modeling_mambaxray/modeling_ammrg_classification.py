@@ -8,10 +8,10 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_ammrg_classification import AMMRGClassificationConfig
 from ..configuration.vision_tokens import visual_width
-from .hub.given_parts import build_around
-from .hub.pretrained_parts import pretrained_vision_encoder
 from .layers.disease_queries import DiseaseQueries, DiseaseQueriesOutput, orthogonality_loss
 from .modeling_disease_classification import DiseaseClassificationModel, DiseaseClassificationOutput
+from .parts.given_parts import build_around
+from .parts.pretrained_parts import pretrained_vision_encoder
 
 
 class AMMRGForDiseaseClassification(DiseaseClassificationModel):
@@ -36,16 +36,7 @@ class AMMRGForDiseaseClassification(DiseaseClassificationModel):
     @staticmethod
     def make_queries(config: AMMRGClassificationConfig) -> DiseaseQueries:
         """The Q-Former that a configuration describes."""
-        return DiseaseQueries(
-            config.qformer_width,
-            num_queries=config.num_labels,
-            hidden_size=config.query_hidden_size,
-            num_hidden_layers=config.query_hidden_layers,
-            num_attention_heads=config.query_attention_heads,
-            intermediate_size=config.query_intermediate_size,
-            cross_attention_frequency=config.cross_attention_frequency,
-            dropout=config.query_dropout,
-        )
+        return DiseaseQueries.as_qformer(config, config.qformer_width, config.num_labels)
 
     @classmethod
     def from_vision_pretrained(

@@ -17,9 +17,6 @@ from transformers.models.vit_mae.modeling_vit_mae import ViTMAEDecoder
 from ..configuration.configuration_bidirectional import BIDIRECTIONAL_STUDY_INPUTS, BidirectionalConfig
 from ..configuration.study_inputs import PRIOR_IMAGE_INPUTS
 from ..configuration.vision_tokens import visual_width
-from .hub.given_parts import given_part
-from .hub.pretrained_parts import pretrained_part
-from .hub.text_encoder import load_text_encoder
 from .layers.given_inputs import check_study_inputs
 from .layers.image_decoder import ImageDecoder, load_image_decoder
 from .layers.image_features import ImageFeatures
@@ -27,6 +24,9 @@ from .layers.report_encoder import without_pooler
 from .layers.views import mean_over_views, one_mask, present_views
 from .layers.word_contrast import INITIAL_LOGIT_SCALE, WordContrast
 from .modeling_mambaxray import MambaXrayForConditionalGeneration
+from .parts.given_parts import given_part
+from .parts.pretrained_parts import pretrained_part
+from .parts.text_encoder import load_text_encoder
 
 
 class BidirectionalForConditionalGeneration(MambaXrayForConditionalGeneration):

@@ -13,13 +13,13 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_disease_aware_pretraining import DiseaseAwarePreTrainingConfig
 from ..configuration.vision_tokens import visual_width
-from .hub.given_parts import build_around, given_part
-from .hub.pretrained_parts import pretrained_part, pretrained_vision_encoder
 from .hub.separate_parts import PartReference
 from .layers.contrastive import contrastive_loss
 from .layers.disease_queries import DiseaseQueries
 from .layers.report_encoder import ReportEncoder, drop_pooler, without_pooler
 from .modeling_disease_classification import DiseaseClassificationModel, DiseaseClassificationOutput
+from .parts.given_parts import build_around, given_part
+from .parts.pretrained_parts import pretrained_part, pretrained_vision_encoder
 
 
 @dataclass
@@ -70,16 +70,7 @@ class DiseaseAwareForPreTraining(DiseaseClassificationModel):
     @staticmethod
     def make_queries(config: DiseaseAwarePreTrainingConfig) -> DiseaseQueries:
         """The DASTs that a configuration describes."""
-        return DiseaseQueries(
-            visual_width(config.vision_config),
-            num_queries=config.num_labels,
-            hidden_size=config.query_hidden_size,
-            num_hidden_layers=1,
-            num_attention_heads=config.query_attention_heads,
-            self_attention=False,
-            feed_forward=False,
-            dropout=config.query_dropout,
-        )
+        return DiseaseQueries.as_semantic_tokens(config, visual_width(config.vision_config), config.num_labels)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

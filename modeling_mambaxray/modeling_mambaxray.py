@@ -27,19 +27,17 @@ from ..configuration.study_inputs import PRIOR_IMAGE_INPUTS, StudyInputs
 from ..configuration.vision_tokens import visual_width
 from .generation.pipeline_image_to_text import ImageToTextPipeline
 from .generation.report_generation import ReportGenerationMixin, generation_settings_of
-from .hub.given_parts import build_around, given_part
-from .hub.pretrained_parts import pretrained_part, pretrained_vision_encoder
 from .hub.private_memory import PrivateMemoryMixin
 from .hub.repository_code import ModelCodeMixin
 from .hub.separate_parts import PartReference, SeparatePartsMixin
 from .layers.decoder_head import check_head_rules
 from .layers.decoder_interface import DecoderInterface, attention_arguments, check_sequence_length
+from .layers.frozen_parts import FrozenPartsMixin
 from .layers.given_inputs import IMAGE_ARGUMENTS, check_study_inputs, unexpected_arguments
 from .layers.image_features import ImageFeatures
 from .layers.image_placeholders import merge_image_embeddings, placeholder_mask
 from .layers.model_outputs import MambaXrayModelOutput, MambaXrayOutput
 from .layers.views import (
-    FrozenVisionEncoderMixin,
     encode_images,
     keep_constants,
     mean_over_views,
@@ -47,6 +45,8 @@ from .layers.views import (
     present_views,
 )
 from .layers.weighted_losses import weighted_losses, with_every_gradient
+from .parts.given_parts import build_around, given_part
+from .parts.pretrained_parts import pretrained_part, pretrained_vision_encoder
 
 
 class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
@@ -81,7 +81,7 @@ class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
             init.zeros_(module.bias)
 
 
-class MambaXrayModel(FrozenVisionEncoderMixin, MambaXrayPreTrainedModel):
+class MambaXrayModel(FrozenPartsMixin, MambaXrayPreTrainedModel):
     """The report generator without its decoder's head.
 
     What `MambaXrayForConditionalGeneration.base_model` gives, over the generator's own modules. Made by itself it holds

@@ -13,12 +13,13 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
 from ..configuration.vision_tokens import visual_width
-from .hub.given_parts import build_around, given_part
-from .hub.pretrained_parts import pretrained_part, pretrained_vision_encoder
 from .hub.repository_code import ModelCodeMixin
 from .layers.contrastive import contrastive_loss
+from .layers.frozen_parts import FrozenPartsMixin
 from .layers.report_encoder import drop_pooler, last_valid_token, without_pooler
-from .layers.views import FrozenVisionEncoderMixin, encode_views
+from .layers.views import encode_views
+from .parts.given_parts import build_around, given_part
+from .parts.pretrained_parts import pretrained_part, pretrained_vision_encoder
 
 
 @dataclass
@@ -40,7 +41,7 @@ class MambaXrayDualEncoderOutput(ModelOutput):
     logits_per_text: Tensor | None = None
 
 
-class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedModel):
+class MambaXrayDualEncoder(FrozenPartsMixin, ModelCodeMixin, PreTrainedModel):
     """Puts studies and reports into one space, where a study lies close to its own report.
 
     Any `AutoModel` vision encoder and any text encoder fit; of a causal language model the body is taken. A study is

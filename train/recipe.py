@@ -18,7 +18,9 @@ from .recipe_contrast import ContrastRecipe
 from .recipe_finetune import FinetuneRecipe
 from .recipe_pretrain import PretrainRecipe
 from .recipe_sections import build_section, fill_defaults
-from .recipe_text import RecipeError, override_value, parse_mapping, read_text
+from .recipe_text import RecipeError, names_in, override_value, read_named
+
+_RECIPES = files(__package__) / "recipes"
 
 
 class Stage(NamedTuple):
@@ -45,7 +47,7 @@ STAGES: dict[str, Stage] = {
 
 def list_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _recipe_folder().iterdir() if _is_recipe(entry.name))
+    return names_in(_RECIPES)
 
 
 def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -65,15 +67,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def read_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A recipe's plain data, as its file and the overrides have it; arguments and errors as for `load_recipe`."""
-    name = str(recipe)
-    bundled = _recipe_folder() / f"{name}.yaml"
-    if Path(name).is_file():
-        text = read_text(Path(name))
-    elif "/" not in name and bundled.is_file():
-        text = bundled.read_text(encoding="utf-8")
-    else:
-        raise FileNotFoundError(f"no recipe {name!r}: give a YAML file, or one of {', '.join(list_recipes())}")
-    values = parse_mapping(text, name)
+    values = read_named(str(recipe), _RECIPES, "recipe")
     for override in overrides:
         override_value(values, override)
     return values
@@ -94,14 +88,6 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
     if not isinstance(stage, str) or stage not in STAGES:
         raise RecipeError(f"stage is {stage!r}; it must be one of {', '.join(STAGES)}")
     return build_section(STAGES[stage].recipe, values, "")
-
-
-def _recipe_folder() -> Any:
-    return files(__package__) / "recipes"
-
-
-def _is_recipe(name: str) -> bool:
-    return name.endswith(".yaml")
 
 
 __all__ = [

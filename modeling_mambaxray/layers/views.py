@@ -1,23 +1,9 @@
 """The views of a study through a vision encoder: each by itself, then their mean."""
 
-from typing import Self
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEDecoder, ViTMAEEmbeddings
-
-
-class FrozenVisionEncoderMixin:
-    """For models with a `vision_encoder`: while it is frozen, it stays as it is used."""
-
-    def train(self, mode: bool = True) -> Self:
-        """As usual, but a vision encoder without any parameter to train stays as it is used: no dropout, and no new
-        running statistics of batch norms."""
-        super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.vision_encoder.parameters()):
-            self.vision_encoder.eval()
-        return self
 
 
 def encode_images(vision_encoder: PreTrainedModel, images: Tensor) -> Tensor:
@@ -124,7 +110,6 @@ def encode_views(vision_encoder: PreTrainedModel, pixel_values: Tensor, view_mas
 
 
 __all__ = [
-    "FrozenVisionEncoderMixin",
     "encode_images",
     "encode_views",
     "keep_constants",
