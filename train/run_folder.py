@@ -19,7 +19,9 @@ import torch
 from ..data.whole_file import write_whole
 from .alignment_result import GUARD
 from .checkpoints import last_complete_checkpoint
-from .recipe import Recipe, RecipeError, make_recipe, read_recipe
+from .recipe import make_recipe, read_recipe
+from .recipe_base import Recipe
+from .recipe_text import RecipeError
 from .run_result import RECIPE_FILE, RESULT_FILE
 
 ENVIRONMENT_FILE = "environment.json"
