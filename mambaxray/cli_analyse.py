@@ -5,17 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_group import command_group
 from .cli_options import MODEL_HELP, DatasetOptionOption, DeviceOption
 from .console import SAFETY, error_console, failure, quiet_transformers
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-analyse_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="Look into trained models.",
-)
+analyse_app = command_group("Look into trained models.")
 
 
 def _studies(dataset: str, options: list[str] | None, split: str, count: int | None) -> "Dataset":
@@ -68,7 +65,10 @@ def reconstruction(
     The page shows each image as the model sees it, its reconstruction from the study's report and from another study's,
     and the words of the language model that lie nearest to the embeddings of some patches.
 
-    Example: mambaxray analyse reconstruction prepared/iu_xray --model runs/bidirectional_iu/checkpoints/checkpoint-900
+    \b
+    Example:
+      mambaxray analyse reconstruction prepared/iu_xray \\
+        --model runs/bidirectional_iu/checkpoints/checkpoint-900
     """
     from .evaluation.pages.reconstruction_page import write_reconstruction_page
     from .evaluation.reconstruction import reconstruct_studies
@@ -128,7 +128,10 @@ def embeddings(
     The page has the histogram of each embedding's smallest distance to a word embedding, a line for each model, and a
     table of numbers with the norms of visual embeddings, of embeddings made of reports, and of words.
 
-    Example: mambaxray analyse embeddings prepared/iu_xray --model runs/v2t/model --model runs/bidirectional/model
+    \b
+    Example:
+      mambaxray analyse embeddings prepared/iu_xray --model runs/v2t/model \\
+        --model runs/bidirectional/model
     """
     from .evaluation.embedding_distances import embedding_distances
     from .evaluation.pages.embedding_page import write_embedding_page

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from .cli_group import command_group
 from .console import error_console, failure, quiet_transformers, result_console
 
 if TYPE_CHECKING:
@@ -13,10 +14,8 @@ if TYPE_CHECKING:
     from .train.bench_steps import PlannedStep
     from .train.table_text import TableFormat
 
-bench_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="Train and compare encoders, decoders, data sets and variants in one table, with the stages before them.",
+bench_app = command_group(
+    "Train and compare encoders, decoders, data sets and variants in one table, with the stages before them."
 )
 
 
@@ -45,7 +44,9 @@ def run(
     agree in it. The same command resumes an interrupted run. A cell whose data or weights are missing is marked with
     the reason and retried by the next run.
 
-    Example: mambaxray bench run phantoms --output runs/bench
+    \b
+    Example:
+      mambaxray bench run phantoms --output runs/bench
     """
     from datasets import disable_progress_bars
 

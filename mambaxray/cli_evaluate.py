@@ -126,11 +126,12 @@ def evaluate(
 
     A study without a generated report is scored as an empty report.
 
+    \b
     Examples:
-
-    - mambaxray evaluate reports.jsonl --references annotation.json --html evaluation.html
-
-    - mambaxray evaluate both.csv --metric BLEU --metric clinical --output scores.json
+      mambaxray evaluate reports.jsonl --references annotation.json \\
+        --html evaluation.html
+      mambaxray evaluate both.csv --metric BLEU --metric clinical \\
+        --output scores.json
     """
     console = error_console()
     try:

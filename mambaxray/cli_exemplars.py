@@ -48,7 +48,10 @@ def analyze(
     the reference reports, and what is shared with the report retrieved for another study. The recall of each
     observation is shown from rare to common, with and without retrieval.
 
-    Example: mambaxray retrieval analyze with.jsonl --without without.jsonl --references annotation.json
+    \b
+    Example:
+      mambaxray retrieval analyze with.jsonl --without without.jsonl \\
+        --references annotation.json
     """
     try:
         from .data.whole_file import require_writable, write_whole

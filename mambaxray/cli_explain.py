@@ -55,11 +55,11 @@ def explain(
     models also the map and the gate of each hybrid layer. For a stage-1 classifier it shows the probability of each
     observation, its class activation map, and the regions that a visual memory would keep.
 
+    \b
     Examples:
-
-    - mambaxray explain chest.dcm --model demo/model --output explanation.html
-
-    - mambaxray explain frontal.png lateral.png --model runs/stage1/model --cam hirescam
+      mambaxray explain chest.dcm --model demo/model --output explanation.html
+      mambaxray explain frontal.png lateral.png --model runs/stage1/model \\
+        --cam hirescam
     """
     from .configuration.families import families
     from .info import read_config

@@ -145,18 +145,16 @@ def generate(
     Several GPUs: torchrun --nproc-per-node N -m mambaxray.cli generate ...; the studies are divided among the N
     processes, and the first process writes the output.
 
+    \b
     Examples:
-
-    - mambaxray generate chest.dcm --model demo/model
-
-    - mambaxray generate scans/ --model demo/model --output reports.csv
-
-    - mambaxray generate studies.csv --model demo/model --output reports.jsonl --resume
-
-    - mambaxray generate scans/ --model demo/model --temperature 0.7 --top-p 0.9 --seed 1
-
-    - mambaxray generate today.dcm --model runs/prior/model --indication "Dyspnea." --prior yesterday.dcm --prior-report
-      yesterday.txt
+      mambaxray generate chest.dcm --model demo/model
+      mambaxray generate scans/ --model demo/model --output reports.csv
+      mambaxray generate studies.csv --model demo/model --output reports.jsonl \\
+        --resume
+      mambaxray generate scans/ --model demo/model --temperature 0.7 \\
+        --top-p 0.9 --seed 1
+      mambaxray generate today.dcm --model runs/prior/model \\
+        --indication "Dyspnea." --prior yesterday.dcm --prior-report yesterday.txt
     """
     from .context import check_context, given_context
     from .generate import default_workers, generation_options, is_main, load_pipeline
