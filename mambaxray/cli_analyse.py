@@ -91,7 +91,7 @@ def reconstruction(
             title="What the model makes of reports",
             summary=f"{len(found)} images of {dataset} ({split}), read by {model}",
         )
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     console = error_console()
     console.print(SAFETY)
@@ -150,7 +150,7 @@ def embeddings(
         write_embedding_page(
             output, found, title="Visual embeddings among words", summary=f"{len(rows)} studies of {dataset} ({split})"
         )
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     for each in found:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in each.summary().items())

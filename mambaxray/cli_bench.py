@@ -131,6 +131,7 @@ def table(
     ] = False,
 ) -> None:
     """Show the results of a grid, finished or not, beside the published numbers."""
+    from .data.whole_file import write_whole
     from .train.bench_run import read_bench
     from .train.bench_table import render_observations, render_table
 
@@ -138,8 +139,7 @@ def table(
         render = render_observations if observations else render_table
         text = render(*read_bench(folder), cast("TableFormat", form))
         if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(text, encoding="utf-8")
+            write_whole(output, text)
             return
     except (OSError, ValueError) as error:
         raise failure(error) from error

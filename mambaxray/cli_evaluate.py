@@ -165,7 +165,6 @@ def evaluate(
             )
         _print_result(result)
         if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
             write_whole(output, json.dumps(result, indent=1, ensure_ascii=False))
         if html is not None:
             console.print(f"page: {_write_page(html, result, rows)}")

@@ -67,7 +67,6 @@ def analyze(
             others = None if without is None else matched_reports(without, references, split=split)
             gains = [] if others is None else recall_by_prevalence(rows, others)
         if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
             result: dict[str, Any] = {"copying": asdict(copied), "recall": [asdict(gain) for gain in gains]}
             write_whole(output, json.dumps(result, indent=1, ensure_ascii=False))
     except (OSError, ValueError) as error:

@@ -316,9 +316,9 @@ def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path)
         config = LoraConfig(
             target_modules=rf"language_model\..*\.({'|'.join(targets)})", modules_to_save=whole, **values
         )
-    except TypeError as error:
+        return get_peft_model(model, config)
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"model.lora: {error}") from error
-    return get_peft_model(model, config)
 
 
 __all__ = ["make_generator", "make_trainer"]

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..data.schema import OBSERVATIONS, PRESENT
 from ..evaluation.labeler_sentences import sentences_of
@@ -77,7 +77,10 @@ class ReportVectors:
         encoder = ReportEncoder.from_pretrained(
             self.folder, pooling=options.pooling, unit=options.unit, frozen=True, **dtype
         )
-        return encoder.to(self.device).eval()
+        encoder = encoder.to(self.device).eval()
+        if options.pooling == "cls":
+            _check_first_token(encoder, self._tokenizer)
+        return encoder
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -97,6 +100,24 @@ class ReportVectors:
             max_length=longest,
         )
         return {"values": values, "study": torch.arange(len(studies))}
+
+
+def _check_first_token(encoder: ReportEncoder, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a model whose first token knows nothing of those behind it, so that all texts would have one vector.
+
+    Raises:
+        MemoryBuildError: it is a decoder.
+    """
+    ids = tokenizer("No pleural effusion.", return_tensors="pt")["input_ids"].to(encoder.model.device)
+    others = ids.clone()
+    others[:, 1:] = ids[:, 1:].flip(1)
+    with torch.no_grad():
+        first, second = (encoder.model(input_ids=each).last_hidden_state[:, 0].float() for each in (ids, others))
+    if torch.allclose(first, second, rtol=1e-4, atol=1e-5):
+        raise MemoryBuildError(
+            f"pooling cls takes a text's first token, which in a {encoder.model.config.model_type} model has seen "
+            "nothing of the text: choose last or mean (--pooling)"
+        )
 
 
 # Tokens of a report where the tokenizer knows no limit.
@@ -125,9 +146,12 @@ def plan_report_memory(
         batch_size: reports that are encoded at once.
 
     Raises:
-        MemoryBuildError: no study has a report and an observation.
+        MemoryBuildError: no study has a report and an observation, or the encoder is none of texts.
     """
     options = options or ReportMemoryOptions()
+    config = AutoConfig.from_pretrained(encoder.folder)
+    if not hasattr(config, "hidden_size") or not hasattr(config, "vocab_size"):
+        raise MemoryBuildError(f"{encoder.name} is a {config.model_type} model, not a text encoder or a language model")
     candidates = reports_by_observation(studies, seed)
     if not candidates:
         raise MemoryBuildError(

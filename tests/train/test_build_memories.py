@@ -176,6 +176,10 @@ def test_a_decoder_encodes_reports_too_and_the_text_can_be_left_out(data, report
     assert built["report"].reports is None
     saved = b"".join(contents(tmp_path / "report").values()).decode("utf-8", errors="ignore")
     assert not any(report in saved for report in reports)
+    # Its first token has seen nothing, so all reports would have the same vector.
+    with pytest.raises(MemoryBuildError, match="a llama model has seen nothing of the text"):
+        build_am_mrg_memories(tmp_path / "cls", "", data, kinds=["report"], report_encoder=folder)
+    assert not (tmp_path / "cls").exists()
 
 
 def test_shares_follow_the_frequencies_the_rare_come_first_and_nothing_is_chosen_twice() -> None:
