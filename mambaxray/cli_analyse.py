@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cli_group import command_group
-from .cli_options import MODEL_HELP, DatasetOptionOption, DeviceOption
+from .cli_options import MODEL_HELP, DatasetOptionOption, DeviceOption, MemoryOption
 from .console import SAFETY, error_console, failure, quiet_transformers
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def embeddings(
         int | None, typer.Option(min=1, metavar="N", help="Number of studies, from the split's first. Default: all.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Studies that are encoded at once.")] = 8,
+    memory: MemoryOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Show how far the visual embeddings of models lie from the words of their language model.
@@ -135,7 +136,7 @@ def embeddings(
     """
     from .evaluation.embedding_distances import embedding_distances
     from .evaluation.pages.embedding_page import write_embedding_page
-    from .generate import load_pipeline
+    from .generate import load_pipeline, memory_folders
 
     console = error_console()
     try:
@@ -143,7 +144,7 @@ def embeddings(
         rows, found = _studies(dataset, dataset_option, split, studies), []
         for name in model:
             with console.status(f"Encoding {len(rows)} studies with {name}"):
-                pipeline = load_pipeline(name, device)
+                pipeline = load_pipeline(name, device, memories=memory_folders(memory))
                 found.append(
                     embedding_distances(pipeline.model, pipeline.processor, rows, name=name, batch_size=batch_size)
                 )
