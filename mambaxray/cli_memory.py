@@ -106,8 +106,8 @@ def build_memories(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Text encoder or language model for the reports: a folder, or a name on the Hub. Default: "
-            "emilyalsentzer/Bio_ClinicalBERT.",
+            help="Text encoder or language model for the reports, or a model that mambaxray contrast has trained: a "
+            "folder, or a name on the Hub. Default: emilyalsentzer/Bio_ClinicalBERT.",
         ),
     ] = None,
     report_encoder_revision: Annotated[

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..data.schema import OBSERVATIONS, PRESENT
 from ..evaluation.labeler_sentences import sentences_of
 from ..modeling_mambaxray.layers.report_encoder import POOLINGS, UNITS, ReportEncoder
@@ -138,7 +139,7 @@ def plan_report_memory(
 
     Args:
         studies: what may be remembered.
-        encoder: a text encoder or language model.
+        encoder: a text encoder or language model, or a dual encoder, whose text encoder is used.
         data_set: name of the data set.
         options: what the memory is made of.
         with_reports: whether the memory also holds the text, which evidence shows.
@@ -150,7 +151,8 @@ def plan_report_memory(
     """
     options = options or ReportMemoryOptions()
     config = AutoConfig.from_pretrained(encoder.folder)
-    if not hasattr(config, "hidden_size") or not hasattr(config, "vocab_size"):
+    text = getattr(config, "text_config", config)
+    if isinstance(config, MambaXrayConfig) or not hasattr(text, "hidden_size") or not hasattr(text, "vocab_size"):
         raise MemoryBuildError(f"{encoder.name} is a {config.model_type} model, not a text encoder or a language model")
     candidates = reports_by_observation(studies, seed)
     if not candidates:
