@@ -92,6 +92,15 @@ def test_the_data_is_loaded_once_for_training_and_for_the_memories(stage1, tmp_p
     assert loads == [("phantoms",)]
 
 
+def test_the_checkpoints_and_the_model_of_a_run_share_one_copy_of_the_memory(stage1, tmp_path):
+    memories = f"model.memories={{seen: {stage1[1]}}}"
+    run_recipe(recall_recipe(memories, "training.save_steps=1", "training.save_total_limit=1"), tmp_path / "run")
+    files = sorted((tmp_path / "run").rglob("memory.safetensors"))
+    assert len(files) == 2
+    assert len({file.stat().st_ino for file in files}) == 1
+    assert files[0].stat().st_ino != (stage1[1] / "memory.safetensors").stat().st_ino
+
+
 def test_a_memory_of_held_out_studies_is_refused_by_study_and_by_patient(studies, tmp_path):
     row = studies["test"][0]
     memory = memory_of(studies, [studies["train"][0], row], tmp_path / "memory")
