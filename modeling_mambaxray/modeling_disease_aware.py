@@ -252,7 +252,8 @@ class DiseaseAwareForConditionalGeneration(StudyMemoriesMixin, MambaXrayForCondi
 
 _WITHOUT_MEMORY = (
     "this model was trained with retrieved reports in its prompts, and its memory is not here, as for every model from "
-    "the Hub: give it one with model.set_memories({'retrieval': StudyMemory.from_pretrained(FOLDER)})"
+    "the Hub: give it one with --memory retrieval=FOLDER, or model.set_memories({'retrieval': "
+    "StudyMemory.from_pretrained(FOLDER)})"
 )
 
 
