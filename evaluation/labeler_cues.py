@@ -153,6 +153,7 @@ CUES: tuple[Cue, ...] = (
             r"|is (?:suspicious|concerning)))",
             # of one side only: "left but not right effusion"
             r"but not (?:the )?(?:left|right)(?=,? ¤)",
+            r"but not (?:diagnostic|specific|pathognomonic|definitive|conclusive|typical)(?: (?:of|for))?",
             r"(?:on|at) (?:the )?(?:left|right)(?: side)?,? (?:there (?:is|are) )?none",
             r"(?:is|are|continues? to be|still|now|slowly|gradually|rapidly) clearing(?! of)",
             r"(?<!with )(?<!complete )(?<!interval )clearing(?= (?:(?!of|in|at|on|from|since|with)\w+ ){0,3}¤)",
@@ -272,6 +273,8 @@ CUES: tuple[Cue, ...] = (
             r"absence of(?=[^.;]{1,60} cannot be)",
             r"exclusion of(?=[^.]{1,50}(?:possible|difficult|hard|limited))|possibly|possibilit(?:y|ies)(?: of"
             r"| for)?|may|might|could|versus|vs|either|(?<!most )suggest\w*|perhaps|maybe",
+            rf"{_CANNOT}(?: \w+){{0,2}}? (?:certain|sure|said|stated|confident)(?: that)? there (?:is|are) no",
+            r"atypical for|(?:worry|worried)(?: \w+)? (?:about|for)",
             r"(?:concern(?:ing)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of|about)|potential(?:ly)?"
             r"|conceivabl[ey]",
             r"differentials?(?: \w+){0,2}? (?:includ\w+|considerations?|is|of|would|diagnos[ie]s)|differential"
@@ -303,6 +306,7 @@ CUES: tuple[Cue, ...] = (
         ABSENT,
         (
             rf"(?:not|no longer|never){_SLIGHTLY} {_SEEN_OR_SUSPECTED}",
+            rf"not{_SLIGHTLY} (?:recurred|recurring|re-?accumulated|returned|developed|re-?appeared|occurred)",
             r"subsided|abated|(?:is|are) negative|within (?:the )?(?:normal )?limits(?: of normal)?"
             rf"|none(?: {_SEEN})?|(?:no|nil|neg|negative|no evidence)(?=[^\w¤]*$)|cannot be {_SEEN}|(?:fail(?:s"
             rf"|ed)? to be|not) {_SEEN}",
@@ -424,7 +428,7 @@ MARKS: tuple[Mark, ...] = (
         (
             r"(?:un|not )changed|stable|stably|persist\w*|residual|again|re-?demonstrat\w+|continued|continues"
             r"|similar"
-            r"|remain\w*|now|as before"
+            r"|remain\w*|now|as before|(?<!not )(?:only|just|merely)(?! (?:the|on|in|at)\b)"
             r""
             r"|identical|change in|development of",
         ),

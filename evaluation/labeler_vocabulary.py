@@ -331,7 +331,7 @@ _MEDIASTINUM = (
 )
 _NOT_NORMAL = r"not (?:quite |entirely )?normal|no longer normal|abnormal(?! contours?)(?:ly (?:large|big|wide))?"
 _NORMAL = (
-    r"(?<!not )(?<!longer )(?<!quite )(?<!near )(?<!above )(?<!exceeds )(?<!than )(?:normal(?!ly)|nl|wnl)|unremarkable"
+    r"(?<!not )(?<!longer )(?<!quite )(?<!near )(?<!above )(?<!exceeds )(?<!than )(?:normal(?!ly)|normali[sz]ed|nl|wnl)|unremarkable"
     r"|within (?:the )?(?:normal )?limits"
     r"|(?:upper|top)(?: \w+)? limits"
 )
