@@ -225,7 +225,8 @@ _ELLIPSIS = re.compile(
     rf"(?:(?:there (?:is|are)|with|perhaps|possibly|also|only|still|now|an?|the|to) )*"
     rf"(?P<size>(?:(?:not|none|no) )?(?:{_SIZE}(?:[- ]to[- ]{_SIZE})? |larger |smaller |new )*)"
     rf"(?:one )?(?:(?:on|at) (?:the )?)?"
-    rf"(?P<side>left|right)(?:[- ]sided)?(?P<one> one)?(?: side)?(?P<stays> {_STAYS})?(?=\W*$|[,;.]| {_STAYS}\b)"
+    rf"(?P<side>left|right)(?:[- ]sided)?(?P<one> one)?(?: side)?(?:,? (?:it|they|this"
+    rf"|these))?(?P<stays> {_STAYS})?(?=\W*$|[,;.]| {_STAYS}\b)"
 )
 _DENIES = re.compile(r"(?:not|none|no)\b")
 _PAIRED = frozenset(

@@ -139,8 +139,8 @@ CUES: tuple[Cue, ...] = (
             r"(?:query|\?|possibly|questionably|age) (?:acute|old|chronic|subacute|healed|healing|indeterminate)"
             r"(?=\W*$)",
             # what can't be seen of a thing that is there
-            rf"tips? (?:[\w-]+ ){{0,6}}?not{_SLIGHTLY} {_SEEN}",
-            rf"tips? (?:[\w-]+ ){{0,6}}?(?:excluded|no longer {_SEEN})",
+            rf"tips? (?:[\w¤-]+ ){{0,6}}?not{_SLIGHTLY} {_SEEN}",
+            rf"tips? (?:[\w¤-]+ ){{0,6}}?(?:excluded|no longer {_SEEN})",
             # what is not gone
             rf"(?:not|never|yet to|fail(?:s|ed|ing|ure)?(?: to)?|without|no)(?: [\w-]+){{0,2}}? "
             rf"(?:{_GONE}|{_GOING}|resolve|clear)(?! of)",
@@ -169,7 +169,7 @@ CUES: tuple[Cue, ...] = (
             r"|as regards|affecting|compared(?: to| with)?)",
             r"(?:interval change|significant change|change),? ",
             rf"(?:consider|recommend\w*|suggest\w*|advis\w+|pending|await\w*)(?: [\w-]+){{0,2}}? {_MOVING}(?: of)?"
-            rf"|(?:should|could|can|may|must) be {_MOVED}",
+            rf"|(?:should|could|can|may|must) be {_MOVED}|(?:prior to|before|until) (?:\w+ )?{_MOVING}(?: of)?",
             r"(?:evaluat\w+|assess\w*|characteri[sz]\w+|clarif\w+|follow(?:-| )?up)(?: of)? (?:the|this|these|those)"
             r"(?= (?:(?!for|of|in|at|on|to)[\w-]+ ){0,3}?¤)",
             r"whether (?:the|this|these)",
@@ -275,7 +275,8 @@ CUES: tuple[Cue, ...] = (
             r"| for)?|may|might|could|versus|vs|either|(?<!most )suggest\w*|perhaps|maybe",
             rf"{_CANNOT}(?: \w+){{0,2}}? (?:certain|sure|said|stated|confident)(?: that)? there (?:is|are) no",
             r"atypical for|(?:worry|worried)(?: \w+)? (?:about|for)",
-            r"(?:concern(?:ing)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of|about)|potential(?:ly)?"
+            r"any (?:[\w-]+ ){0,2}?(?=¤+ (?:is|are|would|must) )",
+            r"(?:concern(?:ing|ed)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of|about)|potential(?:ly)?"
             r"|conceivabl[ey]",
             r"differentials?(?: \w+){0,2}? (?:includ\w+|considerations?|is|of|would|diagnos[ie]s)|differential"
             r"|indistinguishable from|(?:distinguish\w*|differentiat\w+) (?:this |it )?from|difficult to tell",
@@ -292,7 +293,7 @@ CUES: tuple[Cue, ...] = (
             r"|histor(?:y|ies)(?: of)?|h/o|hx(?: of)?|recommend\w*|advis\w+|correlat\w+(?: \w+)? for"
             r"|correlat\w+(?: \w+)? with (?:\w+ )?(?:signs?|symptoms?|history|evidence|suspicion|concern)(?: (?:of"
             r"|for))?"
-            r"|treat(?:ment|ed) (?:for|of)"
+            r"|should there be(?: [\w-]+){0,2}?(?: (?:concern|suspicion))? (?:for|of)|treat(?:ment|ed) (?:for|of)"
             r"|(?:year|yr)s?[- ]old(?: [\w-]+){0,2}? (?:with|presenting with|who has)"
             r"|(?:clinical|clinically) (?:concern(?:ed)?|suspicion|suspected|history|suspicious)(?: for| of)?|(?:if"
             r"|in case|whether)(?: there (?:is|are|were))?|screening for|monitor(?:ing)? for|surveillance (?:for"

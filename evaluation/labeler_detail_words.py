@@ -136,7 +136,8 @@ KINDS: tuple[Kind, ...] = (
         (
             r"worse\w*|increas\w*|larger|bigger|progress(?:ed|ing|ion|ive(?:ly)?)|enlarging|grow(?:n|ing|th)|grew"
             r"|reaccumulat\w+|re-?accumulat\w+|deteriorat\w+|more (?:prominent|conspicuous|dense|extensive|pronounced"
-            r"|apparent|severe|marked|confluent)|interval enlargement|exacerbat\w+|expanding",
+            r"|apparent|severe|marked|confluent)|interval enlargement|enlarged(?= (?:since|from|compared"
+            r"|in the interval))|exacerbat\w+|expanding",
         ),
     ),
     Kind(

@@ -130,7 +130,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"pleural(?:[ /-]\w+){0,2}[ /-](?:thickening|scar(?:ring|s)?|plaques?|calcifications?|fibrosis)"
             r"(?:(?:/| or | and )scar(?:ring|s)?)?",
             r"pleural (?:thickening|scar(?:ring|s)?|plaques?|calcifications?|fibrosis)",
-            r"(?:bi)?apical (?:thickening|capping|caps?)",
+            r"(?:bi)?apical (?:pleural )?(?:thickening|capping|caps?)",
             r"thickening of the (?:\w+ )?(?:pleura|fissures?)",
             r"fibro-?thorax",
             r"calcified pleura\w*",
@@ -184,6 +184,9 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"(?:vascular|pulmonary venous|venous|lobe|blood) (?:redistribution|cephali[sz]ation|(?:blood "
             r"|venous )?diversion)",
             r"cephali[sz]ation",
+            r"(?:congestion|engorgement|distention|distension) of (?:the )?(?:[\w-]+ ){0,2}(?:vessels|vasculature"
+            r"|veins)",
+            r"kerley(?:'?s)?(?:[- ]?[abc]\b)?(?: lines?)?",
             r"(?:pulmonary )?congesti(?:on|ve (?:changes?|failure))",
         ),
     ),
@@ -290,7 +293,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"shunt(?: (?:tubing|catheter))?",
             r"swan-?ganz",
             r"(?:intra-?aortic )?balloon pump|iabp|lvad|ventricular assist device",
-            r"(?:prosthetic|artificial|mechanical|bioprosthetic) (?:\w+ )?valves?",
+            r"(?:prosthetic|artificial|mechanical|bioprosthetic|bovine|porcine) (?:\w+ )?valves?",
             r"valv(?:e|ular) (?:prosthes[ei]s|replacements?|repair)|prosthes[ei]s",
             r"(?:hardware|devices?|stimulators?|recorders?|occluders?|drains?)",
             r"(?:ivc|vena cava) filters?",
@@ -299,7 +302,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
     FindingPhrases(
         (OTHER_ABNORMALITY,),
         (
-            r"granulom\w+|calcif\w+|lymph ?nodes?|(?:lymph)?adenopathy|sarcoid\w*",
+            r"tubercul\w+|tb|granulom\w+|calcif\w+|lymph ?nodes?|(?:lymph)?adenopathy|sarcoid\w*",
             r"degenerat\w+|spondyl\w+|osteophyt\w+|spurs?|spurring|end-?plate changes|arthr(?:itis|itic|osis|opathy)",
             r"(?:(?:dextro|levo|roto|kypho)-?)?scoliosis|(?:hyper)?kypho\w+|lordosis|curvature|wedg\w+|compress\w+"
             r"|deform\w+|dislocat\w+|sublux\w+",
@@ -321,7 +324,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
 )
 
 _HEART = (
-    r"(?:heart|cardiac|cardio-?\s?mediastinal|cardio-?pericardial|cardio-?thoracic ratio|ctr)"
+    r"(?:heart(?:size)?|cardiac|cardio-?\s?mediastinal|cardio-?pericardial|cardio-?thoracic ratio|ctr)"
     r"(?:,? (?:and|or|&) [\w-]+|/[\w-]+)?"
     r"(?:[ /-](?:sizes?|silhouettes?|shadow|contours?|borders?|outline|structures|diameter))*"
 )
@@ -331,7 +334,8 @@ _MEDIASTINUM = (
 )
 _NOT_NORMAL = r"not (?:quite |entirely )?normal|no longer normal|abnormal(?! contours?)(?:ly (?:large|big|wide))?"
 _NORMAL = (
-    r"(?<!not )(?<!longer )(?<!quite )(?<!near )(?<!above )(?<!exceeds )(?<!than )(?:normal(?!ly)|normali[sz]ed|nl|wnl)|unremarkable"
+    r"(?<!not )(?<!longer )(?<!quite )(?<!near )(?<!above )(?<!exceeds )(?<!than )(?:normal(?!ly)|normali[sz]ed|nl"
+    r"|wnl)|unremarkable"
     r"|within (?:the )?(?:normal )?limits"
     r"|(?:upper|top)(?: \w+)? limits"
 )
