@@ -26,11 +26,11 @@ from transformers.utils.hub import resolve_revision
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ...configuration.saved_parts import LANGUAGE_MODEL, is_local
+from .model_location import LOCATION_ARGUMENTS, location_in
 from .repository_code import LOCAL_PARTS_FILE, is_checkpoint
 from .saved_dtypes import SavedDtypesMixin, loading_in
 from .tensor_digests import fingerprint, tensor_digests
 
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _logger = logging.getLogger(__name__)
 
 
@@ -342,7 +342,7 @@ class SeparatePartsMixin(SavedDtypesMixin):
             PartChangedError: it is not the one that the model was saved with.
             ValueError: a part is given that the saved model does not leave out.
         """
-        path, hub = pretrained_model_name_or_path, {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+        path, hub = pretrained_model_name_or_path, location_in(kwargs)
         given = {part: kwargs.pop(part) for part in cls.separate_parts if part in kwargs}
         given = {part: os.fspath(source) for part, source in given.items() if source is not None}
         if "quantization_config" in kwargs:
@@ -366,10 +366,10 @@ class SeparatePartsMixin(SavedDtypesMixin):
             model._settle(base, stored)
             return loaded
         if not isinstance(config, PreTrainedConfig):
-            fields = {n: value for n, value in kwargs.items() if n not in _HUB_OPTIONS and hasattr(saved, n)}
+            fields = {n: value for n, value in kwargs.items() if n not in LOCATION_ARGUMENTS and hasattr(saved, n)}
             for name in fields.keys() - {"dtype"}:
                 setattr(saved, name, kwargs.pop(name))
-        for name in (*_HUB_OPTIONS, "adapter_kwargs", "variant"):
+        for name in (*LOCATION_ARGUMENTS, "adapter_kwargs", "variant"):
             kwargs.pop(name, None)
         references, tensors = cls._fetch_parts(base, saved, given, stored, hub)
         for file in files:
