@@ -83,7 +83,7 @@ _define(min, lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b
 
 
 @intrinsic
-def in_all_lanes(context, number):  # type: ignore[no-untyped-def]
+def in_all_lanes(context: Any, number: Any) -> Any:
     """A vector with one float32 in all lanes."""
 
     def generate(context, builder, signature, arguments):
@@ -93,7 +93,7 @@ def in_all_lanes(context, number):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def where_positive(context, x, number, other):  # type: ignore[no-untyped-def]
+def where_positive(context: Any, x: Any, number: Any, other: Any) -> Any:
     """The float32 `number` in lanes with x > 0, and those of the vector `other` else."""
 
     def generate(context, builder, signature, arguments):
@@ -105,7 +105,7 @@ def where_positive(context, x, number, other):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def power_of_two(context, x):  # type: ignore[no-untyped-def]
+def power_of_two(context: Any, x: Any) -> Any:
     """The power of two whose exponent, with its bias, stands in the last bits of each lane."""
 
     def generate(context, builder, signature, arguments):
@@ -116,7 +116,7 @@ def power_of_two(context, x):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def total(context, x):  # type: ignore[no-untyped-def]
+def total(context: Any, x: Any) -> Any:
     """The sum of all lanes, halves added to halves."""
 
     def generate(context, builder, signature, arguments):
@@ -131,7 +131,7 @@ def total(context, x):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def number_at(context, array, index):  # type: ignore[no-untyped-def]
+def number_at(context: Any, array: Any, index: Any) -> Any:
     """The number at a flat index of an array of any dimensions."""
 
     def generate(context, builder, signature, arguments):
@@ -141,7 +141,7 @@ def number_at(context, array, index):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def load(context, array, index):  # type: ignore[no-untyped-def]
+def load(context: Any, array: Any, index: Any) -> Any:
     """The vector that begins at a flat index."""
 
     def generate(context, builder, signature, arguments):
@@ -151,7 +151,7 @@ def load(context, array, index):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def store(context, array, index, x):  # type: ignore[no-untyped-def]
+def store(context: Any, array: Any, index: Any, x: Any) -> Any:
     """Writes a vector from a flat index on."""
 
     def generate(context, builder, signature, arguments):
@@ -163,7 +163,7 @@ def store(context, array, index, x):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def load_first(context, array, index, count):  # type: ignore[no-untyped-def]
+def load_first(context: Any, array: Any, index: Any, count: Any) -> Any:
     """`load`, but only of the first `count` lanes; the others are 0."""
 
     def generate(context, builder, signature, arguments):
@@ -191,7 +191,7 @@ def _store_part(context, array, index, x, count):
 
 
 @njit(**OPTIONS)
-def store_first(array, index, x, count):  # type: ignore[no-untyped-def]
+def store_first(array: Any, index: Any, x: Any, count: Any) -> Any:
     """`store`, but only of the first `count` lanes."""
     if count >= LANES:
         store(array, index, x)
@@ -200,7 +200,7 @@ def store_first(array, index, x, count):  # type: ignore[no-untyped-def]
 
 
 @njit(**OPTIONS)
-def buffer(size):  # type: ignore[no-untyped-def]
+def buffer(size: Any) -> Any:
     """Memory for `size` numbers that begins where a cache's line does, so that no register's load needs two lines."""
     line = 16
     memory = np.empty(size + line, np.float32)

@@ -63,7 +63,7 @@ _inline = njit(**OPTIONS)
 
 
 @_inline
-def exp2(x):  # type: ignore[no-untyped-def]
+def exp2(x: Any) -> Any:
     """2^x in each lane, within 2 units in the last place; at and below 2^-127 it is 0."""
     x = min(max(x, _MIN_EXPONENT), _MAX_EXPONENT)
     shifted = x + _ROUNDING
@@ -81,7 +81,7 @@ def _softplus(x):
 
 
 @_inline
-def sigmoid(x):  # type: ignore[no-untyped-def]
+def sigmoid(x: Any) -> Any:
     """1 / (1 + e^-x) in each lane."""
     z = exp2(min(x, _ZERO - x) * _LOG2_E)
     return where_positive(x, _ONE, z) / (_ONE + z)
