@@ -81,7 +81,7 @@ def generate_continuously(
             `pixel_values` `(1, views, 3, height, width)` and `view_mask` `(1, views)`. Up to `batch_size` are read
             ahead. Of those that are there, studies whose prompts are equally long start together. The model's
             `study_inputs` belong to it, `(1, …)`.
-        batch_size: studies in work at a time.
+        batch_size: studies in work at a time. On a GPU, the prompts of up to a quarter as many wait beside them.
         on_evidence: called with a study's position and its evidence, before its report is yielded, where the model
             gives any.
         generate_kwargs: arguments of `model.generate`.
