@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers import EarlyStoppingCallback, Trainer, TrainerState, TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from ..configuration.families import import_plugins
 from ..data.output_lock import locked_output
@@ -109,6 +109,8 @@ def _make_trainer(
 
 def _train(trainer: Trainer, output: Path) -> RunResult:
     checkpoint = last_complete_checkpoint(Path(trainer.args.output_dir))
+    if checkpoint is not None:
+        _train_no_further(trainer, checkpoint)
     started = perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = perf_counter() - started
@@ -132,6 +134,18 @@ def _train(trainer: Trainer, output: Path) -> RunResult:
         write_whole(output / RESULT_FILE, json.dumps(asdict(result) | {"model_dir": "model"}, indent=1))
     trainer.accelerator.wait_for_everyone()
     return result
+
+
+def _train_no_further(trainer: Trainer, checkpoint: Path) -> None:
+    """Lets a run that was killed after its last step only end: in the middle of an epoch, the Trainer would take one
+    step beyond `max_steps` (transformers 5.24)."""
+    done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+    if not 0 < trainer.args.max_steps <= done:
+        return
+    if hasattr(trainer.train_dataset, "__len__"):
+        trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0
+    else:
+        trainer.train_dataset = trainer.train_dataset.take(0)
 
 
 def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:

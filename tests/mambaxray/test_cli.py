@@ -130,6 +130,7 @@ def test_small_things_load_no_large_library(arguments: list[str], absent: tuple[
     (tmp_path / "run/recipe.yaml").write_text(make_recipe(recipe).to_yaml())
     result = {"model_dir": "model", "metrics": {}, "history": [], "steps": 7, "seconds": 60}
     result |= {"trained_parameters": 1, "total_parameters": 2}
+    (tmp_path / "run/environment.json").write_text("{}")
     (tmp_path / "run/result.json").write_text(json.dumps(result))
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *COMMAND[1:], *arguments], capture_output=True, text=True, cwd=tmp_path
