@@ -142,10 +142,10 @@ def _train_no_further(trainer: Trainer, checkpoint: Path) -> None:
     done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
     if not 0 < trainer.args.max_steps <= done:
         return
-    if hasattr(trainer.train_dataset, "__len__"):
-        trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0
-    else:
-        trainer.train_dataset = trainer.train_dataset.take(0)
+    trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0
+    if not hasattr(trainer.train_dataset, "__len__"):
+        # Epochs need an end, which a stream has not; nothing of it is read any more.
+        trainer.train_dataset = [None]
 
 
 def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
