@@ -40,5 +40,5 @@ def test_pretraining_reads_all_of_them_dicom_too(folder: Path, streaming: bool) 
 
 def test_an_image_that_is_gone_is_named(folder: Path) -> None:
     rows = load_images([folder])
-    with pytest.raises(FileNotFoundError, match=r"z\.png"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         rows[-1]
