@@ -15,6 +15,7 @@ from ..processing.report_text import headings, is_missing
 from .labeler_details import Detail, read_details
 from .labeler_scopes import Named, read_values
 from .labeler_sentences import LOWER, sentences
+from .labeler_spelling import mend
 from .labeler_vocabulary import FINDINGS, OTHER_ABNORMALITY, STATEMENTS
 
 _SILENT = (
@@ -59,7 +60,7 @@ _STATEMENTS = [
         rf"\b{s.subject}\b(?: ?: ?)?(?:(?!{_OTHER})[^;:]){{0,90}}?"
         rf"\b(?:(?P<asserted>{s.asserting})|(?P<denied>{s.denying}))\b"
         rf"|\b(?:(?P<asserted_before>{s.asserting})|(?P<denied_before>{s.denying}))"
-        rf"(?:,? (?:in|sized?|of|the|stable|(?:heart|heart size)(?: and|,(?! {_PREDICATED}))))* {s.subject}\b"
+        rf"(?:,? (?:in|sized?|of|the|stable|(?:heart|heart size|cardiac)(?: and|,(?! {_PREDICATED}))))* {s.subject}\b"
     )
     for s in STATEMENTS
 ]
@@ -159,6 +160,7 @@ def _read(text: str) -> Iterator[Mention]:
     lowered = text.translate(LOWER)
     for start, end in _speaking_sections(text, lowered):
         for sentence in sentences(lowered, start, end, text):
+            sentence = mend(sentence)
             for each, details in _read_sentence(sentence.words):
                 if each.value is NOT_MENTIONED:
                     continue
@@ -178,11 +180,12 @@ def _read_sentence(words: str) -> tuple[tuple[Named, tuple[Detail, ...]], ...]:
     if not named:
         return ()
     elliptical = list(_elliptical(words, named))
-    named += elliptical
+    named += [each for each, _ in elliptical]
     read_values(words, named)
-    for each in elliptical:
+    for each, meant in elliptical:
         if _DENIES.match(words, each.start):
-            each.value = ABSENT
+            # "has resolved on the left but *not on the right*"
+            each.value = PRESENT if meant.value == ABSENT and words.startswith("not", each.start) else ABSENT
     return tuple(zip(named, read_details(words, named), strict=True))
 
 
@@ -222,7 +225,8 @@ _ELLIPSIS = re.compile(
     rf"(?:(?:there (?:is|are)|with|perhaps|possibly|also|only|still|now|an?|the|to) )*"
     rf"(?P<size>(?:(?:not|none|no) )?(?:{_SIZE}(?:[- ]to[- ]{_SIZE})? |larger |smaller |new )*)"
     rf"(?:one )?(?:(?:on|at) (?:the )?)?"
-    rf"(?P<side>left|right)(?:[- ]sided)?(?P<one> one)?(?: side)?(?P<stays> {_STAYS})?(?=\W*$|[,;.]| {_STAYS}\b)"
+    rf"(?P<side>left|right)(?:[- ]sided)?(?P<one> one)?(?: side)?(?:,? (?:it|they|this"
+    rf"|these))?(?P<stays> {_STAYS})?(?=\W*$|[,;.]| {_STAYS}\b)"
 )
 _DENIES = re.compile(r"(?:not|none|no)\b")
 _PAIRED = frozenset(
@@ -233,8 +237,8 @@ _PAIRED = frozenset(
 )
 
 
-def _elliptical(sentence: str, named: list[Named]) -> Iterator[Named]:
-    """Sides that stand for what was named before them: "no left effusion but small *right*"."""
+def _elliptical(sentence: str, named: list[Named]) -> Iterator[tuple[Named, Named]]:
+    """Sides that stand for what was named before them, with that: "no left effusion but small *right*"."""
     for match in _ELLIPSIS.finditer(sentence):
         said = match["size"] or match["one"] or match["stays"] or _STAYS_BEHIND.match(sentence, match.end())
         if match["weak"] and not said:
@@ -245,7 +249,7 @@ def _elliptical(sentence: str, named: list[Named]) -> Iterator[Named]:
             start = match.start("size")
             # No cue is sought in what denies the side itself: "left effusion but none on the right".
             anchor = start if _DENIES.match(sentence, start) else match.start("side")
-            yield Named(start, match.end("side"), anchor, last.observations, last.hints)
+            yield Named(start, match.end("side"), anchor, last.observations, last.hints), last
 
 
 _STAYS_BEHIND = re.compile(rf" {_STAYS}\b")

@@ -46,7 +46,8 @@ class Mark:
 
 
 _SEEN = (
-    r"(?:(?:re-?)?(?:seen|identified|present|appreciated|visuali[sz]ed|noted|demonstrated|evident|detected|apparent"
+    r"(?:(?:re-?(?!present))?(?:seen|identified|present|appreciated|visuali[sz]ed|noted|demonstrated|evident|detected"
+    r"|apparent"
     r"|observed|visible|found|shown|imaged|discerned|recogni[sz]ed|perceived|perceptible|discernible|detectable"
     r"|in place"
     r"|confirmed|delineated|displayed|depicted|conspicuous|encountered))"
@@ -88,6 +89,19 @@ _TAKEN_OUT = (
     r"|taken out|explanted|discontinued|d/?c'?e?d"
     r"|retrieved|extracted)"
 )
+_MOVED = (
+    r"(?:advanced|repositioned|withdrawn|retracted|pulled|removed|replaced|exchanged|readjusted|adjusted|manipulated)"
+)
+_MOVING = (
+    r"(?:advanc\w+|reposition\w+|withdraw\w+|retract\w+|pulling(?: back)?|remov\w+|replac\w+|exchang\w+|adjust\w+)"
+)
+_SHADOW = (
+    r"(?:(?:summation|superimposition|overlap|composite)(?: (?:of (?:\w+ )?)?(?:shadows?|structures|art[ei]facts?"
+    r"|tissues?"
+    r"|vessels))?|(?:superimposed|overlapping) (?:\w+ )?(?:shadows?|structures|tissues?|vessels)"
+    r"|(?:\w+ )?art[ei]facts?|nipple(?: shadows?)?"
+    r"|(?:skin|cutaneous) ?folds?)"
+)
 _OF_SIGNS = (
     r"(?:evidence|signs?|suggestions?|indications?|findings?|suspicion|trace|hint|features?|appearances?|areas?"
     r"|foc(?:us|i)|regions?"
@@ -109,6 +123,7 @@ CUES: tuple[Cue, ...] = (
         Reach.NONE,
         None,
         (
+            r"(?:there (?:is|can be) )?(?:no|without(?: an?| any)?|beyond(?: any| a)?) doubts?(?! (?:about|of|as))",
             r"not (?:\w+ly )?(?:changed|increased|decreased|improved|worsened|only|progressed|enlarged (?:since"
             r"|compared|from))",
             rf"not (?:as )?(?:well|optimally|fully|completely|entirely|adequately|ideally|sufficiently)[ -]"
@@ -124,8 +139,8 @@ CUES: tuple[Cue, ...] = (
             r"(?:query|\?|possibly|questionably|age) (?:acute|old|chronic|subacute|healed|healing|indeterminate)"
             r"(?=\W*$)",
             # what can't be seen of a thing that is there
-            rf"tips? (?:[\w-]+ ){{0,6}}?not{_SLIGHTLY} {_SEEN}",
-            rf"tips? (?:[\w-]+ ){{0,6}}?(?:excluded|no longer {_SEEN})",
+            rf"tips? (?:[\w¤-]+ ){{0,6}}?not{_SLIGHTLY} {_SEEN}",
+            rf"tips? (?:[\w¤-]+ ){{0,6}}?(?:excluded|no longer {_SEEN})",
             # what is not gone
             rf"(?:not|never|yet to|fail(?:s|ed|ing|ure)?(?: to)?|without|no)(?: [\w-]+){{0,2}}? "
             rf"(?:{_GONE}|{_GOING}|resolve|clear)(?! of)",
@@ -134,6 +149,13 @@ CUES: tuple[Cue, ...] = (
             rf"(?:{_GONE}|{_GOING})(?:,)? (?:only )?(?:in part|partially|partly|incompletely)",
             rf"(?:that|which) (?:was|were|had been)(?: \w+ly)? {_SEEN}",
             r"yet to (?:be )?\w+",
+            r"(?:absence|lack|loss|paucity) of (?:(?!¤)[\w-]+ ){1,4}(?=(?:suggest|may|might|could|raises"
+            r"|is (?:suspicious|concerning)))",
+            # of one side only: "left but not right effusion"
+            r"but not (?:the )?(?:left|right)(?=,? ¤)",
+            r"but not (?:diagnostic|specific|pathognomonic|definitive|conclusive|typical)(?: (?:of|for))?",
+            r"(?:on|at) (?:the )?(?:left|right)(?: side)?,? (?:there (?:is|are) )?none",
+            r"(?:is|are|continues? to be|still|now|slowly|gradually|rapidly) clearing(?! of)",
             r"(?<!with )(?<!complete )(?<!interval )clearing(?= (?:(?!of|in|at|on|from|since|with)\w+ ){0,3}¤)",
         ),
     ),
@@ -146,6 +168,14 @@ CUES: tuple[Cue, ...] = (
             r" (?:of|in(?! keeping)|to|within|from|since|involving|regarding|for|with respect to|with regard to"
             r"|as regards|affecting|compared(?: to| with)?)",
             r"(?:interval change|significant change|change),? ",
+            rf"(?:consider|recommend\w*|suggest\w*|advis\w+|pending|await\w*)(?: [\w-]+){{0,2}}? {_MOVING}(?: of)?"
+            rf"|(?:should|could|can|may|must) be {_MOVED}|(?:prior to|before|until) (?:\w+ )?{_MOVING}(?: of)?",
+            r"(?:evaluat\w+|assess\w*|characteri[sz]\w+|clarif\w+|follow(?:-| )?up)(?: of)? (?:the|this|these|those)"
+            r"(?= (?:(?!for|of|in|at|on|to)[\w-]+ ){0,3}?¤)",
+            r"whether (?:the|this|these)",
+            r"(?:no|without|not any|little) (?:\w+ )?(?:evidence|indication|suggestion|signs?|proof) that (?:the|this"
+            r"|these"
+            r"|those)",
             r"(?:decreas|increas|improv|worsen|progress|enlarg)(?:e|ing) (?:of|in)",
             rf"{_GOING} of(?=[^.,;]{{1,80}} (?:is|remains) (?:incomplete|partial|not (?:yet )?complete))",
             rf"{_PARTLY}(?:[ -]\w+){{0,2}}?[ -](?:{_GOING}|resolving|improvement) of",
@@ -193,8 +223,14 @@ CUES: tuple[Cue, ...] = (
             rf"(?:still |also |therefore |thus )?possible to (?:\w+ )?{_EXCLUDE}(?=[^\w¤]*$)",
             rf"{_IS}{_SLIGHTLY} (?:also )?(?:an? )?(?:\w+ )?(?:possibility|consideration|concern|question"
             r"|of concern|raised)(?! (?:for|of|that|whether|about)\b)",
+            # what may be nothing but a shadow
+            rf"(?:(?:may|might|could|likely|probably|possibly|presumably|suspected|questionable|represent\w*|reflect\w*"
+            rf"|(?:favou?red|thought|felt) to)(?: (?:have|been|be|an?|the|of|to|due|secondary|related|represent\w*"
+            rf"|reflect\w*|simply|merely|just|only|projectional|external|overlying))* |(?<=, )(?:\w+ )?){_SHADOW}",
             r"less (?:favou?red|plausible|convincing|probable)(?: than)?|not (?:favou?red|probable)|in (?:question"
             r"|doubt)",
+            r"(?:can ?not|can't|could not)(?: \w+ly)? be (?:confirmed|established|ascertained|assured|verified"
+            r"|determined)",
             r"(?:would|should|could|may|might|can|must)(?: also)? be (?:considered|possible|suspected|entertained"
             r"|questioned|raised|present|there|seen|included|unlikely|in the differential|missed|overlooked|hidden"
             r"|masked"
@@ -212,6 +248,7 @@ CUES: tuple[Cue, ...] = (
         UNCERTAIN,
         (
             rf"{_CANNOT}(?: \w+){{0,4}}? {_EXCLUDE}(?: of| the possibility of| for)?",
+            r"if (?:any|present),? there (?:is|are)",
             r"if (?:any|present|real|there at all|at all(?: present)?)\b,?",
             rf"(?:without|insufficiently)(?: \w+){{0,2}}? {_EXCLUDE}",
             r"(?:limits?|limited|limiting|preclud\w+|hamper\w*|prevent\w*|no)(?: \w+){0,3}? (?:exclusion|exclude"
@@ -222,6 +259,9 @@ CUES: tuple[Cue, ...] = (
             r"suspect(?:ed|s)?|consider(?:ation|ations)?(?: (?:of|for|include))?|quer(?:y|ied)|question(?:able|ably"
             r"|ed|ing)?(?: of)?|equivocal|possible|conceivable|uncertain|debatable|unconfirmed",
             r"(?:is|are|remains?) (?:uncertain|indeterminate|speculative)",
+            r"(?:hardly|scarcely|barely) (?:any|an?)|at most(?: an?)?|(?:little|minimal|trace|none)(?: if any)? (?:or"
+            r"|to) no"
+            r"|no(?:ne)? (?:or|to) (?:only )?(?:minimal|little|trace)",
             r"(?:in|under) (?:the |an? )?(?:appropriate|correct|proper|right) clinical (?:setting|context|scenario"
             r"|circumstances?)",
         ),
@@ -230,9 +270,13 @@ CUES: tuple[Cue, ...] = (
         Reach.AHEAD,
         UNCERTAIN,
         (
+            r"absence of(?=[^.;]{1,60} cannot be)",
             r"exclusion of(?=[^.]{1,50}(?:possible|difficult|hard|limited))|possibly|possibilit(?:y|ies)(?: of"
             r"| for)?|may|might|could|versus|vs|either|(?<!most )suggest\w*|perhaps|maybe",
-            r"(?:concern(?:ing)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of|about)|potential(?:ly)?"
+            rf"{_CANNOT}(?: \w+){{0,2}}? (?:certain|sure|said|stated|confident)(?: that)? there (?:is|are) no",
+            r"atypical for|(?:worry|worried)(?: \w+)? (?:about|for)",
+            r"any (?:[\w-]+ ){0,2}?(?=¤+ (?:is|are|would|must) )",
+            r"(?:concern(?:ing|ed)?|suspicion|suspicious|worrisome)(?: is)? (?:for|of|about)|potential(?:ly)?"
             r"|conceivabl[ey]",
             r"differentials?(?: \w+){0,2}? (?:includ\w+|considerations?|is|of|would|diagnos[ie]s)|differential"
             r"|indistinguishable from|(?:distinguish\w*|differentiat\w+) (?:this |it )?from|difficult to tell",
@@ -247,6 +291,10 @@ CUES: tuple[Cue, ...] = (
             r"|(?:to )?exclud(?:e|ing)|(?:to )?(?:look for|search for)"
             r"|to (?:evaluate|identify|detect|characteri[sz]e|confirm|document|clarify|determine|distinguish)"
             r"|histor(?:y|ies)(?: of)?|h/o|hx(?: of)?|recommend\w*|advis\w+|correlat\w+(?: \w+)? for"
+            r"|correlat\w+(?: \w+)? with (?:\w+ )?(?:signs?|symptoms?|history|evidence|suspicion|concern)(?: (?:of"
+            r"|for))?"
+            r"|should there be(?: [\w-]+){0,2}?(?: (?:concern|suspicion))? (?:for|of)|treat(?:ment|ed) (?:for|of)"
+            r"|(?:year|yr)s?[- ]old(?: [\w-]+){0,2}? (?:with|presenting with|who has)"
             r"|(?:clinical|clinically) (?:concern(?:ed)?|suspicion|suspected|history|suspicious)(?: for| of)?|(?:if"
             r"|in case|whether)(?: there (?:is|are|were))?|screening for|monitor(?:ing)? for|surveillance (?:for"
             r"|of)",
@@ -259,8 +307,10 @@ CUES: tuple[Cue, ...] = (
         ABSENT,
         (
             rf"(?:not|no longer|never){_SLIGHTLY} {_SEEN_OR_SUSPECTED}",
+            rf"not{_SLIGHTLY} (?:recurred|recurring|re-?accumulated|returned|developed|re-?appeared|occurred)",
             r"subsided|abated|(?:is|are) negative|within (?:the )?(?:normal )?limits(?: of normal)?"
-            rf"|none(?: {_SEEN})?|no(?=[^\w¤]*$)|cannot be {_SEEN}|(?:fail(?:s|ed)? to be|not) {_SEEN}",
+            rf"|none(?: {_SEEN})?|(?:no|nil|neg|negative|no evidence)(?=[^\w¤]*$)|cannot be {_SEEN}|(?:fail(?:s"
+            rf"|ed)? to be|not) {_SEEN}",
             rf"(?:with )?(?:complete |interval |now |total )*{_GOING}(?! of)",
         ),
     ),
@@ -278,7 +328,7 @@ CUES: tuple[Cue, ...] = (
         (
             rf"(?:now |completely |fully |interval |totally |entirely )*{_GONE}",
             r"ruled out",
-            r"excluded(?! (?:from|on))",
+            r"excluded(?! from)",
         ),
     ),
     Cue(
@@ -291,7 +341,8 @@ CUES: tuple[Cue, ...] = (
             r"|neither|nor|denies|not|never|nothing|none of|devoid of|non-?specific for|isn't|aren't|wasn't|doesn't"
             r"|don't|didn't|hasn't",
             r"rather than|as opposed to|instead of|in place of (?:an? |the )?(?:true|real)|simulat\w+|mimic\w*"
-            r"|masquerad\w+|mistaken for|argues? against|arguing against|speaks? against|evidence against"
+            r"|masquerad\w+|mistaken for|(?:inconsistent|incompatible|not in keeping) with|argues? against"
+            r"|arguing against|speaks? against|evidence against"
             r"|not to be confused with",
             r"fail(?:s|ed|ing)? to (?:\w+ )?(?:demonstrate|show|reveal|identify|visuali[sz]e|disclose|confirm"
             r"|detect|depict|display|exhibit|delineate|suggest|find|see)",
@@ -314,7 +365,8 @@ MARKS: tuple[Mark, ...] = (
     Mark(
         "hard",
         (
-            r"but|however|although|though|yet|while|whereas|except(?:ing)?(?: for)?|aside from|apart from"
+            r"but|however|although|makes|making|renders?|rendering|though|yet|while|whereas|except(?:ing)?(?: for)?"
+            r"|aside from|apart from"
             r"|other than|besides|otherwise|nevertheless|nonetheless",
             r"there(?= (?:is|are|has|have|may|might|remains?|persists?|continues|again|also|now)\b|'s)|in (?:a|this"
             r"|the) patient",
@@ -332,6 +384,14 @@ MARKS: tuple[Mark, ...] = (
         (r"favou?r(?:s|ed|ing)?|more (?:likely|suggestive|consistent|typical|compatible)(?: with| of)?|prefer\w*",),
     ),
     Mark("over", (r"over|than",)),
+    Mark(
+        "thing",
+        (
+            r"infecti(?:on|ons|ous)|malignan(?:cy|cies|t)|cancer|aspiration|ha?emorrhage|lymphoma|tuberculosis|tb"
+            r"|embol\w+"
+            r"|infarct\w*|dissection|contusions?|abscess\w*|ards|inflammation|benign|acute|significant",
+        ),
+    ),
     Mark(
         "asserting",
         (r"in (?:(?:good|unchanged|satisfactory|standard|appropriate|expected|stable) )?(?:position|place|situ)",),
@@ -369,7 +429,7 @@ MARKS: tuple[Mark, ...] = (
         (
             r"(?:un|not )changed|stable|stably|persist\w*|residual|again|re-?demonstrat\w+|continued|continues"
             r"|similar"
-            r"|remain\w*|now|as before"
+            r"|remain\w*|now|as before|(?<!not )(?:only|just|merely)(?! (?:the|on|in|at)\b)"
             r""
             r"|identical|change in|development of",
         ),
@@ -387,17 +447,19 @@ MARKS: tuple[Mark, ...] = (
         (
             r"mild(?:ly)?|moderate(?:ly)?|minimal(?:ly)?|small|trace|tiny|slight(?:ly)?|chronic|old|healed|low"
             r"|status|patchy|streaky|linear|calcified|subsegmental|bibasilar|biapical"
-            r"|moderate-to-large|large-volume|small-to-moderate|faint|subtle|two|three|four|few|several|multiple|scattered"
+            r"|moderate-to-large|large-volume|small-to-moderate|faint|subtle|two|three|four|few|several|multiple"
+            r"|scattered"
             r"|plate-?like|interval|likely|probabl[ey]|presumabl[ey]|presumed|known|underlying",
             r"an?|the|heart|cardiac|lungs?|bilateral|left(?:-sided)?|right(?:-sided)?|both|lower|upper|bases|there"
-            r"|these|this|its|rll|lll|rul|lul|rml",
+            r"|these|this|its|rll|lll|rul|lul|rml|b/l|bilat|[lr](?= [a-z])|rt|lt",
         ),
     ),
 )
-"""What the kinds mean: `hard` ends every statement; `or`, `and` and `with` join as a comma does. What stands behind a
-`preposition` or a `cause` is taken for granted, and so is what is `given`, whatever was said before it; `linked` words
-are no prepositions. What follows `over` is less likely when something is `preferred`. `seen` is a predicate that a
-negated list may have ("no effusion or mass is seen"), `verb` one that it does not have. `asserting` words speak of
-something that is there; so does a `trend` behind what it speaks of. In front of it, a `trend` opens a statement as a
+"""What the kinds mean: `hard` ends every statement; `or`, `and` and `with` join as a comma does. What stands behind
+a `preposition` or a `cause` is taken for granted, and so is what is `given`, whatever was said before it; `linked`
+words are no prepositions. A `thing` is what a cue may speak of in place of a finding ("infection cannot be
+excluded"). What follows `over` is less likely when something is `preferred`. `seen` is a predicate that a negated
+list may have ("no effusion or mass is seen"), `verb` one that it does not have. `asserting` words speak of something
+that is there; so does a `trend` behind what it speaks of. In front of it, a `trend` opens a statement as a
 `quantity` does: after a comma, "and" or "with", unless "or" closes the list.
 """

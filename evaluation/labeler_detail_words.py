@@ -65,6 +65,7 @@ _CHANGING = (
     r"|reduction|better|less|more|resol\w+|clear\w*|diminish\w*)"
 )
 _NOT_A_CHANGE = rf"(?! (?:interval |in |but |and )?{_CHANGING}(?! (?:left|right|small|pleural|bi)))"
+_ONE_LETTER = r"(?<![/.'’&-]){}(?:[- ]?sided)?(?![/.'’&-]\w| ?[<>\d]| spine)"
 _SIZED = r"(?:[- ](?:sized?|volume(?! (?:overload|loss))))?"
 _AFTER_A_NOT = r"(?:no|not|without|little)(?: (?:[\w-]+ ){0,4}?)"
 
@@ -135,7 +136,8 @@ KINDS: tuple[Kind, ...] = (
         (
             r"worse\w*|increas\w*|larger|bigger|progress(?:ed|ing|ion|ive(?:ly)?)|enlarging|grow(?:n|ing|th)|grew"
             r"|reaccumulat\w+|re-?accumulat\w+|deteriorat\w+|more (?:prominent|conspicuous|dense|extensive|pronounced"
-            r"|apparent|severe|marked|confluent)|interval enlargement|exacerbat\w+|expanding",
+            r"|apparent|severe|marked|confluent)|interval enlargement|enlarged(?= (?:since|from|compared"
+            r"|in the interval))|exacerbat\w+|expanding",
         ),
     ),
     Kind(
@@ -205,10 +207,10 @@ KINDS: tuple[Kind, ...] = (
     Kind("zone", "mid", (rf"(?:mid|middle){_IN_LUNG}|mid-?(?:lung|zone)",)),
     Kind("zone", "lower", (rf"lower{_IN_LUNGS}",), Both.IMPLIED),
     Kind("zone", "lower", (rf"lower{_IN_LUNG}",)),
-    Kind("side", "both", (r"bilateral(?:ly)?|both|bi-?hilar",)),
+    Kind("side", "both", (r"bilateral(?:ly)?|both|bi-?hilar|b/l|bilat|b(?= (?:ll|ul|effusion|pleural)\w*\b)",)),
     Kind("side", "both", (r"(?:l|left) ?[<>]=? ?(?:r|right)|(?:r|right) ?[<>]=? ?(?:l|left)",)),
-    Kind("side", "left", (r"(?:left|lt)(?:[- ]?sided)?",)),
-    Kind("side", "right", (r"(?:right|rt)(?:[- ]?sided)?",)),
+    Kind("side", "left", (rf"(?:left|lt)(?:[- ]?sided)?|{_ONE_LETTER.format('l')}",)),
+    Kind("side", "right", (rf"(?:right|rt)(?:[- ]?sided)?|{_ONE_LETTER.format('r')}",)),
 )
 """At one place the first phrase that matches wins."""
 

@@ -86,7 +86,7 @@ _PLACES = ("side", "zone", "lobe")
 _ALTERNATIVES = "|".join(f"(?P<w{i}>{'|'.join(kind.phrases)})" for i, kind in enumerate(KINDS))
 _WORDS = re.compile(rf"\b(?:{_ALTERNATIVES})(?!\w)")
 _COMPARES = re.compile(r"\b(?:compar\w+|prior|previous(?:ly)?|interval|since)\b")
-_NEXT_TO = re.compile(r"\b(?:adjacent|associated|underlying|overlying|accompanying|compressive|surrounding)\b")
+_NEXT_TO = re.compile(r"\b(?:adjacent|associated|underlying|overlying|accompanying|compressive|surrounding|residual)\b")
 _EITHER = re.compile(r"\b(?:or|versus|vs)\b|/")
 _RANGE = re.compile(r"(?:[- ]?(?:to|or|/)[- ]?|-)\Z")
 _SEPARATOR = re.compile("|".join(f"(?P<{kind}{i}>{pattern})" for i, (kind, pattern) in enumerate(SEPARATORS)))
@@ -241,7 +241,7 @@ def _share(sentence: str, findings: Sequence[_Finding], kinds: Sequence[str], en
         if "hard" in between:
             continue
         lead = sentence[max(first.named.end, ends[second.item - 1] if second.item else 0) : second.named.anchor]
-        explains = "link" in between or (first.explains and between in ([], ["and"]))
+        explains = "link" in between or (first.explains and {*between} <= {"comma", "and"})
         if between == ["comma"] and first.observation == "Lung Opacity" and second.observation in SHARES_PLACES:
             explains = not lead.strip()  # "left basilar opacity, atelectasis versus pneumonia"
         # "minimal atelectasis or scarring" is one thing with two names, "mild edema and effusion" are two.
@@ -302,7 +302,7 @@ def _details(finding: _Finding, sentence: str) -> tuple[Detail, ...]:
             severity, change = place.severity or severity, place.change or change
             for other in places:
                 other.severity = other.severity or place.severity
-                other.change = other.change or place.change
+                other.change = _changed(other.change, place.change)
         severity = place.severity or severity
         change = place.change or change
     if not places:
@@ -350,7 +350,7 @@ class _Place:
             case "severity":
                 self.severity = self.severity or (kind.value,)
             case "change":
-                self.change = self.change or kind.value
+                self.change = _changed(self.change, kind.value)
 
     def detail(self) -> Detail:
         side = "both" if len(self.sides) == 2 else next(iter(self.sides), "")
@@ -358,6 +358,11 @@ class _Place:
         zones = tuple(zone for zone in ZONES if zone in self.zones)
         lobes = tuple(name for of_side, zone, name in LOBES.values() if of_side in self.sides and zone in self.lobar)
         return Detail(side, zones, lobes, severity, self.change)
+
+
+def _changed(change: str, said_next: str) -> str:
+    """What two words say together: "*persistent* effusion, now *smaller*"."""
+    return said_next or change if change in ("", "unchanged") else change
 
 
 def _spread_sides(places: Sequence[_Place]) -> None:

@@ -85,7 +85,8 @@ _MASK = "¤"
 
 _OPENS_DOUBTFULLY = re.compile(r"possibl|probabl|question|suspect|potential|equivocal|perhaps|may|conceivabl|\?")
 _ADJECTIVE = re.compile(
-    r"(?:\b(?:left|right|upper|lower|mid|middle|small|large|moderate|mild|focal|new|acute|old|anterior|posterior"
+    r"(?:\b(?:(?<!on the )(?<!on )(?:left|right)|upper|lower|mid|middle|small|large|moderate|mild|focal|new|acute|old"
+    r"|anterior|posterior"
     r"|lateral"
     r"|medial|apical|basal|definite|significant|bilateral|unilateral|prior|pleural|worsening|increasing|enlarging"
     r"|persistent"
@@ -96,11 +97,13 @@ _SIDE = re.compile(r"(?: the)? (?:left|right)\b")
 """Behind "in", "on" or "at": where something is, which is not said of what is not there."""
 _PLURAL = re.compile(r"(?:are|were|have|remain|appear)\b")
 _REFERS_BACK = re.compile(
-    r"(?:.*\b(?:one|ones|it)\b)?\W*(?:(?:it|this|these|those|they|that|which|one|an?|small|tiny|subtle|early|underlying|now|since|has|have|is"
+    r"(?:.*\b(?:one|ones|it)\b)?\W*(?:(?:it|this|these|those|they|that|which|one|an?|small|tiny|subtle|early"
+    r"|underlying|now|since|has|have|is"
     r"|are|was|were"
     r"|been|still|also|interval|completely|fully|probably|remains?|again|of|course)\b\W*)*"
 )
 """Stands before a cue that speaks of the statement before its own: "…, but *it* can't be excluded"."""
+_REMOVAL = re.compile(r"removal|withdrawal|explantation|extraction|discontinuation")
 _DEEPEST = 4
 """Depth to which nested brackets are distinguished."""
 
@@ -156,6 +159,7 @@ class _State:
         found: whether something has been named since the cue.
         since: where the cue ended.
         preferring: whether a preference ("favor …") waits for what it is preferred to.
+        removing: whether it speaks of the removal of devices, and of nothing else.
     """
 
     value: int | None
@@ -163,6 +167,7 @@ class _State:
     found: bool = False
     since: int = 0
     preferring: bool = False
+    removing: bool = False
 
 
 class _Reader:
@@ -211,6 +216,7 @@ class _Reader:
             elif event.cue:
                 if self._looks_ahead(clause, i, previous):
                     self._apply(event.cue, state, event.end)
+                    state.removing = _REMOVAL.match(self.sentence, event.start) is not None
             elif event.kind == "bracket":
                 opens = self._opens([event, *event.inner], 0)
                 self.read(event.inner, PRESENT if opens or state.given else state.value)
@@ -227,6 +233,9 @@ class _Reader:
                 state.value, state.given = UNCERTAIN, False
 
     def _assign(self, named: Named, state: _State, begin: int) -> None:
+        if state.removing and "Support Devices" not in named.observations:
+            # "after removal of the catheter *the effusion has reaccumulated*"
+            state.value, state.removing = PRESENT, False
         named.value = PRESENT if state.given else state.value
         if named.denied:
             named.value = NOT_MENTIONED if state.value is NOT_MENTIONED else ABSENT
@@ -247,7 +256,7 @@ class _Reader:
             return reach is Reach.AHEAD
         if reach is Reach.EITHER:
             for event in clause[i + 1 :]:
-                if event.named:
+                if event.named or event.kind == "thing":
                     return True
                 if event.kind not in ("quantity", "trend", "asserting", "linked", "verb") and not (
                     event.cue and event.cue.reach in (Reach.AHEAD, Reach.EITHER)
@@ -323,25 +332,53 @@ class _Reader:
 
     def _targets(self, clause: Sequence[_Event], i: int) -> list[Named]:
         """What a cue at `clause[i]` speaks of that stands before it."""
-        targets: list[Named] = []
-        heads: list[Named] = []
+        targets: list[Named | None] = []
+        heads: list[Named | None] = []
         end = self._predicate(clause, i)
-        joined = any(_PLURAL.match(self.sentence, event.start) for event in clause[end:i])
-        for event in reversed(clause[:end]):
-            if event.named:
+        plural = joined = any(_PLURAL.match(self.sentence, event.start) for event in clause[end:i])
+        hedges = i < len(clause) and clause[i].cue is not None and clause[i].cue.value == UNCERTAIN
+        for j, event in reversed([*enumerate(clause[:end])]):
+            if event.named or event.kind == "thing":
                 heads.append(event.named)
             elif event.kind in ("preposition", "given") and heads:
                 heads = [] if self._has_head(clause, event) else heads
-            elif event.kind in _PREDICATES or (event.cue and event.cue.reach is Reach.BACK):
+            elif event.cue and event.cue.reach is Reach.BACK:
                 break
-            elif event.kind in ("and", "or", "with"):
+            elif event.kind in _PREDICATES:
+                if heads or targets or not self._coordinated(clause, end, i):
+                    break
+            elif hedges and heads and (event.kind == "linked" or (event.cue and event.cue.value == UNCERTAIN)):
+                break  # "opacity compatible with *pneumonia* in the appropriate clinical setting"
+            elif event.kind in ("and", "with"):
+                if (heads or targets) and not plural and self._predicated(clause[:j]):
+                    break  # "there is an effusion, and *pneumonia* cannot be excluded"
+                joined = True
+            elif event.kind == "or":
                 joined = True
             elif event.kind == "comma" and (heads or targets) and not joined:
                 break
             if event.kind in _CONNECTORS:
                 targets += heads
                 heads = []
-        return targets + heads
+        return [named for named in targets + heads if named]
+
+    def _coordinated(self, clause: Sequence[_Event], begin: int, i: int) -> bool:
+        """Whether the cue `clause[i]`, whose predicate begins at `begin`, has the subject of the predicate before it.
+
+        "The nodule is small *and may be an artifact*".
+        """
+        if not 0 < begin <= i < len(clause) or clause[begin - 1].kind not in ("and", "comma"):
+            return False
+        return _REFERS_BACK.fullmatch(self.sentence, clause[begin - 1].end, clause[i].start) is not None
+
+    def _predicated(self, events: Sequence[_Event]) -> bool:
+        """Whether a verb stands in front of all that these events name."""
+        for event in events:
+            if event.named:
+                return False
+            if event.kind == "verb":
+                return any(each.named for each in events)
+        return False
 
     def _predicate(self, clause: Sequence[_Event], i: int) -> int:
         """Where the predicate begins that the cue `clause[i]` belongs to: "have now been …"."""
@@ -386,4 +423,6 @@ class _Reader:
         for named in targets:
             if named.denied or (named.value == ABSENT and not remote):
                 continue
+            if named.value is NOT_MENTIONED and cue.value == UNCERTAIN and not remote:
+                continue  # "if a fracture is suspected"
             named.value = cue.value

@@ -34,6 +34,24 @@ class Statement:
 
 
 _NEVER = r"(?!)"
+_NO_OTHER_FAILURE = "".join(
+    f"(?<!{kind} )"
+    for kind in (
+        "respiratory",
+        "renal",
+        "kidney",
+        "liver",
+        "hepatic",
+        "organ",
+        "hardware",
+        "lead",
+        "device",
+        "treatment",
+    )
+)
+_NO_BONE = "".join(
+    f"(?<!{bone} )" for bone in ("vertebral", "body", "bodies", "plate", "endplate", "spinal", "tracheal")
+)
 _THORA = r"thora(?:x|xes|ces)"
 _BLOOD_OR_WATER = r"(?:hydro|h(?:a|ae)?emo|haemo)-?"
 _INTERSTITIAL = r"(?:disease|lung disease|markings?|changes|process|thickening|pattern|abnormalit\w+|fibrosis)"
@@ -82,7 +100,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
     FindingPhrases(
         ("Pleural Effusion", "Pleural Other"), (rf"pleural (?:effusions?|fluid){_JOINED}(?:pleural )?thickening",)
     ),
-    FindingPhrases(("Pneumothorax",), (rf"pneumo-?{_THORA}", r"pleural air", r"ptx")),
+    FindingPhrases(("Pneumothorax",), (rf"pneumo-?{_THORA}", r"pleural air", r"ptxs?")),
     FindingPhrases(
         ("Pleural Effusion", OTHER_ABNORMALITY),
         (
@@ -112,7 +130,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"pleural(?:[ /-]\w+){0,2}[ /-](?:thickening|scar(?:ring|s)?|plaques?|calcifications?|fibrosis)"
             r"(?:(?:/| or | and )scar(?:ring|s)?)?",
             r"pleural (?:thickening|scar(?:ring|s)?|plaques?|calcifications?|fibrosis)",
-            r"(?:bi)?apical (?:thickening|capping|caps?)",
+            r"(?:bi)?apical (?:pleural )?(?:thickening|capping|caps?)",
             r"thickening of the (?:\w+ )?(?:pleura|fissures?)",
             r"fibro-?thorax",
             r"calcified pleura\w*",
@@ -121,11 +139,19 @@ FINDINGS: tuple[FindingPhrases, ...] = (
     FindingPhrases(
         ("Pleural Effusion",),
         (
-            r"(?:pleural )?effusions?",
-            r"(?:sub)?pleural (?:\w+ )?fluid",
+            r"(?:pleural )?(?:effusions?|effs?)",
+            r"(?:sub)?pleural (?:(?:\w+ )?fluid|collections?)",
             rf"{_BLOOD_OR_WATER}{_THORA}",
             r"empyemas?",
         ),
+    ),
+    FindingPhrases(
+        (OTHER_ABNORMALITY,),
+        (
+            r"fluid (?:is )?(?:\w+ )?(?:in|within|along|into) (?:the |both )?(?:[\w-]+ ){0,3}?fissures?"
+            r"|(?:intra-?)?fissural fluid",
+        ),
+        hints=("Pleural Effusion",),
     ),
     FindingPhrases(
         ("Cardiomegaly",),
@@ -145,17 +171,22 @@ FINDINGS: tuple[FindingPhrases, ...] = (
     FindingPhrases(
         ("Edema",),
         (
-            r"(?:pulmonary |interstitial |alveolar )?o?edema",
+            r"(?:pulmonary |interstitial |alveolar )?(?:o?edema|odema)",
             r"(?:(?:pulmonary|central|peri-?hilar|hilar) )*(?:vascular|venous|vasculature|interstitial|vessel)"
             r"(?: \w+)? (?:congesti(?:on|ve)|engorgement)",
             r"(?:(?:pulmonary|central|peri-?hilar|hilar) )*vascular prominence",
-            r"(?:congestive |left |right ){0,2}heart failure",
+            r"(?:congestive |left |right ){0,2}(?:heart|cardiac|ventricular|lv|biventricular) failure",
+            rf"{_NO_OTHER_FAILURE}failure(?! of| to|-)",
             r"chf",
             r"cardiac decompensation",
             r"(?:pulmonary |central ){0,2}venous hypertension",
             r"(?:fluid|volume) overload",
-            r"(?:vascular|pulmonary venous) (?:redistribution|cephali[sz]ation)",
+            r"(?:vascular|pulmonary venous|venous|lobe|blood) (?:redistribution|cephali[sz]ation|(?:blood "
+            r"|venous )?diversion)",
             r"cephali[sz]ation",
+            r"(?:congestion|engorgement|distention|distension) of (?:the )?(?:[\w-]+ ){0,2}(?:vessels|vasculature"
+            r"|veins)",
+            r"kerley(?:'?s)?(?:[- ]?[abc]\b)?(?: lines?)?",
             r"(?:pulmonary )?congesti(?:on|ve (?:changes?|failure))",
         ),
     ),
@@ -167,6 +198,9 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"(?:plate-?like |sub-?segmental |disco(?:id|genic) |linear |bandlike )?(?:micro-?)?atelecta\w+",
             r"(?:lobe|lobar|segmental|lung|partial|complete|pulmonary) collapse",
             r"collapse of the (?:\w+ ){1,4}(?:lobes?|lung)",
+            rf"{_NO_BONE}collapse(?! of (?:the )?(?:\w+ ){{0,2}}?(?:[tl]\d|vertebr\w+|thoracic|lumbar|spine)"
+            rf"| fracture| deformit)",
+            r"atx",
         ),
     ),
     FindingPhrases(
@@ -184,7 +218,8 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"|subcutaneous) (?:mass(?:es)?|nodul\w+|tumou?rs?)",
         ),
     ),
-    FindingPhrases(("Lung Opacity", "Lung Lesion"), (r"mass-?like (?:\w+ )?(?:opaci\w+|densit\w+|consolidation)",)),
+    FindingPhrases(("Consolidation", "Lung Lesion"), (r"mass-?like (?:\w+ )?consolidat\w+",)),
+    FindingPhrases(("Lung Opacity", "Lung Lesion"), (r"mass-?like (?:\w+ )?(?:opaci\w+|densit\w+)",)),
     FindingPhrases(
         ("Lung Lesion",),
         (
@@ -192,8 +227,13 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"fibro-?nodular",
             r"mass(?:es)?(?! effect)(?: lesions?)?",
             r"mass-?like",
-            r"(?:cavitary|cavitating|pulmonary|lung|parenchymal|coin) lesions?",
+            r"(?:cavitary|cavitating|pulmonary|lung|parenchymal|coin|nodular) lesions?",
+            rf"(?<!cystic )lesions? (?:measuring [\w. ]{{1,30}} )?(?:in|at|within"
+            rf"|of) (?:the )?(?:[\w-]+ ){{0,3}}?{_LUNG_SITE}",
+            rf"{_LUNG_SITE} (?:\w+ )?lesions?",
             r"cavitations?",
+            rf"(?:walled|pulmonary|lung) cavit(?:y|ies)|cavit(?:y|ies) (?:in|within"
+            rf"|of) (?:the )?(?:[\w-]+ ){{0,3}}?{_LUNG_SITE}",
             r"neoplasms?",
             r"tumou?rs?",
             r"carcinomas?",
@@ -232,7 +272,8 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"(?:micro|port)?catheters?",
             r"picc(?: lines?)?",
             r"port-?a-?cath(?:eter)?s?|(?:medi|infus-?a-?|chest )?-?ports?",
-            r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz) (?:access )?lines?",
+            r"(?:venous|central|jugular|ij|subclavian|arterial|vascular|dialysis|swan-?ganz|tunn?ell?ed|hemodialysis)"
+            r" (?:access )?lines?|(?:temperature|esophageal|transesophageal|tee) probes?",
             r"(?:right|left) (?:ij|internal jugular|subclavian)(?= (?:in|tip|terminat\w+|ends|is|has|unchanged|with)\b"
             r"|\W*$|[,;])",
             r"lines?(?= (?:placement|insertion|removal|exchange)\b)",
@@ -252,7 +293,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"shunt(?: (?:tubing|catheter))?",
             r"swan-?ganz",
             r"(?:intra-?aortic )?balloon pump|iabp|lvad|ventricular assist device",
-            r"(?:prosthetic|artificial|mechanical|bioprosthetic) (?:\w+ )?valves?",
+            r"(?:prosthetic|artificial|mechanical|bioprosthetic|bovine|porcine) (?:\w+ )?valves?",
             r"valv(?:e|ular) (?:prosthes[ei]s|replacements?|repair)|prosthes[ei]s",
             r"(?:hardware|devices?|stimulators?|recorders?|occluders?|drains?)",
             r"(?:ivc|vena cava) filters?",
@@ -261,7 +302,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
     FindingPhrases(
         (OTHER_ABNORMALITY,),
         (
-            r"granulom\w+|calcif\w+|lymph ?nodes?|(?:lymph)?adenopathy|sarcoid\w*",
+            r"tubercul\w+|tb|granulom\w+|calcif\w+|lymph ?nodes?|(?:lymph)?adenopathy|sarcoid\w*",
             r"degenerat\w+|spondyl\w+|osteophyt\w+|spurs?|spurring|end-?plate changes|arthr(?:itis|itic|osis|opathy)",
             r"(?:(?:dextro|levo|roto|kypho)-?)?scoliosis|(?:hyper)?kypho\w+|lordosis|curvature|wedg\w+|compress\w+"
             r"|deform\w+|dislocat\w+|sublux\w+",
@@ -283,7 +324,8 @@ FINDINGS: tuple[FindingPhrases, ...] = (
 )
 
 _HEART = (
-    r"(?:heart|cardiac|cardio-?\s?mediastinal|cardio-?pericardial)(?: (?:and|or|&) [\w-]+)?"
+    r"(?:heart(?:size)?|cardiac|cardio-?\s?mediastinal|cardio-?pericardial|cardio-?thoracic ratio|ctr)"
+    r"(?:,? (?:and|or|&) [\w-]+|/[\w-]+)?"
     r"(?:[ /-](?:sizes?|silhouettes?|shadow|contours?|borders?|outline|structures|diameter))*"
 )
 _MEDIASTINUM = (
@@ -292,7 +334,8 @@ _MEDIASTINUM = (
 )
 _NOT_NORMAL = r"not (?:quite |entirely )?normal|no longer normal|abnormal(?! contours?)(?:ly (?:large|big|wide))?"
 _NORMAL = (
-    r"(?<!not )(?<!longer )(?<!quite )(?<!near )(?<!above )(?<!exceeds )(?<!than )normal(?!ly)|unremarkable"
+    r"(?<!not )(?<!longer )(?<!quite )(?<!near )(?<!above )(?<!exceeds )(?<!than )(?:normal(?!ly)|normali[sz]ed|nl"
+    r"|wnl)|unremarkable"
     r"|within (?:the )?(?:normal )?limits"
     r"|(?:upper|top)(?: \w+)? limits"
 )
@@ -303,7 +346,7 @@ STATEMENTS: tuple[Statement, ...] = (
         _HEART,
         r"(?:(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to"
         r"|or) (?:\w+ )?)?(?:(?<!previously )(?<!formerly )enlarged"
-        r"|enlargement|borderline|(?:larger|bigger)(?= than| in size|\W*$|[.,;])|(?:above|exceeds"
+        r"|enlargement|borderline|(?:larger|bigger|big)(?= than| in size|\W*$|[.,;])|(?:above|exceeds"
         r"|greater than) normal"
         r"|large(?= (?:heart|cardiac|for|in|and|but)\b|\W*$|[.,;)]))"
         rf"|increased(?= heart| cardiac| size of)"

@@ -48,7 +48,7 @@ _PUBLIC = {
     "AMMRGForDiseaseClassification": "modeling_mambaxray.modeling_ammrg_classification",
     "DiseaseAwareForPreTraining": "modeling_mambaxray.modeling_disease_aware_pretraining",
     "use_scan_backend": "modeling_mambaxray.ops.scan_choice",
-    "load_vision_encoder": "modeling_mambaxray.hub.vision_encoder",
+    "load_vision_encoder": "modeling_mambaxray.parts.vision_encoder",
     "encoder_from_pretraining": "modeling_mambaxray.modeling_mambaxray_pretraining",
     "MambaXrayImageProcessor": "processing.image_processing_mambaxray",
     "MambaXrayProcessor": "processing.processing_mambaxray",

@@ -51,7 +51,13 @@ def main() -> None:
         if option is not None and option not in _MAY_BE_EMPTY:
             where = f" for {option}" if option.startswith("-") else ""
             raise SystemExit(failure(ValueError(f"an empty argument{where}: a variable that is not set?")).exit_code)
-    app()
+    try:
+        app()
+    except Exception as error:
+        # Of a full disk or a damaged file: not an OSError, and of a package that few commands load.
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise SystemExit(failure(error).exit_code) from error
 
 
 def _show_version(wanted: bool) -> None:

@@ -7,6 +7,7 @@ JPEG_START = b"\xff\xd8"
 JPEG2000_START = b"\xff\x4f\xff\x51"
 JPEG2000_BOX_START = b"\x00\x00\x00\x0cjP  "
 
+_CODING_STYLE = 0x52
 # Markers of a JPEG's (or, 0xF7, JPEG-LS's) frame header.
 _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 
@@ -53,6 +54,25 @@ def _read_jpeg2000(content: bytes, start: int) -> FrameHeader:
     right, bottom, left, top = struct.unpack_from(">4I", content, start + 8)
     components, depth = struct.unpack_from(">HB", content, start + 40)
     return FrameHeader(right - left, bottom - top, components, (depth & 0x7F) + 1)
+
+
+def mixes_colours(content: bytes) -> bool | None:
+    """Whether a JPEG 2000 codestream turns its components into RGB; None where it is no such codestream.
+
+    Source: ISO/IEC 15444-1 A.6.1 (COD, multiple component transformation).
+    """
+    if not content.startswith(JPEG2000_START):
+        return None
+    try:
+        place = 2
+        while content[place] == 0xFF:
+            marker = content[place + 1]
+            if marker == _CODING_STYLE:
+                return content[place + 8] == 1
+            place += 2 + struct.unpack_from(">H", content, place + 2)[0]
+    except (struct.error, IndexError):
+        pass
+    return None
 
 
 def rle_segment_lengths(content: bytes) -> list[int]:

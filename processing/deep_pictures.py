@@ -13,6 +13,7 @@ from .pixel_rules import ImageReadError, bit_depth, pillow_decodes, stretch, to_
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 _LOW_VALUES = 2**6
 _PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 262, 0
+_BITS_TAG, _SAMPLE_FORMAT_TAG, _UNSIGNED, _SIGNED = 258, 339, 1, 2
 
 
 def is_deep_colour(picture: Image.Image) -> bool:
@@ -21,8 +22,36 @@ def is_deep_colour(picture: Image.Image) -> bool:
 
 
 def is_deep_grey(picture: Image.Image) -> bool:
-    """Whether a picture has one channel of more than 8 bits."""
-    return picture.mode.startswith("I") or picture.mode == "F"
+    """Whether a picture has one channel of more than 8 bits, or of 8 bits with a sign."""
+    return picture.mode.startswith("I") or picture.mode == "F" or _is_signed_byte(picture)
+
+
+def grey_values(picture: Image.Image, opened: Image.Image) -> np.ndarray:
+    """The values of a deep grey picture as its file holds them: Pillow knows neither signed bytes nor 32 bits unsigned.
+
+    Args:
+        picture: loaded, perhaps turned.
+        opened: the same as `Image.open` gave it.
+
+    Returns:
+        `(height, width)`.
+    """
+    values = np.asarray(picture)
+    if _is_signed_byte(opened):
+        return values.view(np.int8)
+    if opened.format == "TIFF" and values.dtype == np.int32 and _tiff(opened, _BITS_TAG) == 32:
+        return values.view(np.uint32) if _tiff(opened, _SAMPLE_FORMAT_TAG) in (None, _UNSIGNED) else values
+    return values
+
+
+def _is_signed_byte(picture: Image.Image) -> bool:
+    return picture.mode == "L" and picture.format == "TIFF" and _tiff(picture, _SAMPLE_FORMAT_TAG) == _SIGNED
+
+
+def _tiff(picture: Image.Image, tag: int) -> int | None:
+    """The first number in a field of a TIFF."""
+    found = picture.tag_v2.get(tag)
+    return found[0] if isinstance(found, tuple) and found else found
 
 
 def is_white_zero(picture: Image.Image) -> bool:

@@ -102,8 +102,12 @@ class DicomHeader:
 
     def word(self, keyword: str) -> str:
         """The first value of a text field in capitals; "" where it is absent."""
+        return self.words(keyword)[0]
+
+    def words(self, keyword: str) -> list[str]:
+        """The values of a text field in capitals; one "" where it is absent."""
         element = self._element(keyword)
-        return "" if element is None else _text(element.value).split("\\")[0].strip().upper()
+        return [""] if element is None else [each.strip().upper() for each in _text(element.value).split("\\")]
 
     def items(self, keyword: str) -> list["DicomHeader"]:
         """The items of a sequence; none where the field is absent or no sequence."""

@@ -12,6 +12,7 @@ from .codestream import (
     JPEG2000_START,
     JPEG_START,
     FrameHeader,
+    mixes_colours,
     read_frame_header,
     rle_segment_lengths,
 )
@@ -38,6 +39,9 @@ _RLE_SYNTAX = "1.2.840.10008.1.2.5"
 _RLE_PADDING = 8
 # Enough pixels to tell a smooth picture from one with jumps.
 _SAMPLE = 2**17
+# Fewer are enough where rows are compared, and keep the check below a tenth of the reading.
+_ROWS_SAMPLE = 2**16
+_MUCH_ROUGHER = 2
 _FLOAT_FIELDS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 
 
@@ -118,7 +122,8 @@ def read_format(header: DicomHeader) -> PixelFormat:
             header.name,
             f"header that contradicts itself (BitsAllocated {allocated}, BitsStored {stored}, HighBit {high_bit})",
         )
-    is_signed = bool(header.whole("PixelRepresentation"))
+    # Colours have no sign, whatever the header says (PS3.3 C.7.6.3.1.2).
+    is_signed = bool(header.whole("PixelRepresentation")) and photometric in MONOCHROME
     planar = header.whole("PlanarConfiguration") or 0
     return PixelFormat(
         keyword, photometric, columns, rows, samples, allocated, stored, high_bit, is_signed, int(bool(planar))
@@ -165,6 +170,8 @@ def read_cells(header: DicomHeader, pydicom: ModuleType, syntax: Any) -> tuple[n
     if described.samples > 1 or described.is_float:
         return cells, described
     cells = cells if cells.dtype.kind == "u" else cells.view(f"{cells.dtype.byteorder}u{cells.dtype.itemsize}")
+    if frame is None:
+        _check_order(header, described, cells)
     _check_unused_bits(header, described, cells)
     if described.is_signed:
         _check_sign(header, described, cells)
@@ -244,6 +251,11 @@ def _as_coded(header: DicomHeader, described: PixelFormat, frame: bytes) -> Pixe
     coded = read_frame_header(frame)
     if coded is None:
         return described
+    if described.photometric == "YBR_FULL" and mixes_colours(frame):
+        raise ImageReadError(
+            header.name,
+            "header that contradicts the pixels (YBR_FULL, but JPEG 2000 turns the colours into RGB itself)",
+        )
     wanted = FrameHeader(described.columns, described.rows, described.samples, coded.precision)
     if coded != wanted:
         raise ImageReadError(
@@ -325,6 +337,34 @@ def _check_unused_bits(header: DicomHeader, described: PixelFormat, cells: np.nd
         raise ImageReadError(
             header.name, f"BitsStored {described.stored} is wrong: the pixel values have more bits than that"
         )
+
+
+def _check_order(header: DicomHeader, described: PixelFormat, cells: np.ndarray) -> None:
+    """Whether uncompressed bytes are pixels in the order that is stated: in another, neighbours differ."""
+    middle = _middle_rows(cells)
+    found = _vertical_roughness(described.values_of(middle))
+    if described.rows != described.columns:
+        turned = _middle_rows(cells.reshape(described.columns, described.rows))
+        if found > _MUCH_ROUGHER * _vertical_roughness(described.values_of(turned)):
+            raise ImageReadError(header.name, "Rows and Columns are exchanged (the picture is smooth the other way)")
+    if described.allocated == 16:
+        # With bits beside the value, which hold the upper ones where bytes are exchanged.
+        found = _vertical_roughness(described.whole_cells(middle))
+        if found > _MUCH_ROUGHER * _vertical_roughness(described.whole_cells(middle.byteswap())):
+            raise ImageReadError(
+                header.name, "the bytes of its pixels are in another order than the transfer syntax says"
+            )
+
+
+def _middle_rows(cells: np.ndarray) -> np.ndarray:
+    start = max(0, (len(cells) - _ROWS_SAMPLE // cells.shape[1]) // 2)
+    return cells[start : len(cells) - start]
+
+
+def _vertical_roughness(values: np.ndarray) -> float:
+    """The mean difference between neighbours in a column, as a share of the range in which most values lie."""
+    low, high = np.percentile(values, [2, 98])
+    return float(np.abs(np.diff(np.clip(values, low, high), axis=0)).mean() / max(high - low, 1))
 
 
 def _check_sign(header: DicomHeader, described: PixelFormat, cells: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Whether a DICOM is a chest radiograph made for looking at, by the few header fields that say so.
+"""Whether a DICOM is an upright chest radiograph made for looking at, by the few header fields that say so.
 
 Only words of the standard's own vocabulary are ever named: any text may stand in these fields, and it stays there.
 """
@@ -34,6 +34,9 @@ _PART_WORDS = """
     LARYNX LEG LIVER LSPINE LSSPINE MANDIBLE MAXILLA MOUTH NECK NOSE ORBIT OVARY PANCREAS PAROTID PATELLA PELVIS PENIS
     PHARYNX PROSTATE RADIUS RECTUM SACRUM SCALP SCROTUM SELLA SHOULDER SINUS SKULL SPINE SPLEEN SSPINE STOMACH TESTIS
     THIGH THUMB THYROID TIBIA TLSPINE TMJ TOE TONGUE TSPINE ULNA URETER URETHRA UTERUS VAGINA WRIST ZYGOMA"""
+_DIRECTIONS = frozenset("APRLHF")
+# The largest difference between the sides of a pixel that is no more than rounding.
+_SQUARE = 0.02
 _OTHER_MODALITIES = frozenset(_MODALITY_WORDS.split())
 _OTHER_PARTS = tuple(_PART_WORDS.split())
 
@@ -59,6 +62,37 @@ def check_subject(header: DicomHeader) -> None:
         header.doubt(
             f"PresentationLUTShape {shape} contradicts {photometric}, which counts; the picture may be a negative"
         )
+    _check_orientation(header)
+    _check_aspect(header)
+
+
+def _check_orientation(header: DicomHeader) -> None:
+    """Whether rows run to the patient's left (in lateral views to front or back), and columns to the feet.
+
+    Source: PS3.3 C.7.6.1.1.1.
+    """
+    directions = header.words("PatientOrientation")
+    if len(directions) != 2 or not all(word and _DIRECTIONS.issuperset(word) for word in directions):
+        return
+    row, column = (word[0] for word in directions)
+    if row in "HF" or column not in "HF":
+        turned = "turned by 90 degrees"
+    elif column == "H":
+        turned = "upside down"
+    elif row == "R":
+        turned = "mirrored, the patient's left where the right should be"
+    else:
+        return
+    header.doubt(f"PatientOrientation {row}, {column}: the picture is {turned}; it is read as it is stored")
+
+
+def _check_aspect(header: DicomHeader) -> None:
+    """Whether pixels are square."""
+    for keyword in ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing"):
+        sides = header.numbers(keyword)[:2]
+        if len(sides) == 2 and None not in sides and min(sides) > 0 and max(sides) / min(sides) - 1 > _SQUARE:
+            header.doubt(f"{keyword} says that pixels are not square; the picture is read as if they were")
+            return
 
 
 def _other_part(text: str) -> str | None:

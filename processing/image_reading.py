@@ -10,7 +10,14 @@ import numpy as np
 from PIL import Image, ImageOps
 from transformers.utils import is_torch_tensor
 
-from .deep_pictures import is_deep_colour, is_deep_grey, is_white_zero, load_deep_colour, refuse_lost_bits
+from .deep_pictures import (
+    grey_values,
+    is_deep_colour,
+    is_deep_grey,
+    is_white_zero,
+    load_deep_colour,
+    refuse_lost_bits,
+)
 from .dicom import is_dicom, read_dicom
 from .image_content import is_address, read_address, read_file, read_stream
 from .image_limits import check_bytes, check_size
@@ -22,6 +29,7 @@ NAME_ATTRIBUTE = "xray_name"
 """Attribute of a PIL image that says what to call it in messages, where it has no file name of its own."""
 
 _DICOM_SUFFIXES = (".dcm", ".dicom")
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _CHANNELS = (1, 3, 4)
 
 
@@ -110,6 +118,8 @@ def _load_bytes(content: bytes, name: str, options: _Options) -> Image.Image:
     except (*DECODE_ERRORS, AttributeError, RuntimeError, TypeError) as error:  # nothing but Pillow works here
         if name.lower().endswith(_DICOM_SUFFIXES):
             return _load_dicom(content, name, options)
+        if content.startswith(_LFS_POINTER):
+            raise ImageReadError(name, "a Git LFS pointer, not the image itself: git lfs pull") from error
         raise ImageReadError(name, "not an image in a known format (or its first bytes are damaged)") from error
     with picture:
         return _finish(picture, name, options, content)
@@ -134,18 +144,20 @@ def _load_array(values: np.ndarray, kind: str, options: _Options) -> Image.Image
 def _finish(picture: Image.Image, name: str, options: _Options, content: bytes | None = None) -> Image.Image:
     """Decode, turn upright, bring to mode "L" or "RGB", and look whether there is anything to see."""
     check_size(*picture.size, name)
-    picture, is_white_zero = _decode(picture, name, options.least_side, content)
+    picture = _decode(picture, name, options.least_side, content)
+    if picture.mode == "La":  # Pillow can't convert it to anything else
+        picture = picture.convert("LA")
     reason = {}
     if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema()[1] == 0:
         reason = {"reason": "it is fully transparent"}
-    picture = _to_grey_or_rgb(picture, name, is_white_zero=is_white_zero)
+    picture = _to_grey_or_rgb(picture)
     if not options.allow_blank:
         refuse_blank(picture, name, **reason)
     return picture
 
 
-def _decode(picture: Image.Image, name: str, least_side: int | None, content: bytes | None) -> tuple[Image.Image, bool]:
-    """The upright picture, loaded, and whether its values are those of a negative."""
+def _decode(picture: Image.Image, name: str, least_side: int | None, content: bytes | None) -> Image.Image:
+    """The upright picture, loaded, with 8 bits per channel."""
     with pillow_decodes(name):
         if least_side is not None:
             picture.draft(None, (least_side, least_side))  # does nothing but for JPEGs that are larger
@@ -154,13 +166,15 @@ def _decode(picture: Image.Image, name: str, least_side: int | None, content: by
     if frames > 1 and picture.format != "MPO":
         raise ImageReadError(name, f"{picture.format} with {frames} pictures; give each as a view of its own")
     if is_deep_colour(picture):
-        return load_deep_colour(_content_of(picture) if content is None else content, name), False
-    is_negative = is_deep_grey(picture) and is_white_zero(picture)
+        return load_deep_colour(_content_of(picture) if content is None else content, name)
     with pillow_decodes(name):
         picture.load()
         upright = ImageOps.exif_transpose(picture)
     refuse_lost_bits(picture, name)
-    return upright, is_negative
+    if not is_deep_grey(picture):
+        return upright
+    grey = to_8bit(grey_values(upright, picture), name)
+    return Image.fromarray(np.uint8(255) - grey if is_white_zero(picture) else grey)
 
 
 def _content_of(picture: Image.Image) -> bytes:
@@ -173,14 +187,11 @@ def _content_of(picture: Image.Image) -> bytes:
         picture.fp.seek(place)
 
 
-def _to_grey_or_rgb(picture: Image.Image, name: str, *, is_white_zero: bool) -> Image.Image:
+def _to_grey_or_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
         return picture
     if picture.mode == "1":
         return picture.convert("L")
-    if is_deep_grey(picture):
-        grey = to_8bit(np.asarray(picture), name)
-        return Image.fromarray(np.uint8(255) - grey if is_white_zero else grey)
     if picture.has_transparency_data:
         is_grey = picture.mode in ("L", "LA")
         layers = picture.convert("RGBA")

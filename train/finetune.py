@@ -27,17 +27,13 @@ from ..data.studies import report_cleaning
 from ..evaluation.trainer_metrics import report_metrics
 from ..modeling_mambaxray.layers.study_memory import StudyMemory
 from ..processing.build_generator import build_generator
-from ..processing.processing_mambaxray import (
-    CONTEXT,
-    DEFAULT_INSTRUCTION,
-    DEFAULT_PROMPT_TEMPLATE,
-    SECTION_INSTRUCTIONS,
-    MambaXrayProcessor,
-)
+from ..processing.processing_mambaxray import MambaXrayProcessor
+from ..processing.study_prompts import CONTEXT, DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE, SECTION_INSTRUCTIONS
 from .collator import ReportCollator
 from .partial_lora import apply_efficient_tuning
 from .recalled_studies import with_recalled
-from .recipe import FinetuneRecipe, GeneratorSection, RecipeError
+from .recipe_finetune import FinetuneRecipe, GeneratorSection
+from .recipe_text import RecipeError
 from .report_trainer import ReportTrainer
 from .run_folder import BASE, claim_run_folder
 from .stage_parts import (

@@ -26,7 +26,8 @@ from ..data.output_lock import locked_output
 from ..data.whole_file import flush_to_disk, write_whole
 from .checkpoints import CheckpointSeal, last_complete_checkpoint
 from .parameter_table import parameter_groups
-from .recipe import STAGES, Recipe
+from .recipe import STAGES
+from .recipe_base import Recipe
 from .run_folder import CHECKPOINTS, MODEL, check_run_folder, claim_run_folder, unchanged_if_refused
 from .run_result import RESULT_FILE, RunResult, read_result
 

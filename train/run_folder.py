@@ -20,7 +20,9 @@ import torch
 from ..data.whole_file import write_whole
 from .alignment_result import GUARD
 from .checkpoints import last_complete_checkpoint
-from .recipe import Recipe, RecipeError, make_recipe, read_recipe
+from .recipe import make_recipe, read_recipe
+from .recipe_base import Recipe
+from .recipe_text import RecipeError
 from .run_inputs import changed_inputs, run_inputs
 from .run_result import ENVIRONMENT_FILE, RECIPE_FILE, RESULT_FILE
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .recipe import RecipeError, read_recipe, with_defaults
+from .recipe import read_recipe, with_defaults
+from .recipe_text import RecipeError
 from .run_inputs import changed_inputs
 
 RECIPE_FILE, RESULT_FILE, ENVIRONMENT_FILE = "recipe.yaml", "result.json", "environment.json"

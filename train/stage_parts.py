@@ -23,9 +23,10 @@ from ..configuration.sub_configs import configuration_fields
 from ..data.priors import shows_priors, with_priors
 from ..data.studies import first_studies, load_studies
 from ..modeling_mambaxray.hub.separate_parts import SeparatePartsMixin
-from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..modeling_mambaxray.layers.study_memory import HeldOutStudyError, MemoryFormatError, StudyMemory, TrainingSplit
-from .recipe import DataSection, RecipeError, SourceSection
+from ..modeling_mambaxray.parts.vision_encoder import load_vision_encoder
+from .recipe_base import DataSection, SourceSection
+from .recipe_text import RecipeError
 from .stored_models import StoredModel
 from .tokenizer import train_report_tokenizer
 

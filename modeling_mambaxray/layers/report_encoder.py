@@ -53,6 +53,13 @@ def without_pooler(text_config: Any) -> dict[str, bool]:
     return {"add_pooling_layer": False} if takes_option else {}
 
 
+def drop_pooler(text_encoder: PreTrainedModel) -> PreTrainedModel:
+    """The same text encoder as if it had been made `without_pooler`."""
+    if without_pooler(text_encoder.config):
+        text_encoder.pooler = None
+    return text_encoder
+
+
 class ReportEncoder(nn.Module):
     """Encodes reports with any `AutoModel`.
 

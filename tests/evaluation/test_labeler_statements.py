@@ -27,6 +27,8 @@ SHORT = {
     "op": "Lung Opacity",
     "card": "Cardiomegaly",
     "med": "Enlarged Cardiomediastinum",
+    "plo": "Pleural Other",
+    "nf": "No Finding",
 }
 
 

@@ -24,15 +24,22 @@ def _png(values: np.ndarray, colour_type: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def _tiff(values: np.ndarray, photometric: int, order: str = "<", extra: tuple[int, ...] = ()) -> bytes:
-    """An uncompressed 16-bit TIFF of `(height, width)` or `(height, width, channels)`."""
+def _tiff(
+    values: np.ndarray,
+    photometric: int,
+    order: str = "<",
+    extra: tuple[int, ...] = (),
+    sample_format: int | None = None,
+) -> bytes:
+    """An uncompressed TIFF of `(height, width)` or `(height, width, channels)`, of 16 bits where no format is given."""
     height, width = values.shape[:2]
     channels = 1 if values.ndim == 2 else values.shape[2]
-    pixels = values.astype(f"{order}u2").tobytes()
+    kind = "u2" if sample_format is None else f"{values.dtype.kind}{values.dtype.itemsize}"
+    pixels = values.astype(f"{order}{kind}").tobytes()
     tags = [
         (256, 4, [width]),
         (257, 4, [height]),
-        (258, 3, [16] * channels),
+        (258, 3, [8 * int(kind[1])] * channels),
         (259, 3, [1]),
         (262, 3, [photometric]),
         (273, 4, [8]),
@@ -40,17 +47,18 @@ def _tiff(values: np.ndarray, photometric: int, order: str = "<", extra: tuple[i
         (278, 4, [height]),
         (279, 4, [len(pixels)]),
         *([(338, 3, list(extra))] if extra else []),
+        *([(339, 3, [sample_format])] if sample_format else []),
     ]
     start = 8 + len(pixels)
     behind = start + 2 + 12 * len(tags) + 4
     directory, more = struct.pack(f"{order}H", len(tags)), b""
-    for tag, kind, numbers in tags:
-        data = struct.pack(f"{order}{len(numbers)}{'H' if kind == 3 else 'I'}", *numbers)
+    for tag, size, numbers in tags:
+        data = struct.pack(f"{order}{len(numbers)}{'H' if size == 3 else 'I'}", *numbers)
         if len(data) > 4:
-            directory += struct.pack(f"{order}HHII", tag, kind, len(numbers), behind + len(more))
+            directory += struct.pack(f"{order}HHII", tag, size, len(numbers), behind + len(more))
             more += data
         else:
-            directory += struct.pack(f"{order}HHI", tag, kind, len(numbers)) + data.ljust(4, b"\0")
+            directory += struct.pack(f"{order}HHI", tag, size, len(numbers)) + data.ljust(4, b"\0")
     mark = b"II*\0" if order == "<" else b"MM\0*"
     return mark + struct.pack(f"{order}I", start) + pixels + directory + bytes(4) + more
 
@@ -113,6 +121,14 @@ def test_tiff_whose_white_is_zero_is_inverted(bits: int, grey: np.ndarray) -> No
     assert _difference(_tiff(negative, 0), grey) <= 1
     with pytest.raises(ImageReadError, match="not an image in a known format"):
         load_xray(_tiff(negative, 0, ">"))  # Pillow does not open it
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint32", "int16"])
+def test_tiff_keeps_signs_and_32_bits(kind: str, grey: np.ndarray) -> None:
+    lowest, highest = (int(end) for end in (np.iinfo(kind).min, np.iinfo(kind).max))
+    values = (lowest + np.rint(grey.astype(float) / 255 * (highest - lowest))).clip(lowest, highest).astype(kind)
+    stretched = (values.astype(float) - values.min()) / (float(values.max()) - values.min()) * 255
+    assert _difference(_tiff(values, 1, sample_format=2 if kind.startswith("int") else 1), stretched) <= 1
 
 
 def test_transparent_parts_of_16_bits_lie_on_black(grey: np.ndarray) -> None:

@@ -510,9 +510,48 @@ def test_chest_radiographs_and_what_is_not_known_pass_strict_without_a_word(
     assert not caplog.text
 
 
+@pytest.mark.parametrize(
+    ("elements", "told"),
+    [
+        ({"PatientOrientation": ["R", "F"]}, "mirrored"),
+        ({"PatientOrientation": ["RA", "FL"]}, "mirrored"),
+        ({"PatientOrientation": ["L", "H"]}, "upside down"),
+        ({"PatientOrientation": ["F", "L"]}, "turned by 90 degrees"),
+        ({"PixelAspectRatio": [1, 2]}, "not square"),
+        ({"PixelSpacing": [0.1, 0.2]}, "not square"),
+        ({"ImagerPixelSpacing": [0.14, 0.1]}, "not square"),
+    ],
+)
+def test_a_mirrored_turned_or_distorted_picture_is_told_and_with_strict_refused(
+    elements: dict[str, list], told: str, deep: np.ndarray, light: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = make_dicom(deep, bits=12, **elements, **FULL)
+    assert _difference(content, light) <= 1
+    assert told in caplog.text
+    assert told in _refusal(content, strict=True)
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"PatientOrientation": ["L", "F"], "ImagerPixelSpacing": [0.143, 0.1431]},
+        {"PatientOrientation": ["A", "F"], "PixelAspectRatio": [1, 1]},
+        {"PatientOrientation": ["P", "FL"], "PixelSpacing": [0.2, 0.2]},
+        {"PatientOrientation": ["SECRET", "NAME"]},
+    ],
+)
+def test_an_upright_picture_of_square_pixels_passes_strict_without_a_word(
+    elements: dict[str, list], deep: np.ndarray, light: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = make_dicom(deep, bits=12, **elements, **FULL)
+    assert np.abs(_loaded(content, strict=True) - light).max() <= 1
+    assert not caplog.text
+
+
 TEXT_FIELDS = (
-    "Modality BodyPartExamined PresentationIntentType PresentationLUTShape PhotometricInterpretation VOILUTFunction "
-    "WindowCenter WindowWidth RescaleSlope RescaleIntercept NumberOfFrames PatientName StudyDescription"
+    "PatientOrientation PixelSpacing PixelAspectRatio Modality BodyPartExamined PresentationIntentType "
+    "PresentationLUTShape PhotometricInterpretation VOILUTFunction WindowCenter WindowWidth RescaleSlope "
+    "RescaleIntercept NumberOfFrames PatientName StudyDescription"
 )
 
 
@@ -530,6 +569,42 @@ def test_text_planted_in_any_field_reaches_neither_log_nor_error(
         except ImageReadError as error:
             told = f"{error} {error.__cause__}"
     assert "SECRET" not in caplog.text + told
+
+
+# Pixels in another order
+
+
+def test_exchanged_rows_and_columns_are_refused(deep: np.ndarray, light: np.ndarray) -> None:
+    rows, columns = deep.shape
+    for content in (
+        make_dicom(deep, bits=12, Rows=columns, Columns=rows, **FULL),
+        make_dicom(light, Rows=columns, Columns=rows),
+    ):
+        assert _refusal(content).startswith("Rows and Columns are exchanged")
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("sign", [0, 1])
+def test_bytes_in_another_order_than_the_syntax_says_are_refused(bits: int, sign: int, deep: np.ndarray) -> None:
+    values = np.int32(deep) * 2 ** (bits - 12) + np.random.default_rng(0).integers(0, 2 ** (bits - 8), deep.shape)
+    values = np.clip(values, 0, 2**bits - 1) - sign * 2 ** (bits - 1)
+    stored = values.astype(np.int16 if sign else np.uint16)
+    options = {"WindowCenter": 2 ** (bits - 1) * (1 - sign), "WindowWidth": 2**bits}
+    assert _difference(make_dicom(stored, bits=bits, **options), _stretched(deep)) <= 40  # in the right order
+    assert "in another order" in _refusal(make_dicom(stored.byteswap(), bits=bits, **options))
+
+
+def test_colours_have_no_sign(light: np.ndarray) -> None:
+    content = make_dicom(np.repeat(light[..., None], 3, axis=2), photometric="RGB", PixelRepresentation=1)
+    assert np.abs(_loaded(content)[..., 0] - light).max() <= 1
+
+
+def test_jpeg_2000_that_mixes_its_colours_is_not_turned_into_rgb_twice(light: np.ndarray) -> None:
+    colours = np.stack([light, light // 2, light // 3], axis=2)
+    options = {"syntax": JPEG2000Lossless, "encapsulated": compressed(colours, "JPEG2000", mct=1)}
+    mixed = _loaded(make_dicom(colours, photometric="YBR_RCT", **options))
+    assert np.abs(mixed - colours).max() <= 1
+    assert "turns the colours into RGB itself" in _refusal(make_dicom(colours, photometric="YBR_FULL", **options))
 
 
 # Blank pictures, and errors that are none of the file's

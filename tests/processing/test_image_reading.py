@@ -282,3 +282,9 @@ def test_large_pictures_of_16_bits_get_the_grey_values_of_small_ones(values: np.
     small = values.reshape(96, 80)
     expected = np.tile(np.asarray(load_xray(small)), (4, 4))
     assert np.array_equal(np.asarray(load_xray(np.tile(small, (4, 4)))), expected)
+
+
+def test_git_lfs_pointer_says_how_to_get_the_image() -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    with pytest.raises(ImageReadError, match="git lfs pull"):
+        load_xray(pointer)
