@@ -315,6 +315,17 @@ def test_names_that_an_encoding_lacks_are_printed_as_escape_sequences(tiny_folde
     assert result.stdout.startswith("röntgen \\u03a9.png\n".encode("latin-1"))
 
 
+def test_damaged_weights_are_told_on_one_line(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    weights = tmp_path / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    Image.linear_gradient("L").save(tmp_path / "a.png")
+    result = run("generate", "a.png", "-m", "model", cwd=tmp_path)
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: ")
+
+
 def test_a_hub_model_that_cannot_be_had_is_told_on_one_line() -> None:
     result = run("info", "nobody/nothing")
     assert result.returncode == 2
