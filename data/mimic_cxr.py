@@ -14,9 +14,19 @@ from zipfile import ZipFile
 
 from ..processing.report_text import split_sections
 from .annotation_json import read_annotation_json
+from .cells import standard_view
 from .csv_table import find_csv, read_csv, read_labels
 from .priors import ORDER
-from .source import LeftOut, Source, SourceError, check_text_options, empty_study, find_folder, finish_source
+from .source import (
+    LeftOut,
+    Source,
+    SourceError,
+    check_text_options,
+    empty_study,
+    find_folder,
+    finish_source,
+    require_matches,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +104,7 @@ def read_mimic_cxr(
         )
     studies = _read_studies(split_file, folder, find_folder(images) if images is not None else folder, prior)
     labels = _read_label_file(folder, labeler)
+    require_matches(labels, studies, f"mimic-cxr-2.0.0-{labeler}.csv")
     left_out = _read_reports(studies, _find_reports(folder, reports))
     for study in studies.values():
         study["labels"] = labels.get(study["study_id"], study["labels"])
@@ -139,6 +150,8 @@ def _read_studies(split_file: Path, folder: Path, images: Path, with_times: bool
         if row["split"] not in _SPLITS:
             raise SourceError(f"{split_file}: unknown split {row['split']!r}; expected {', '.join(_SPLITS)}")
         study = studies.setdefault(row["study_id"], empty_study(row["study_id"], row["subject_id"]))
+        if study["images"] and (study["split"], study["patient_id"]) != (_SPLITS[row["split"]], row["subject_id"]):
+            raise SourceError(f"{split_file}: study {row['study_id']} has images of two splits or patients")
         study["split"] = _SPLITS[row["split"]]
         study["images"].append(_find_image(images, row["subject_id"], row["study_id"], row["dicom_id"]))
         study["views"].append(standard_view(views.get(row["dicom_id"], "")))
@@ -166,14 +179,6 @@ def _find_image(folder: Path, subject: str, study: str, name: str) -> str:
     if not file.is_file() and (dicom := file.with_suffix(".dcm")).is_file():
         return str(dicom)
     return str(file)
-
-
-def standard_view(name: str) -> str:
-    """DICOM's view position in the schema's words; empty for oblique and unknown ones."""
-    name = name.strip().upper()
-    if name in ("LL", "RL") or "LATERAL" in name:
-        return "LATERAL"
-    return next((view for view in ("PA", "AP") if name.split(" ")[0] == view), "")
 
 
 def _read_label_file(folder: Path, labeler: str) -> dict[str, dict[str, int | None]]:
