@@ -5,10 +5,10 @@
     python benchmarks/bench_encoder.py --device cuda --dtype bfloat16 --layers 12 --batch-size 32
 
 The encoder is the base one (768 wide, 4 directions, 192 px). Blocks are alike, so a part of them stands for the whole:
-times are for `--layers` blocks and the embeddings. A training step is forward, backward and a step of AdamW. The
-rivals have the same weights and outputs (checked), but each direction's convolution, projections, scan and gate are
-transformers' own, the scan in PyTorch or by mambapy (`pip install mambapy`). Transformers' training step takes about a
-minute per block on a CPU core; `--skip` leaves it out.
+times are for `--layers` blocks and the embeddings. A training step is forward, backward and a step of the `Trainer`'s
+optimizer, fused AdamW. The rivals have the same weights and outputs (checked), but each direction's convolution,
+projections, scan and gate are transformers' own, the scan in PyTorch or by mambapy (`pip install mambapy`).
+Transformers' training step takes about a minute per block on a CPU core; `--skip` leaves it out.
 
 The floor is the time in which the machine would do the encoder's matrix products, at the best rate measured here, and
 move the scan's and the weights' bytes once, at the rate of a copy. The scan's own arithmetic is not in it.
@@ -202,7 +202,7 @@ def measure(
         if name == FORWARD:
             works[encoder] = partial(run_forward, model, backend, pixels)
         elif not (options.skip and encoder == "transformers"):
-            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
             works[encoder] = partial(run_training_step, model, backend, pixels, optimizer)
     seconds = timed_in_turns(works, options.rounds, options.device)
     floor = floor_seconds(name, *next(iter(encoders.values())), pixels, product_rate, copy_rate)

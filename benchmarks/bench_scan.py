@@ -159,15 +159,16 @@ def compiled_exponentials() -> Callable[..., None]:
     """A compiled loop over the exponential of the `native` scan: `ROWS` times the same row, which lies in a cache."""
     from numba import njit
 
-    from mambaxray.modeling_mambaxray.ops import selective_scan_kernels as kernels
+    from mambaxray.modeling_mambaxray.ops.compiled_vectors import LANES, OPTIONS, load, store
+    from mambaxray.modeling_mambaxray.ops.selective_scan_kernels import exp2
 
-    exp2, rows = kernels._exp2, ROWS
+    rows = ROWS
 
-    @njit(**kernels._OPTIONS)
+    @njit(**OPTIONS)
     def run(x, out):
         for _ in range(rows):
-            for i in range(x.shape[0]):
-                out[i] = exp2(x[i])
+            for i in range(0, x.shape[0], LANES):
+                store(out, i, exp2(load(x, i)))
 
     return run
 

@@ -9,28 +9,33 @@ the rest of `--seconds` is left out. The exit code is 1 when something failed or
 which has no goals for speed, when something failed.
 
 - correctness: output and every gradient of every scan that runs here, and of the whole block, against float64
+- streams: memory that the streams of prompts and of steps use without waiting for each other, by PyTorch's sanitizer
 - scan: time and memory, beside mamba-ssm in our layout and in its own, where it is installed
 - encoder: MambaXray-VL's base encoder in bfloat16, batch 64, plain and compiled
 - reports: a decoder of Llama-2-7B's shape with random weights, 3 beams, 100 tokens; the wall time of a step beside that
-  of its kernels; equality with plain `generate`, in float32 with a small decoder, and in bfloat16 with the large one
+  of its kernels; prompts computed beside the steps of others, and between them; equality with plain `generate`, in
+  float32 with a small decoder, and in bfloat16 with the large one
 - quantised: the same decoder in 8 and 4 bit, by bitsandbytes and torchao, where they are installed
 """
 
 import argparse
 import datetime
 import gc
+import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import bench_generate
 import bench_scan
@@ -39,6 +44,7 @@ from measure import OperatorCount, describe_machine, peak_memory, timed, timed_i
 from torch import Tensor, nn
 
 from mambaxray import VisionMambaConfig, VisionMambaModel, use_scan_backend
+from mambaxray.modeling_mambaxray.generation import continuous_generation, step_graphs
 from mambaxray.modeling_mambaxray.ops.scan_backends import LONG
 from mambaxray.modeling_mambaxray.ops.selective_scan import scan_backend, scan_problems, selective_scan
 from mambaxray.modeling_mambaxray.ops.selective_scan_reference import selective_scan_reference
@@ -197,6 +203,48 @@ def block_difference(report: Report) -> float:
     return max(relative(a, e) for a, e in zip(found[0], found[1], strict=True))
 
 
+def streams(report: Report) -> None:
+    """Looks for memory that the streams of prompts and of steps use without waiting for each other."""
+    if not on_gpu(report):
+        report.say("PyTorch's sanitizer of streams needs a GPU.")
+        return
+    call = f"import gpu_all; gpu_all.generate_on_two_streams({report.device!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", call],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "TORCH_CUDA_SANITIZER": "1"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    if done.returncode and "CUDASanitizerErrors" not in done.stderr:
+        raise RuntimeError(f"generation under the sanitizer failed: {done.stderr.strip().splitlines()[-1]}")
+    found = done.stderr.count("CSAN detected a possible data race")
+    report.say(
+        f"PyTorch's sanitizer of streams, prompts beside steps, no graphs: {found or 'no'} unordered uses of memory."
+    )
+    if found:
+        report.say("```", *done.stderr.strip().splitlines()[-60:], "```")
+    report.goal("uses of one memory by two streams that don't wait for each other", found, 0, "", small=True)
+
+
+def generate_on_two_streams(device: str) -> None:
+    """Generates with a small decoder, more studies than at a time, every step launched kernel by kernel.
+
+    Raises:
+        RuntimeError: no prompt was computed on a second stream.
+    """
+    model = bench_generate.make_model("tiny", device, 0)
+    if continuous_generation.side_stream_for(model) is None:
+        raise RuntimeError(f"there is no second stream on {device}")
+    studies = bench_generate.make_studies(model, 8, 0)
+    # What a graph replays no sanitizer sees.
+    with mock.patch.object(step_graphs, "_CALLS_BEFORE", sys.maxsize):
+        for beams in (1, 3):
+            bench_generate.ours(model, studies, 4, num_beams=beams, max_new_tokens=12)
+
+
 def scan(report: Report) -> None:
     """Times of one scan."""
     report.table("size", "dtype", "scan", "forward, ms", "forward + backward, ms", "MiB kept and used")
@@ -310,7 +358,8 @@ def reports(report: Report) -> None:
     sizes = report.sizes
     equal_in_float32(report)
     model = bench_generate.make_model(sizes.decoder, report.device, 0)
-    studies = bench_generate.make_studies(model, max(sizes.studies), 0)
+    most = max(sizes.studies)
+    studies = bench_generate.make_studies(model, most + most // 2, 0)
     exact = {"min_new_tokens": sizes.tokens, "max_new_tokens": sizes.tokens, "num_beams": 3}
     decoder = model.language_model.num_parameters() / 1e9
     report.say(
@@ -337,8 +386,9 @@ def reports(report: Report) -> None:
         )  # fmt: skip
         if batch in goals:
             report.goal(f"reports, {batch} at a time", minutes, goals[batch], "minutes")
-        if kernels is not None and batch == max(sizes.studies):
+        if kernels is not None and batch == most:
             report.goal("a step's wall time over its kernels' time", wall / kernels, 1.15, "times")
+    prompts_beside_steps(report, model, studies, most)
     few = min(sizes.studies)
     mine, plain = (
         function(model, studies[:few], few, **exact) for function in (bench_generate.ours, bench_generate.plain)
@@ -350,6 +400,24 @@ def reports(report: Report) -> None:
             "There, beams are rows of their own, and products of other shapes round otherwise. That decides between "
             "words that are equally probable in this precision, of which random weights have many."
         )
+
+
+def prompts_beside_steps(report: Report, model: nn.Module, studies: list[dict[str, Tensor]], batch: int) -> None:
+    """Times reports of mixed lengths, with the prompts of those that follow on a second stream and on the same one."""
+    report.say("", f"{len(studies)} studies, {batch} at a time, reports of mixed lengths:")
+    report.table("prompts of those that follow", "seconds", "peak, MiB")
+    run = partial(bench_generate.ours, model, studies, batch, num_beams=3, max_new_tokens=2 * report.sizes.tokens)
+    run(max_new_tokens=8)  # warms up
+    between = mock.patch.object(continuous_generation, "side_stream_for", return_value=None)
+    seconds: dict[str, float] = {}
+    for way, where in (("beside steps", nullcontext()), ("between steps", between)):
+        with where:
+            peak = peak_memory(lambda way=way: seconds.update({way: timed(run, report.device)}), report.device)
+        report.row(way, f"{seconds[way]:.2f}", "-" if peak is None else f"{peak:.0f}")
+    if not on_gpu(report):
+        report.say("", "On a CPU both are the same: prompts are computed between steps.")
+    ratio = seconds["beside steps"] / seconds["between steps"]
+    report.goal("reports of mixed lengths, prompts beside steps over between them", ratio, 1, "times")
 
 
 def kernel_milliseconds(run: Callable[..., object], exact: dict[str, int]) -> float:
@@ -457,9 +525,10 @@ def release() -> None:
 # With the seconds that each needs on an H100, roughly; generous, as kernels are compiled on the way.
 SECTIONS: dict[str, tuple[Callable[[Report], None], int]] = {
     "correctness": (correctness, 100),
+    "streams": (streams, 40),
     "scan": (scan, 60),
     "encoder": (encoder, 90),
-    "reports": (reports, 120),
+    "reports": (reports, 150),
     "quantised": (quantised, 90),
 }
 

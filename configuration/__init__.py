@@ -1,5 +1,5 @@
-"""Model configurations: plain data, one file per family."""
+"""Model configurations: plain data, one file per family.
 
-# Loads transformers' Auto classes before any class of ours is defined: registering ours with them (see the root
-# package's `_register.py`) then never meets a half-imported module.
-import transformers.models.auto.modeling_auto  # noqa: F401
+The package by itself loads nothing, so that data sets take from it what they share with models (`observations`,
+`study_inputs`) without transformers.
+"""

@@ -4,6 +4,7 @@ from typing import Any
 
 from .configuration_mambaxray import MambaXrayConfig
 from .observations import OBSERVATIONS
+from .value_checks import check_positive_integer
 
 TOKEN_ORDERS = ("blocks", "interleaved")
 MEMORIES = ("visual", "report")
@@ -99,10 +100,8 @@ class AMMRGConfig(MambaXrayConfig):
             "hopfield_value_size",
         ):
             value = getattr(self, name)
-            if value is None and name in ("encoder_hidden_size", "visual_memory_size", "report_memory_size"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            if value is not None or name not in ("encoder_hidden_size", "visual_memory_size", "report_memory_size"):
+                check_positive_integer(name, value)
         if not 0 <= query_dropout < 1:
             raise ValueError(f"query_dropout must be at least 0 and below 1, got {query_dropout!r}")
         if not hopfield_beta > 0:

@@ -4,7 +4,8 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from .configuration_disease_classification import DiseaseClassificationConfig, check_positive_integer
+from .configuration_disease_classification import DiseaseClassificationConfig
+from .value_checks import check_positive_integer
 from .vision_tokens import visual_width
 
 

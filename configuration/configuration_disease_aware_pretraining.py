@@ -4,8 +4,9 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
-from .configuration_disease_classification import DiseaseClassificationConfig, check_positive_integer
+from .configuration_disease_classification import DiseaseClassificationConfig
 from .sub_configs import as_config
+from .value_checks import check_positive_integer
 
 
 class DiseaseAwarePreTrainingConfig(DiseaseClassificationConfig):

@@ -11,6 +11,7 @@ from .loss_weights import check_loss_weights
 from .observations import OBSERVATIONS
 from .saved_parts import PrivatePathsMixin
 from .sub_configs import as_config, keeping_attention
+from .value_checks import check_positive_integer
 
 
 class DiseaseClassificationConfig(PrivatePathsMixin, PreTrainedConfig):
@@ -84,14 +85,4 @@ class DiseaseClassificationConfig(PrivatePathsMixin, PreTrainedConfig):
                 raise ValueError(f"positive_weights must be positive numbers, got {weight!r}")
 
 
-def check_positive_integer(name: str, value: Any) -> None:
-    """Refuses a field that is no positive integer.
-
-    Raises:
-        ValueError: it is none; the message names the field.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
-
-
-__all__ = ["DiseaseClassificationConfig", "check_positive_integer"]
+__all__ = ["DiseaseClassificationConfig"]

@@ -34,6 +34,8 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         separate_parts: the parts that a saved model leaves out, by name, each a dict of its `source` (Hub name; None
             when it came from a folder of the author's machine), `revision`, `dtype` and `fingerprint`, a digest of
             the weights that were left out. Written by `save_pretrained`.
+        memory_models: by memory of training studies, a digest of the model that made the vectors that this model was
+            trained with; a memory of another one is refused. Written by `save_pretrained`.
         training_parts: whether the model has the parts that only training needs, where its class has such. Written by
             `save_pretrained`.
 
@@ -63,6 +65,7 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         loss_weights: dict[str, float] | None = None,
         report_reduction: str = "mean",
         separate_parts: dict[str, dict[str, str | None]] | None = None,
+        memory_models: dict[str, str] | None = None,
         training_parts: bool = True,
         prior_image_token_id: int | None = None,
         **kwargs: Any,
@@ -77,6 +80,7 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
         self.separate_parts = read_separate_parts(
             kwargs | {"separate_parts": separate_parts, "text_config": self.text_config}
         )
+        self.memory_models = dict(memory_models or {})
         self.training_parts = training_parts
         kwargs = without_earlier_fields(kwargs)
         if not isinstance(image_token_id, int) or image_token_id < 0:

@@ -7,6 +7,7 @@ from transformers import AutoConfig, BertConfig, PreTrainedConfig
 from .configuration_vision_mamba import VisionMambaConfig
 from .saved_parts import PrivatePathsMixin
 from .sub_configs import as_config, keeping_attention
+from .value_checks import check_positive_integer
 
 
 class MambaXrayDualEncoderConfig(PrivatePathsMixin, PreTrainedConfig):
@@ -44,8 +45,7 @@ class MambaXrayDualEncoderConfig(PrivatePathsMixin, PreTrainedConfig):
         self.text_config = as_config(text_config, BertConfig)
         self.projection_dim = projection_dim
         self.logit_scale_init_value = logit_scale_init_value
-        if not isinstance(projection_dim, int) or projection_dim < 1:
-            raise ValueError(f"projection_dim must be a positive integer, got {projection_dim!r}")
+        check_positive_integer("projection_dim", projection_dim)
         super().__init__(**keeping_attention(self, kwargs))
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from .configuration_vision_mamba import VisionMambaConfig
+from .value_checks import check_positive_integer
 
 
 class MambaXrayPreTrainingConfig(VisionMambaConfig):
@@ -52,9 +53,7 @@ class MambaXrayPreTrainingConfig(VisionMambaConfig):
 
     def _check_decoder(self) -> None:
         for name in ("cluster_size", "decoder_hidden_size", "decoder_num_attention_heads", "decoder_mlp_ratio"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            check_positive_integer(name, getattr(self, name))
         if self.grid_size % self.cluster_size or self.grid_size == self.cluster_size:
             raise ValueError(
                 f"a grid of {self.grid_size} x {self.grid_size} patches does not divide into several clusters of "

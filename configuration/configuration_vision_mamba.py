@@ -5,6 +5,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from .value_checks import check_positive_integer, check_time_steps, check_whole_patches
+
 PATCH_EMBEDDINGS = ("linear", "convolutional")
 
 
@@ -92,14 +94,8 @@ class VisionMambaConfig(PreTrainedConfig):
             "conv_kernel",
             "time_step_rank",
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; "
-                f"the nearest below is {self.image_size // self.patch_size * self.patch_size}"
-            )
+            check_positive_integer(name, getattr(self, name))
+        check_whole_patches(self.image_size, self.patch_size)
         if self.patch_embedding not in PATCH_EMBEDDINGS:
             raise ValueError(f"patch_embedding must be one of {PATCH_EMBEDDINGS}, got {self.patch_embedding!r}")
         if self.patch_embedding == "convolutional" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
@@ -109,10 +105,7 @@ class VisionMambaConfig(PreTrainedConfig):
             )
         if self.num_directions not in (1, 4):
             raise ValueError(f"num_directions must be 1 or 4, got {self.num_directions!r}")
-        if not 0 < self.time_step_min <= self.time_step_max:
-            raise ValueError(
-                f"need 0 < time_step_min <= time_step_max, got {self.time_step_min} and {self.time_step_max}"
-            )
+        check_time_steps(self.time_step_min, self.time_step_max)
 
     @property
     def grid_size(self) -> int:

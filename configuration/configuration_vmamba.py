@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from .value_checks import check_positive_integer, check_time_steps, check_whole_patches
+
 VMAMBA_PATCH_EMBEDDINGS = ("linear", "convolutional")
 VMAMBA_DOWNSAMPLINGS = ("patch_merging", "convolutional")
 
@@ -114,15 +116,10 @@ class VMambaConfig(PreTrainedConfig):
         if self.time_step_rank is not None:
             values.append(("time_step_rank", self.time_step_rank))
         for name, value in values:
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            check_positive_integer(name, value)
         if not self.depths:
             raise ValueError("depths must name at least one stage")
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; "
-                f"the nearest below is {self.image_size // self.patch_size * self.patch_size}"
-            )
+        check_whole_patches(self.image_size, self.patch_size)
         for name, choices in (
             ("patch_embedding", VMAMBA_PATCH_EMBEDDINGS),
             ("downsampling", VMAMBA_DOWNSAMPLINGS),
@@ -140,10 +137,7 @@ class VMambaConfig(PreTrainedConfig):
             raise ValueError(f"need ssm_ratio > 0 and mlp_ratio >= 0, got {self.ssm_ratio} and {self.mlp_ratio}")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate!r}")
-        if not 0 < self.time_step_min <= self.time_step_max:
-            raise ValueError(
-                f"need 0 < time_step_min <= time_step_max, got {self.time_step_min} and {self.time_step_max}"
-            )
+        check_time_steps(self.time_step_min, self.time_step_max)
 
     @property
     def stage_widths(self) -> list[int]:

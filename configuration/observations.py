@@ -1,4 +1,4 @@
-"""What the observations of a model are called unless it says otherwise."""
+"""The observations that a data set labels, and a model tells unless its configuration names others."""
 
 OBSERVATIONS: tuple[str, ...] = (
     "No Finding",
@@ -16,7 +16,6 @@ OBSERVATIONS: tuple[str, ...] = (
     "Fracture",
     "Support Devices",
 )
-"""CheXpert's 14 (Irvin et al., AAAI 2019, table 1), as in `data/schema.py`: neither can take them from the other, since
-data sets must be read without transformers, and models know nothing of data sets. A test compares both."""
+"""The 14 observations of CheXpert (Irvin et al., AAAI 2019, table 1), in the order of its label files."""
 
 __all__ = ["OBSERVATIONS"]

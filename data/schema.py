@@ -20,26 +20,10 @@ and `prior_report`; they are read from the prior's own row and stored once (`pri
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ..configuration.observations import OBSERVATIONS
+
 if TYPE_CHECKING:
     import datasets
-
-OBSERVATIONS: tuple[str, ...] = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-)
-"""The 14 observations of CheXpert (Irvin et al., AAAI 2019, table 1), in the order of its label files."""
 
 VIEWS: tuple[str, ...] = ("PA", "AP", "LATERAL")
 """The projections of chest radiographs; the view of an image is one of them, or empty when it is not known."""
@@ -89,3 +73,19 @@ def study_features() -> "datasets.Features":
         "labels": {name: datasets.Value("int8") for name in OBSERVATIONS},
     }
     return datasets.Features(columns)
+
+
+__all__ = [
+    "ABSENT",
+    "LABEL_VALUES",
+    "NOT_MENTIONED",
+    "OBSERVATIONS",
+    "PRESENT",
+    "SPLITS",
+    "SPLIT_NAMES",
+    "STUDY_KEYS",
+    "UNCERTAIN",
+    "VIEWS",
+    "SourceError",
+    "study_features",
+]

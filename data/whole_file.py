@@ -9,7 +9,8 @@ _PROBE_BYTES = 2**20
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Writes a text file in UTF-8; a reader sees the old content or the new one, never a part."""
+    """Writes a text file in UTF-8; a reader sees the old content or the new one, never a part. Folders are made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.tmp")
     draft.write_text(text, encoding="utf-8")
     put_in_place(draft, file)
@@ -23,8 +24,8 @@ def put_in_place(draft: Path, file: Path) -> None:
 
 
 def require_writable(file: Path) -> None:
-    """Tries whether a file can be written, before the work whose result goes there: makes its folder, and writes and
-    removes a megabyte beside it. What the file holds stays.
+    """Tries whether a file can be written, before the work whose result goes there: writes and removes a megabyte in
+    its folder, or in the nearest one that there is. Nothing is left behind, and what the file holds stays.
 
     Raises:
         OSError: it can't: the folder or the file is read-only, or the disk is full.
@@ -33,9 +34,10 @@ def require_writable(file: Path) -> None:
         raise IsADirectoryError(f"{file} is a folder: give the name of a file")
     if file.exists() and not os.access(file, os.W_OK):
         raise PermissionError(f"{file} is read-only: choose another output, or make it writable")
-    probe = file.with_name(f".{file.name}.probe")
+    missing = missing_folders(file.parent)
+    folder = missing[-1].parent if missing else file.parent
+    probe = folder / f".{file.name}.probe"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(bytes(_PROBE_BYTES))
         flush_to_disk([probe])
     except OSError as error:
@@ -43,6 +45,11 @@ def require_writable(file: Path) -> None:
     finally:
         with suppress(OSError):
             probe.unlink()
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """A folder and those above it that are not there, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def flush_to_disk(paths: Iterable[Path]) -> None:

@@ -14,6 +14,7 @@ from .cli_evaluate import evaluate
 from .cli_exemplars import analyze
 from .cli_explain import explain
 from .cli_generate import generate
+from .cli_group import command_group
 from .cli_hub import card, export, push, tiny
 from .cli_memory import memory_app, retrieval_app
 from .cli_options import MODEL_HELP, SeedOption
@@ -22,12 +23,10 @@ from .cli_train import align, classify, contrast, finetune, pretrain, recipes
 from .cli_views import views_app
 from .console import SAFETY, failure, quiet_transformers
 
-app = typer.Typer(
+app = command_group(
+    f"Generate radiology reports for chest X-rays, and train and evaluate models that do.\n\n{SAFETY}",
     name="mambaxray",
-    help=f"Generate radiology reports for chest X-rays, and train and evaluate models that do.\n\n{SAFETY}",
-    no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

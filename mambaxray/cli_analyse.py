@@ -5,17 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_options import MODEL_HELP, DatasetOptionOption, DeviceOption
+from .cli_group import command_group
+from .cli_options import MODEL_HELP, DatasetOptionOption, DeviceOption, MemoryOption
 from .console import SAFETY, error_console, failure, quiet_transformers
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-analyse_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="Look into trained models.",
-)
+analyse_app = command_group("Look into trained models.")
 
 
 def _studies(dataset: str, options: list[str] | None, split: str, count: int | None) -> "Dataset":
@@ -68,7 +65,10 @@ def reconstruction(
     The page shows each image as the model sees it, its reconstruction from the study's report and from another study's,
     and the words of the language model that lie nearest to the embeddings of some patches.
 
-    Example: mambaxray analyse reconstruction prepared/iu_xray --model runs/bidirectional_iu/checkpoints/checkpoint-900
+    \b
+    Example:
+      mambaxray analyse reconstruction prepared/iu_xray \\
+        --model runs/bidirectional_iu/checkpoints/checkpoint-900
     """
     from .evaluation.pages.reconstruction_page import write_reconstruction_page
     from .evaluation.reconstruction import reconstruct_studies
@@ -91,7 +91,7 @@ def reconstruction(
             title="What the model makes of reports",
             summary=f"{len(found)} images of {dataset} ({split}), read by {model}",
         )
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     console = error_console()
     console.print(SAFETY)
@@ -121,6 +121,7 @@ def embeddings(
         int | None, typer.Option(min=1, metavar="N", help="Number of studies, from the split's first. Default: all.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Studies that are encoded at once.")] = 8,
+    memory: MemoryOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Show how far the visual embeddings of models lie from the words of their language model.
@@ -128,11 +129,14 @@ def embeddings(
     The page has the histogram of each embedding's smallest distance to a word embedding, a line for each model, and a
     table of numbers with the norms of visual embeddings, of embeddings made of reports, and of words.
 
-    Example: mambaxray analyse embeddings prepared/iu_xray --model runs/v2t/model --model runs/bidirectional/model
+    \b
+    Example:
+      mambaxray analyse embeddings prepared/iu_xray --model runs/v2t/model \\
+        --model runs/bidirectional/model
     """
     from .evaluation.embedding_distances import embedding_distances
     from .evaluation.pages.embedding_page import write_embedding_page
-    from .generate import load_pipeline
+    from .generate import load_pipeline, memory_folders
 
     console = error_console()
     try:
@@ -140,14 +144,14 @@ def embeddings(
         rows, found = _studies(dataset, dataset_option, split, studies), []
         for name in model:
             with console.status(f"Encoding {len(rows)} studies with {name}"):
-                pipeline = load_pipeline(name, device)
+                pipeline = load_pipeline(name, device, memories=memory_folders(memory))
                 found.append(
                     embedding_distances(pipeline.model, pipeline.processor, rows, name=name, batch_size=batch_size)
                 )
         write_embedding_page(
             output, found, title="Visual embeddings among words", summary=f"{len(rows)} studies of {dataset} ({split})"
         )
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     for each in found:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in each.summary().items())

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from .cli_group import command_group
 from .console import error_console, failure, quiet_transformers, result_console
 
 if TYPE_CHECKING:
@@ -13,10 +14,8 @@ if TYPE_CHECKING:
     from .train.bench_steps import PlannedStep
     from .train.table_text import TableFormat
 
-bench_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="Train and compare encoders, decoders, data sets and variants in one table, with the stages before them.",
+bench_app = command_group(
+    "Train and compare encoders, decoders, data sets and variants in one table, with the stages before them."
 )
 
 
@@ -45,7 +44,9 @@ def run(
     agree in it. The same command resumes an interrupted run. A cell whose data or weights are missing is marked with
     the reason and retried by the next run.
 
-    Example: mambaxray bench run phantoms --output runs/bench
+    \b
+    Example:
+      mambaxray bench run phantoms --output runs/bench
     """
     from datasets import disable_progress_bars
 
@@ -130,6 +131,7 @@ def table(
     ] = False,
 ) -> None:
     """Show the results of a grid, finished or not, beside the published numbers."""
+    from .data.whole_file import write_whole
     from .train.bench_run import read_bench
     from .train.bench_table import render_observations, render_table
 
@@ -137,8 +139,7 @@ def table(
         render = render_observations if observations else render_table
         text = render(*read_bench(folder), cast("TableFormat", form))
         if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(text, encoding="utf-8")
+            write_whole(output, text)
             return
     except (OSError, ValueError) as error:
         raise failure(error) from error

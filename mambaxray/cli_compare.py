@@ -103,11 +103,11 @@ def compare(
     a difference at least as large if the systems were equivalent; `adjusted p` corrects for the number of scores and
     systems. Findings are read by the package's rule-based labeler.
 
+    \b
     Examples:
-
-    - mambaxray compare ours.jsonl theirs.jsonl --references annotation.json
-
-    - mambaxray compare baseline.jsonl dvaf.jsonl full.jsonl --page side_by_side.html --dataset prepared/iu_xray
+      mambaxray compare ours.jsonl theirs.jsonl --references annotation.json
+      mambaxray compare baseline.jsonl dvaf.jsonl full.jsonl \\
+        --page side_by_side.html --dataset prepared/iu_xray
     """
     console = error_console()
     try:

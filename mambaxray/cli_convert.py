@@ -63,17 +63,17 @@ def convert(
     The output folder works as --model of every command and with from_pretrained. No code in the file is executed. A
     file with unknown or missing weights is refused, and their names are reported.
 
+    \b
     Examples:
-
-    - mambaxray convert pretrain.pth --stage pretrain --output models/stage1
-
-    - mambaxray convert clip.pth --stage contrast --text-model emilyalsentzer/Bio_ClinicalBERT --output models/stage2
-
-    - mambaxray convert delta.pth --stage finetune --text-model meta-llama/Llama-2-7b-chat-hf --output models/report
-
-    - mambaxray convert ammrg.pth --stage ammrg --text-model meta-llama/Llama-2-7b-chat-hf --output models/ammrg
-
-    - mambaxray convert vssm_base_0229_ckpt_epoch_237.pth --stage vmamba --output models/vmamba-base
+      mambaxray convert pretrain.pth --stage pretrain --output models/stage1
+      mambaxray convert clip.pth --stage contrast \\
+        --text-model emilyalsentzer/Bio_ClinicalBERT --output models/stage2
+      mambaxray convert delta.pth --stage finetune \\
+        --text-model meta-llama/Llama-2-7b-chat-hf --output models/report
+      mambaxray convert ammrg.pth --stage ammrg \\
+        --text-model meta-llama/Llama-2-7b-chat-hf --output models/ammrg
+      mambaxray convert vssm_base_0229_ckpt_epoch_237.pth --stage vmamba \\
+        --output models/vmamba-base
     """
     from .train.convert_checkpoint import convert_checkpoint
 

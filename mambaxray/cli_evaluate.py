@@ -126,11 +126,12 @@ def evaluate(
 
     A study without a generated report is scored as an empty report.
 
+    \b
     Examples:
-
-    - mambaxray evaluate reports.jsonl --references annotation.json --html evaluation.html
-
-    - mambaxray evaluate both.csv --metric BLEU --metric clinical --output scores.json
+      mambaxray evaluate reports.jsonl --references annotation.json \\
+        --html evaluation.html
+      mambaxray evaluate both.csv --metric BLEU --metric clinical \\
+        --output scores.json
     """
     console = error_console()
     try:
@@ -164,7 +165,6 @@ def evaluate(
             )
         _print_result(result)
         if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
             write_whole(output, json.dumps(result, indent=1, ensure_ascii=False))
         if html is not None:
             console.print(f"page: {_write_page(html, result, rows)}")

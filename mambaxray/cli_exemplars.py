@@ -48,7 +48,10 @@ def analyze(
     the reference reports, and what is shared with the report retrieved for another study. The recall of each
     observation is shown from rare to common, with and without retrieval.
 
-    Example: mambaxray retrieval analyze with.jsonl --without without.jsonl --references annotation.json
+    \b
+    Example:
+      mambaxray retrieval analyze with.jsonl --without without.jsonl \\
+        --references annotation.json
     """
     try:
         from .data.whole_file import require_writable, write_whole
@@ -64,7 +67,6 @@ def analyze(
             others = None if without is None else matched_reports(without, references, split=split)
             gains = [] if others is None else recall_by_prevalence(rows, others)
         if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
             result: dict[str, Any] = {"copying": asdict(copied), "recall": [asdict(gain) for gain in gains]}
             write_whole(output, json.dumps(result, indent=1, ensure_ascii=False))
     except (OSError, ValueError) as error:

@@ -5,7 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import MAX_NEW_TOKENS_HELP, MODEL_HELP, AllowBlankOption, DeviceOption, PromptOption, StrictOption
+from .cli_options import (
+    MAX_NEW_TOKENS_HELP,
+    MODEL_HELP,
+    AllowBlankOption,
+    DeviceOption,
+    MemoryOption,
+    PromptOption,
+    StrictOption,
+)
 from .console import SAFETY, error_console, failure, quiet_transformers
 
 
@@ -29,6 +37,7 @@ def explain(
         int | None,
         typer.Option(min=1, metavar="N", help=MAX_NEW_TOKENS_HELP),
     ] = None,
+    memory: MemoryOption = None,
     prompt: PromptOption = None,
     cam: Annotated[
         str | None,
@@ -55,17 +64,17 @@ def explain(
     models also the map and the gate of each hybrid layer. For a stage-1 classifier it shows the probability of each
     observation, its class activation map, and the regions that a visual memory would keep.
 
+    \b
     Examples:
-
-    - mambaxray explain chest.dcm --model demo/model --output explanation.html
-
-    - mambaxray explain frontal.png lateral.png --model runs/stage1/model --cam hirescam
+      mambaxray explain chest.dcm --model demo/model --output explanation.html
+      mambaxray explain frontal.png lateral.png --model runs/stage1/model \\
+        --cam hirescam
     """
     from .configuration.families import families
     from .info import read_config
 
     console = error_console()
-    report_options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "prompt": prompt}
+    report_options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "prompt": prompt, "memory": memory}
     map_options: dict[str, Any] = {"cam": cam, "threshold": threshold, "most_regions": regions}
     summary = f"{', '.join(map(str, images))}, read by {model}"
     try:
@@ -110,9 +119,10 @@ def _explain_report(
 ) -> None:
     from .evaluation.attention import explain_report
     from .evaluation.pages.attention_page import write_attention_page
-    from .generate import load_pipeline
+    from .generate import load_pipeline, memory_folders
 
-    pipeline = load_pipeline(model, device, strict=strict, allow_blank=allow_blank)
+    memories = memory_folders(options.pop("memory", None))
+    pipeline = load_pipeline(model, device, memories=memories, strict=strict, allow_blank=allow_blank)
     explanation = explain_report(pipeline.model, pipeline.processor, images, **options)
     write_attention_page(output, explanation, title="Where the model looked", summary=summary)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_options import MODEL_HELP, AllowBlankOption, DeviceOption, PromptOption, StrictOption
+from .cli_options import MODEL_HELP, AllowBlankOption, DeviceOption, MemoryOption, PromptOption, StrictOption
 from .console import SAFETY, error_console, failure, quiet_transformers, study_progress
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def generate(
             help="Section to write, for models trained to write several: findings, impression or findings+impression.",
         ),
     ] = None,
+    memory: MemoryOption = None,
     prompt: PromptOption = None,
     device: DeviceOption = "auto",
     strict: StrictOption = False,
@@ -145,21 +146,20 @@ def generate(
     Several GPUs: torchrun --nproc-per-node N -m mambaxray.cli generate ...; the studies are divided among the N
     processes, and the first process writes the output.
 
+    \b
     Examples:
-
-    - mambaxray generate chest.dcm --model demo/model
-
-    - mambaxray generate scans/ --model demo/model --output reports.csv
-
-    - mambaxray generate studies.csv --model demo/model --output reports.jsonl --resume
-
-    - mambaxray generate scans/ --model demo/model --temperature 0.7 --top-p 0.9 --seed 1
-
-    - mambaxray generate today.dcm --model runs/prior/model --indication "Dyspnea." --prior yesterday.dcm --prior-report
-      yesterday.txt
+      mambaxray generate chest.dcm --model demo/model
+      mambaxray generate scans/ --model demo/model --output reports.csv
+      mambaxray generate studies.csv --model demo/model --output reports.jsonl \\
+        --resume
+      mambaxray generate scans/ --model demo/model --temperature 0.7 \\
+        --top-p 0.9 --seed 1
+      mambaxray generate today.dcm --model runs/prior/model \\
+        --indication "Dyspnea." --prior yesterday.dcm --prior-report yesterday.txt
     """
     from .context import check_context, given_context
-    from .generate import default_workers, generation_options, is_main, load_pipeline
+    from .evaluation.made_with import digest_of_folder
+    from .generate import default_workers, generation_options, is_main, load_pipeline, memory_folders
 
     console = error_console()
     console.quiet = not is_main()
@@ -175,6 +175,8 @@ def generate(
                 prompt=prompt,
             )
             settings = options | {"strict": strict, "allow_blank": allow_blank}
+            if memories := memory_folders(memory):
+                settings["memories"] = {name: digest_of_folder(Path(folder)) for name, folder in memories.items()}
             if options.get("do_sample"):
                 settings["seed"] = seed
             file = _open_output(context, output, overwrite=overwrite, resume=resume, evidence=evidence)
@@ -183,7 +185,9 @@ def generate(
             if not studies:
                 return
             quiet_transformers()
-            pipeline = load_pipeline(model, device, strict=strict, allow_blank=allow_blank, seed=seed)
+            pipeline = load_pipeline(
+                model, device, memories=memories, strict=strict, allow_blank=allow_blank, seed=seed
+            )
             for remark in check_context(pipeline.processor, studies, given):
                 console.print(remark)
             # Of a model on the Hub, loading may have fetched a newer revision.

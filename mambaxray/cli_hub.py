@@ -18,9 +18,9 @@ def tiny(
     The models have random weights and generate nonsense, but load and run like real ones. Each is saved to a folder of
     its own with its processor and takes less than 200 kB beside the code.
 
+    \b
     Example:
-
-    - mambaxray tiny models/
+      mambaxray tiny models/
     """
     from .tiny_models import make_tiny_models
 
@@ -75,11 +75,11 @@ def push(
     The repository gets the model with its code, so that it loads without this package, and a model card (see
     mambaxray card). Log in first: hf auth login. Checkpoints and other files of training are not uploaded.
 
+    \b
     Examples:
-
-    - mambaxray push runs/1/model you/chest-xray-reports --private
-
-    - mambaxray push runs/1/model you/chest-xray-reports --base-model meta-llama/Llama-2-7b-chat-hf
+      mambaxray push runs/1/model you/chest-xray-reports --private
+      mambaxray push runs/1/model you/chest-xray-reports \\
+        --base-model meta-llama/Llama-2-7b-chat-hf
     """
     from .hub import push_folder
 
@@ -117,9 +117,9 @@ def card(
     FOLDER/README.md states what the model is, what it was trained on and how, its scores, limits, licences and
     citations. Unknown values are listed as "not measured". Text that you add yourself is kept.
 
+    \b
     Example:
-
-    - mambaxray card runs/1/model --scores runs/1/scores.json
+      mambaxray card runs/1/model --scores runs/1/scores.json
     """
     from .model_card import write_model_card
 
@@ -146,9 +146,9 @@ def export(
     A language model that is saved by reference is included, and adapters are merged. docs/serving.md lists the servers
     and how to start them.
 
+    \b
     Example:
-
-    - mambaxray export runs/1/model --output served
+      mambaxray export runs/1/model --output served
     """
     quiet_transformers()
     from .export import export_model

@@ -8,21 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_group import command_group
 from .cli_options import DatasetOptionOption, DeviceOption, SeedOption
 from .console import error_console, failure, quiet_transformers, study_progress
 
 if TYPE_CHECKING:
     from .modeling_mambaxray.layers.study_memory import StudyMemory
 
-memory_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="Build the memories of training studies that AM-MRG recalls.",
-)
-retrieval_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="Build the memory of training studies that the disease-aware system retrieves exemplars from.",
+memory_app = command_group("Build the memories of training studies that AM-MRG recalls.")
+retrieval_app = command_group(
+    "Build the memory of training studies that the disease-aware system retrieves exemplars from."
 )
 
 _PRIVATE = "It holds data of patients: keep it as you keep the data set. It is not pushed with a model."
@@ -111,8 +106,8 @@ def build_memories(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Text encoder or language model for the reports: a folder, or a name on the Hub. Default: "
-            "emilyalsentzer/Bio_ClinicalBERT.",
+            help="Text encoder or language model for the reports, or a model that mambaxray contrast has trained: a "
+            "folder, or a name on the Hub. Default: emilyalsentzer/Bio_ClinicalBERT.",
         ),
     ] = None,
     report_encoder_revision: Annotated[
@@ -155,7 +150,10 @@ def build_memories(
     memory vectors of reports. Studies outside the training split are refused, and so are those of patients who have
     studies in another split. The same command resumes an interrupted run, with the same result.
 
-    Example: mambaxray memory build --model runs/stage1/model --dataset prepared/mimic --output memories/mimic
+    \b
+    Example:
+      mambaxray memory build --model runs/stage1/model \\
+        --dataset prepared/mimic --output memories/mimic
     """
     from .train.build_memories import REPORT_ENCODER, build_am_mrg_memories
     from .train.recipe_text import parse_options
@@ -205,7 +203,10 @@ def build_retrieval(
     Studies outside the training split are refused, and so are those of patients who have studies in another split. The
     same command resumes an interrupted run, with the same result.
 
-    Example: mambaxray retrieval build --model runs/stage1/model --dataset prepared/mimic --output memories/exemplars
+    \b
+    Example:
+      mambaxray retrieval build --model runs/stage1/model \\
+        --dataset prepared/mimic --output memories/exemplars
     """
     from .train.build_memories import build_retrieval_memory
     from .train.recipe_text import parse_options

@@ -25,6 +25,16 @@ DatasetOptionOption = Annotated[
         show_default=False,
     ),
 ]
+MemoryOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--memory",
+        metavar="NAME=FOLDER",
+        help="Memory of training studies for a model that comes without, such as visual=memories/mimic/visual; can be "
+        "repeated. It must be of the same models as the one that the model was trained with.",
+        show_default=False,
+    ),
+]
 StrictOption = Annotated[
     bool,
     typer.Option(
@@ -43,6 +53,7 @@ __all__ = [
     "AllowBlankOption",
     "DatasetOptionOption",
     "DeviceOption",
+    "MemoryOption",
     "PromptOption",
     "SeedOption",
     "StrictOption",

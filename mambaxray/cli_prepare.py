@@ -134,15 +134,16 @@ def prepare(
 
     Data sets must be obtained from their publishers under their terms; docs/data.md lists sources and expected files.
 
+    \b
     Examples:
-
-    - mambaxray prepare iu-xray --source iu_xray --output prepared/iu --section findings
-
-    - mambaxray prepare mimic-cxr --source mimic-cxr-jpg/2.1.0 --reports mimic-cxr-reports.zip --output prepared/mimic
-      --section findings --shorter-side 512
-
-    - mambaxray prepare mimic-cxr --source mimic-cxr-jpg/2.1.0 --reports mimic-cxr-reports.zip --output prepared/prior
-      --section findings --unit study --prior
+      mambaxray prepare iu-xray --source iu_xray --output prepared/iu \\
+        --section findings
+      mambaxray prepare mimic-cxr --source mimic-cxr-jpg/2.1.0 \\
+        --reports mimic-cxr-reports.zip --output prepared/mimic --section findings \\
+        --shorter-side 512
+      mambaxray prepare mimic-cxr --source mimic-cxr-jpg/2.1.0 \\
+        --reports mimic-cxr-reports.zip --output prepared/prior --section findings \\
+        --unit study --prior
     """
     import logging
 

@@ -56,11 +56,11 @@ def pretrain(recipe: _Recipe, output: _Output, overrides: _Overrides = None, res
     of the predictions (FOLDER/pictures), checkpoints, the resolved recipe, the environment and the results. The same
     command resumes an interrupted run; more steps extend a finished one. Monitor with: tensorboard --logdir FOLDER.
 
+    \b
     Examples:
-
-    - mambaxray pretrain --recipe pretrain_phantoms --output runs/1
-
-    - mambaxray pretrain --recipe mambaxray_base_pretrain --output runs/1 data.folders=[my/xrays,more/xrays]
+      mambaxray pretrain --recipe pretrain_phantoms --output runs/1
+      mambaxray pretrain --recipe mambaxray_base_pretrain --output runs/1 \\
+        data.folders=[my/xrays,more/xrays]
     """
     _run("pretrain", recipe, output, overrides, restart)
 
@@ -72,12 +72,11 @@ def contrast(recipe: _Recipe, output: _Output, overrides: _Overrides = None, res
     the recall of retrieval from image to report and from report to image. The same command resumes an interrupted run.
     Monitor with: tensorboard --logdir FOLDER.
 
+    \b
     Examples:
-
-    - mambaxray contrast --recipe contrast_phantoms --output runs/2
-
-    - mambaxray contrast --recipe mambaxray_base_contrast --output runs/2 data.source=my/studies
-      model.vision_encoder=runs/1/model
+      mambaxray contrast --recipe contrast_phantoms --output runs/2
+      mambaxray contrast --recipe mambaxray_base_contrast --output runs/2 \\
+        data.source=my/studies model.vision_encoder=runs/1/model
     """
     _run("contrast", recipe, output, overrides, restart)
 
@@ -89,11 +88,11 @@ def classify(recipe: _Recipe, output: _Output, overrides: _Overrides = None, res
     and .json), checkpoints, the resolved recipe, the environment and the results. The same command resumes an
     interrupted run. Monitor with: tensorboard --logdir FOLDER.
 
+    \b
     Examples:
-
-    - mambaxray classify --recipe ammrg_stage1_phantoms --output runs/1
-
-    - mambaxray classify --recipe ammrg_stage1_mimic --output runs/1 data.source=prepared/mimic
+      mambaxray classify --recipe ammrg_stage1_phantoms --output runs/1
+      mambaxray classify --recipe ammrg_stage1_mimic --output runs/1 \\
+        data.source=prepared/mimic
     """
     _run("classify", recipe, output, overrides, restart)
 
@@ -106,11 +105,11 @@ def finetune(recipe: _Recipe, output: _Output, overrides: _Overrides = None, res
 
     Several GPUs or processes: torchrun --nproc_per_node 2 --no-python mambaxray finetune ...
 
+    \b
     Examples:
-
-    - mambaxray finetune --recipe finetune_phantoms --output runs/phantoms
-
-    - mambaxray finetune --recipe mambaxray_base_iu --output runs/iu data.source=path/to/iu_xray
+      mambaxray finetune --recipe finetune_phantoms --output runs/phantoms
+      mambaxray finetune --recipe mambaxray_base_iu --output runs/iu \\
+        data.source=path/to/iu_xray
     """
     _run("finetune", recipe, output, overrides, restart)
 
@@ -124,11 +123,12 @@ def align(recipe: _Recipe, output: _Output, overrides: _Overrides = None, restar
     changed (FOLDER/guard), the preference pairs of dpo (FOLDER/pairs.jsonl), checkpoints, the resolved recipe, the
     environment and the results. The same command resumes an interrupted run.
 
+    \b
     Examples:
-
-    - mambaxray align --recipe align_phantoms --output runs/aligned model.checkpoint=demo/model
-
-    - mambaxray align --recipe align_mimic --output runs/mimic data.source=prepared/mimic model.checkpoint=runs/3/model
+      mambaxray align --recipe align_phantoms --output runs/aligned \\
+        model.checkpoint=demo/model
+      mambaxray align --recipe align_mimic --output runs/mimic \\
+        data.source=prepared/mimic model.checkpoint=runs/3/model
     """
     from .train.alignment_result import alignment_rows, read_alignment
 

@@ -5,14 +5,11 @@ from typing import Annotated
 
 import typer
 
+from .cli_group import command_group
 from .cli_options import DatasetOptionOption, SeedOption
 from .console import error_console, failure, quiet_transformers
 
-views_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="Train a classifier that tells PA, AP and lateral radiographs apart.",
-)
+views_app = command_group("Train a classifier that tells PA, AP and lateral radiographs apart.")
 
 
 @views_app.command()
@@ -38,7 +35,9 @@ def train(
     FOLDER receives the classifier and its accuracy on the other splits (view_scores.json), with intervals by patient.
     `mambaxray prepare --views predict --view-classifier FOLDER` uses it where a data set does not state the view.
 
-    Example: mambaxray views train --dataset prepared/mimic --output runs/views
+    \b
+    Example:
+      mambaxray views train --dataset prepared/mimic --output runs/views
     """
     console = error_console()
     try:

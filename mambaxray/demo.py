@@ -152,23 +152,20 @@ def run_demo(
     started = perf_counter()
     output = Path(output)
     with locked_output(output, is_folder=True):
-        _claim(output)
+        _check_free(output)
         return _run_demo(output, data, seed, settings, console, started)
 
 
-def _claim(output: Path) -> None:
-    """Marks the folder as the demo's, unless there is something in it that the demo would overwrite.
+def _check_free(output: Path) -> None:
+    """Refuses a folder with something in it that the demo would overwrite.
 
     Raises:
-        FileExistsError: there is, and it is of no earlier demo.
+        FileExistsError: there is something, and it is of no earlier demo.
     """
-    mark = output / _WORK / _MARK
-    if mark.is_file():
+    if (output / _WORK / _MARK).is_file():
         return
     if taken := next((name for name in (_PAGE, _MODEL, _WORK) if (output / name).exists()), None):
         raise FileExistsError(f"{output / taken} exists and was not made by the demo: choose another folder (--output)")
-    mark.parent.mkdir()
-    write_whole(mark, "The page and the model beside this folder were made by mambaxray demo.\n")
 
 
 def _run_demo(
@@ -179,6 +176,8 @@ def _run_demo(
 
     console.rule("[bold]1 of 4: studies")
     studies = _phantoms(settings, seed) if data is None else load_annotation_json(data)
+    # What makes the folder the demo's, now that nothing is in the way.
+    write_whole(output / _WORK / _MARK, "The page and the model beside this folder were made by mambaxray demo.\n")
     train, test = studies["train"], first_studies(studies["test"], settings.num_test)
     labeler = CheXpertStyleLabeler()
     train_labels = labeler.batch(train["report"])

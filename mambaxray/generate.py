@@ -225,19 +225,27 @@ def generation_options(**given: Any) -> dict[str, Any]:
 
 
 def load_pipeline(
-    model: str, device: str = "auto", *, strict: bool = False, allow_blank: bool = False, seed: int | None = None
+    model: str,
+    device: str = "auto",
+    *,
+    memories: Mapping[str, str] | None = None,
+    strict: bool = False,
+    allow_blank: bool = False,
+    seed: int | None = None,
 ) -> "ImageToTextPipeline":
     """The `image-to-text` pipeline of a model folder or Hub id.
 
     Args:
         model: the folder or id.
         device: see `resolve_device`.
+        memories: folders of memories of training studies by name, beside or instead of those that the model has.
         strict, allow_blank: how images are read, see `processing.image_reading.load_xray`.
         seed: start of the random numbers for sampling.
 
     Raises:
         ModelLoadError: there is no such model, it is not one of ours, or it lacks a part.
-        ValueError: see `resolve_device`.
+        FileNotFoundError: there is no such memory.
+        ValueError: a memory does not fit the model, or see `resolve_device`.
     """
     from .info import ModelLoadError, read_generator_config
 
@@ -249,6 +257,8 @@ def load_pipeline(
         loaded = pipeline("image-to-text", model=model, device=where)
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{model}: the model can't be loaded ({_cause(error)})") from error
+    if memories:
+        _give_memories(loaded.model, memories)
     if seed is not None:
         from transformers import set_seed
 
@@ -258,6 +268,35 @@ def load_pipeline(
     if allow_blank:
         loaded.image_processor.allow_blank = True
     return loaded
+
+
+def memory_folders(given: Sequence[str] | None) -> dict[str, str]:
+    """The memories that `--memory` names, by name.
+
+    Raises:
+        ValueError: not NAME=FOLDER, or a name twice.
+        FileNotFoundError: there is no such folder.
+    """
+    folders: dict[str, str] = {}
+    for text in given or ():
+        name, _, folder = text.partition("=")
+        if not (name and folder) or name in folders:
+            raise ValueError(f"--memory reads NAME=FOLDER, each name once, got {text!r}")
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"--memory {text}: no such folder")
+        folders[name] = folder
+    return folders
+
+
+def _give_memories(model: Any, folders: Mapping[str, str]) -> None:
+    from .modeling_mambaxray.layers.study_memory import StudyMemory
+
+    own = model.study_memory if isinstance(model.study_memory, Mapping) else {}
+    memories = {name: StudyMemory.from_pretrained(folder) for name, folder in folders.items()}
+    try:
+        model.set_memories({**own, **memories})
+    except ValueError as error:
+        raise ValueError(f"--memory: {error}") from error
 
 
 def _cause(error: Exception) -> str:

@@ -123,7 +123,7 @@ def describe_environment() -> Sections:
     """What `mambaxray info` shows: versions, device and scan backends."""
     import torch
 
-    from .modeling_mambaxray.ops.selective_scan import scan_backend, scan_problems
+    from .modeling_mambaxray.ops.scan_choice import choose_backend, scan_problems
 
     has_cuda = torch.cuda.is_available()
     return {
@@ -137,7 +137,7 @@ def describe_environment() -> Sections:
             "CPU threads": str(torch.get_num_threads()),
         },
         "Selective scan": {
-            "in use": scan_backend("cuda" if has_cuda else "cpu"),
+            "in use": choose_backend("cuda" if has_cuda else "cpu"),
             **{name: f"off: {problem}" if problem else "available" for name, problem in scan_problems().items()},
         },
     }

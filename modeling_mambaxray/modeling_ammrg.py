@@ -97,6 +97,7 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
 
     config_class = AMMRGConfig
     projection_parts = ("qformer_projection", "output_projection", "projector", "layer_norm")
+    parts_that_can_freeze = ("vision_encoder", "disease_queries")
     num_recalled_studies = 3
 
     def __init__(self, config: AMMRGConfig):
@@ -104,15 +105,10 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
         width = visual_width(config.vision_config)
         to_queries = config.encoder_hidden_size
         self.qformer_projection = None if to_queries is None else nn.Linear(width, to_queries)
-        self.disease_queries = DiseaseQueries(
+        self.disease_queries = DiseaseQueries.as_qformer(
+            config,
             width if to_queries is None else to_queries,
-            num_queries=config.num_queries,
-            hidden_size=config.query_hidden_size,
-            num_hidden_layers=config.query_hidden_layers,
-            num_attention_heads=config.query_attention_heads,
-            intermediate_size=config.query_intermediate_size,
-            cross_attention_frequency=config.cross_attention_frequency,
-            dropout=config.query_dropout,
+            config.num_queries,
             classify=config.queries_from_stage1,
         )
         self.associations = MemoryAssociations(config)
@@ -132,13 +128,6 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
         super()._init_weights(module)
         if isinstance(module, DiseaseQueries):
             init.normal_(module.queries, std=module.qformer.config.initializer_range)
-
-    def train(self, mode: bool = True) -> Self:
-        """As usual, but disease queries of which nothing is trained stay as they are used, without dropout."""
-        super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.disease_queries.parameters()):
-            self.disease_queries.eval()
-        return self
 
     @classmethod
     def for_released_weights(cls, weights: Mapping[str, Tensor]) -> tuple[type[Self], dict[str, Any]]:

@@ -3,20 +3,15 @@
 from typing import Any, Self
 
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_ammrg_classification import AMMRGClassificationConfig
 from ..configuration.vision_tokens import visual_width
-from .hub.given_parts import build_around
 from .layers.disease_queries import DiseaseQueries, DiseaseQueriesOutput, orthogonality_loss
 from .modeling_disease_classification import DiseaseClassificationModel, DiseaseClassificationOutput
-
-try:
-    from .hub.vision_encoder import load_vision_encoder
-except ImportError:
-    # In a repository's file, which does without the code of other stages.
-    load_vision_encoder = AutoModel.from_pretrained
+from .parts.given_parts import build_around
+from .parts.pretrained_parts import pretrained_vision_encoder
 
 
 class AMMRGForDiseaseClassification(DiseaseClassificationModel):
@@ -41,16 +36,7 @@ class AMMRGForDiseaseClassification(DiseaseClassificationModel):
     @staticmethod
     def make_queries(config: AMMRGClassificationConfig) -> DiseaseQueries:
         """The Q-Former that a configuration describes."""
-        return DiseaseQueries(
-            config.qformer_width,
-            num_queries=config.num_labels,
-            hidden_size=config.query_hidden_size,
-            num_hidden_layers=config.query_hidden_layers,
-            num_attention_heads=config.query_attention_heads,
-            intermediate_size=config.query_intermediate_size,
-            cross_attention_frequency=config.cross_attention_frequency,
-            dropout=config.query_dropout,
-        )
+        return DiseaseQueries.as_qformer(config, config.qformer_width, config.num_labels)
 
     @classmethod
     def from_vision_pretrained(
@@ -68,9 +54,7 @@ class AMMRGForDiseaseClassification(DiseaseClassificationModel):
             vision_kwargs: passed to `load_vision_encoder` (`revision`, `image_size`, …).
             config_kwargs: passed to `AMMRGClassificationConfig`.
         """
-        vision = vision_encoder
-        if not isinstance(vision, PreTrainedModel):
-            vision = load_vision_encoder(vision_encoder, **(vision_kwargs or {}))
+        vision = pretrained_vision_encoder(vision_encoder, vision_kwargs)
         config = cls.config_class(vision_config=vision.config, **config_kwargs)
         return build_around(cls, config, {"vision_encoder": vision}, vision.device)
 

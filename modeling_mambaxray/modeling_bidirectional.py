@@ -17,14 +17,16 @@ from transformers.models.vit_mae.modeling_vit_mae import ViTMAEDecoder
 from ..configuration.configuration_bidirectional import BIDIRECTIONAL_STUDY_INPUTS, BidirectionalConfig
 from ..configuration.study_inputs import PRIOR_IMAGE_INPUTS
 from ..configuration.vision_tokens import visual_width
-from .hub.given_parts import given_part
-from .hub.text_encoder import load_text_encoder
+from .layers.given_inputs import check_study_inputs
 from .layers.image_decoder import ImageDecoder, load_image_decoder
 from .layers.image_features import ImageFeatures
 from .layers.report_encoder import without_pooler
-from .layers.views import mean_over_views, present_views
+from .layers.views import mean_over_views, one_mask, present_views
 from .layers.word_contrast import INITIAL_LOGIT_SCALE, WordContrast
-from .modeling_mambaxray import MambaXrayForConditionalGeneration, one_mask
+from .modeling_mambaxray import MambaXrayForConditionalGeneration
+from .parts.given_parts import given_part
+from .parts.pretrained_parts import pretrained_part
+from .parts.text_encoder import load_text_encoder
 
 
 class BidirectionalForConditionalGeneration(MambaXrayForConditionalGeneration):
@@ -108,12 +110,10 @@ class BidirectionalForConditionalGeneration(MambaXrayForConditionalGeneration):
         """
         parts: dict[str, nn.Module] = {}
         if text_encoder is not None:
-            is_name = not isinstance(text_encoder, PreTrainedModel)
-            parts["text_encoder"] = load_text_encoder(text_encoder) if is_name else text_encoder
+            parts["text_encoder"] = pretrained_part(text_encoder, load_text_encoder)
             kwargs["text_encoder_config"] = parts["text_encoder"].config
         if image_decoder is not None:
-            is_name = not isinstance(image_decoder, nn.Module)
-            decoder = parts["image_decoder"] = load_image_decoder(image_decoder) if is_name else image_decoder
+            decoder = parts["image_decoder"] = pretrained_part(image_decoder, load_image_decoder)
             names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
             kwargs["image_decoder_sizes"] = {f"decoder_{name}": getattr(decoder.config, name) for name in names}
         return super().from_encoder_decoder_pretrained(vision_encoder, language_model, given_parts=parts, **kwargs)
@@ -162,7 +162,7 @@ class BidirectionalForConditionalGeneration(MambaXrayForConditionalGeneration):
                 visual_tokens=visual_tokens,
                 **study_inputs,
             )
-        self._check_study_inputs(study_inputs)
+        check_study_inputs(study_inputs, self.study_inputs, type(self).__name__)
         if pixel_values is None or visual_tokens is not None:
             raise ValueError("reports are learned from to make embeddings of each image: give pixel_values")
         mask = one_mask(view_mask, pixel_attention_mask)
@@ -280,7 +280,7 @@ class BidirectionalForConditionalGeneration(MambaXrayForConditionalGeneration):
             attention_mask=attention_mask,
             use_cache=False,
             return_dict=True,
-            **(positions if self._decoder_takes_positions else {}),
+            **(positions if self._decoder_interface.takes_positions else {}),
         ).last_hidden_state
         # Teacher-forced, the last word of the prompt says the first embedding.
         return hidden_states[:, -image_embeds.shape[1] :]

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,20 +46,12 @@ class DiseaseAwareForConditionalGeneration(StudyMemoriesMixin, MambaXrayForCondi
 
     config_class = DiseaseAwareConfig
     study_inputs = EXEMPLAR_INPUTS
+    parts_that_can_freeze = ("vision_encoder", "disease_queries")
 
     def __init__(self, config: DiseaseAwareConfig):
         super().__init__(config)
         width = visual_width(config.vision_config)
-        self.disease_queries = DiseaseQueries(
-            width,
-            num_queries=len(OBSERVATIONS),
-            hidden_size=config.query_hidden_size,
-            num_hidden_layers=1,
-            num_attention_heads=config.query_attention_heads,
-            self_attention=False,
-            feed_forward=False,
-            dropout=config.query_dropout,
-        )
+        self.disease_queries = DiseaseQueries.as_semantic_tokens(config, width, len(OBSERVATIONS))
         self.fusion = _fusion(config, width)
         self._retriever: ExemplarRetriever | None = None
         self._freeze_stage1()
@@ -77,13 +69,6 @@ class DiseaseAwareForConditionalGeneration(StudyMemoriesMixin, MambaXrayForCondi
             frozen.append(self.fusion)
         for part in frozen:
             part.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Self:
-        """As usual, but DASTs without anything to train stay as they are used."""
-        super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.disease_queries.parameters()):
-            self.disease_queries.eval()
-        return self
 
     def start_from_stage1(self, stage1: PreTrainedModel) -> None:
         """Takes the DASTs of a `DiseaseAwareForPreTraining`, and its vision encoder's weights.
@@ -267,7 +252,8 @@ class DiseaseAwareForConditionalGeneration(StudyMemoriesMixin, MambaXrayForCondi
 
 _WITHOUT_MEMORY = (
     "this model was trained with retrieved reports in its prompts, and its memory is not here, as for every model from "
-    "the Hub: give it one with model.set_memories({'retrieval': StudyMemory.from_pretrained(FOLDER)})"
+    "the Hub: give it one with --memory retrieval=FOLDER, or model.set_memories({'retrieval': "
+    "StudyMemory.from_pretrained(FOLDER)})"
 )
 
 

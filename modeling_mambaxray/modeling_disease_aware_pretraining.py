@@ -13,18 +13,13 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_disease_aware_pretraining import DiseaseAwarePreTrainingConfig
 from ..configuration.vision_tokens import visual_width
-from .hub.given_parts import build_around, given_part
 from .hub.separate_parts import PartReference
 from .layers.contrastive import contrastive_loss
 from .layers.disease_queries import DiseaseQueries
-from .layers.report_encoder import ReportEncoder, without_pooler
+from .layers.report_encoder import ReportEncoder, drop_pooler, without_pooler
 from .modeling_disease_classification import DiseaseClassificationModel, DiseaseClassificationOutput
-
-try:
-    from .hub.vision_encoder import load_vision_encoder
-except ImportError:
-    # In a repository's file, which does without the code of other stages.
-    load_vision_encoder = AutoModel.from_pretrained
+from .parts.given_parts import build_around, given_part
+from .parts.pretrained_parts import pretrained_part, pretrained_vision_encoder
 
 
 @dataclass
@@ -75,16 +70,7 @@ class DiseaseAwareForPreTraining(DiseaseClassificationModel):
     @staticmethod
     def make_queries(config: DiseaseAwarePreTrainingConfig) -> DiseaseQueries:
         """The DASTs that a configuration describes."""
-        return DiseaseQueries(
-            visual_width(config.vision_config),
-            num_queries=config.num_labels,
-            hidden_size=config.query_hidden_size,
-            num_hidden_layers=1,
-            num_attention_heads=config.query_attention_heads,
-            self_attention=False,
-            feed_forward=False,
-            dropout=config.query_dropout,
-        )
+        return DiseaseQueries.as_semantic_tokens(config, visual_width(config.vision_config), config.num_labels)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -113,13 +99,8 @@ class DiseaseAwareForPreTraining(DiseaseClassificationModel):
             text_kwargs: passed to the text encoder's `from_pretrained` (`revision`, `dtype`, …).
             config_kwargs: passed to `DiseaseAwarePreTrainingConfig`.
         """
-        vision, text = vision_encoder, text_encoder
-        if not isinstance(vision, PreTrainedModel):
-            vision = load_vision_encoder(vision_encoder, **(vision_kwargs or {}))
-        if not isinstance(text, PreTrainedModel):
-            text = AutoModel.from_pretrained(text_encoder, **(text_kwargs or {}))
-        if without_pooler(text.config):
-            text.pooler = None  # as the configuration alone would have made it
+        vision = pretrained_vision_encoder(vision_encoder, vision_kwargs)
+        text = drop_pooler(pretrained_part(text_encoder, AutoModel.from_pretrained, text_kwargs))
         config = cls.config_class(vision_config=vision.config, text_config=text.config, **config_kwargs)
         model = build_around(cls, config, {"vision_encoder": vision, "text_encoder": text}, vision.device)
         if isinstance(text_encoder, str):

@@ -11,12 +11,13 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 
 from ..configuration.configuration_disease_classification import DiseaseClassificationConfig
-from .hub.given_parts import given_part
 from .hub.repository_code import ModelCodeMixin
 from .hub.separate_parts import SeparatePartsMixin
 from .layers.classification import classification_loss
 from .layers.disease_queries import DiseaseQueries, DiseaseQueriesOutput
-from .layers.views import FrozenVisionEncoderMixin, encode_views
+from .layers.frozen_parts import FrozenPartsMixin
+from .layers.views import encode_views
+from .parts.given_parts import given_part
 
 
 @dataclass
@@ -41,7 +42,7 @@ class DiseaseClassificationOutput(ModelOutput):
     losses: dict[str, Tensor] | None = None
 
 
-class DiseaseClassificationModel(SeparatePartsMixin, FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedModel):
+class DiseaseClassificationModel(SeparatePartsMixin, FrozenPartsMixin, ModelCodeMixin, PreTrainedModel):
     """A vision encoder and `disease_queries`, one query per observation, that look at its tokens.
 
     A system says in `make_queries` what its queries are, and in `forward` which losses it adds.

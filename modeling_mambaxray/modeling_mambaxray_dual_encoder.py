@@ -13,17 +13,13 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_mambaxray_dual_encoder import MambaXrayDualEncoderConfig
 from ..configuration.vision_tokens import visual_width
-from .hub.given_parts import build_around, given_part
 from .hub.repository_code import ModelCodeMixin
 from .layers.contrastive import contrastive_loss
-from .layers.report_encoder import last_valid_token, without_pooler
-from .layers.views import FrozenVisionEncoderMixin, encode_views
-
-try:
-    from .hub.vision_encoder import load_vision_encoder
-except ImportError:
-    # In a repository's file, which does without the code of the earlier stages.
-    load_vision_encoder = AutoModel.from_pretrained
+from .layers.frozen_parts import FrozenPartsMixin
+from .layers.report_encoder import drop_pooler, last_valid_token, without_pooler
+from .layers.views import encode_views
+from .parts.given_parts import build_around, given_part
+from .parts.pretrained_parts import pretrained_part, pretrained_vision_encoder
 
 
 @dataclass
@@ -45,7 +41,7 @@ class MambaXrayDualEncoderOutput(ModelOutput):
     logits_per_text: Tensor | None = None
 
 
-class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedModel):
+class MambaXrayDualEncoder(FrozenPartsMixin, ModelCodeMixin, PreTrainedModel):
     """Puts studies and reports into one space, where a study lies close to its own report.
 
     Any `AutoModel` vision encoder and any text encoder fit; of a causal language model the body is taken. A study is
@@ -115,14 +111,9 @@ class MambaXrayDualEncoder(FrozenVisionEncoderMixin, ModelCodeMixin, PreTrainedM
             text_kwargs: passed to the text encoder's `from_pretrained` (`revision`, `dtype`, …).
             config_kwargs: passed to `MambaXrayDualEncoderConfig`.
         """
-        vision, text = vision_encoder, text_encoder
-        if not isinstance(vision, PreTrainedModel):
-            vision = load_vision_encoder(vision_encoder, **(vision_kwargs or {}))
-        if not isinstance(text, PreTrainedModel):
-            text = AutoModel.from_pretrained(text_encoder, **(text_kwargs or {}))
+        vision = pretrained_vision_encoder(vision_encoder, vision_kwargs)
+        text = drop_pooler(pretrained_part(text_encoder, AutoModel.from_pretrained, text_kwargs))
         config = cls.config_class(vision_config=vision.config, text_config=text.config, **config_kwargs)
-        if without_pooler(text.config):
-            text.pooler = None  # as the configuration alone would have made it
         return build_around(cls, config, {"vision_encoder": vision, "text_encoder": text}, vision.device)
 
     def get_input_embeddings(self) -> nn.Module:

@@ -23,6 +23,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ..configuration.configuration_vision_mamba import VisionMambaConfig
 from .hub.repository_code import ModelCodeMixin
 from .layers.pixel_shape import check_pixel_shape
+from .layers.state_space import init_state_space
 from .ops.directional_convolution import directional_convolution, merge_directions
 from .ops.selective_scan import selective_scan
 
@@ -271,18 +272,13 @@ class VisionMambaPreTrainedModel(ModelCodeMixin, PreTrainedModel):
             self._init_direction(module)
 
     def _init_direction(self, module: VisionMambaDirection) -> None:
-        """S4D-real decays, and step sizes log-uniform in [time_step_min, time_step_max] (Mamba, section 3.6)."""
         bound = module.conv1d.kernel_size[0] ** -0.5
         init.uniform_(module.conv1d.weight, -bound, bound)
         init.zeros_(module.conv1d.bias)
-        width, state = module.A_log.shape
-        init.copy_(module.A_log, torch.arange(1, state + 1).float().log().expand(width, state))
-        init.ones_(module.D)
         rank = module.dt_proj.in_features
         init.uniform_(module.dt_proj.weight, -(rank**-0.5), rank**-0.5)
-        low, high = math.log(self.config.time_step_min), math.log(self.config.time_step_max)
-        step = torch.exp(torch.rand(width) * (high - low) + low)
-        init.copy_(module.dt_proj.bias, step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+        low, high = self.config.time_step_min, self.config.time_step_max
+        init_state_space(module.A_log, module.D, module.dt_proj.bias, time_step_min=low, time_step_max=high)
 
 
 class VisionMambaModel(VisionMambaPreTrainedModel):

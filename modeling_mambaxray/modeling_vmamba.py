@@ -20,6 +20,7 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.configuration_vmamba import VMambaConfig
 from .hub.repository_code import ModelCodeMixin
 from .layers.pixel_shape import check_pixel_shape
+from .layers.state_space import init_state_space
 from .ops.selective_scan import selective_scan
 
 _DIRECTIONS = 4
@@ -254,16 +255,12 @@ class VMambaPreTrainedModel(ModelCodeMixin, PreTrainedModel):
             self._init_scans(module)
 
     def _init_scans(self, module: VMambaMixer) -> None:
-        """S4D-real decays, and step sizes log-uniform in [time_step_min, time_step_max] (Mamba, section 3.6)."""
         bound = module.x_proj_weight.shape[-1] ** -0.5
         init.uniform_(module.x_proj_weight, -bound, bound)
         bound = module.dt_proj_weight.shape[-1] ** -0.5
         init.uniform_(module.dt_proj_weight, -bound, bound)
-        low, high = math.log(self.config.time_step_min), math.log(self.config.time_step_max)
-        step = torch.exp(torch.rand(module.dt_proj_bias.shape) * (high - low) + low)
-        init.copy_(module.dt_proj_bias, step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
-        init.copy_(module.A_log, torch.arange(1, module.A_log.shape[1] + 1).float().log().expand_as(module.A_log))
-        init.ones_(module.D)
+        low, high = self.config.time_step_min, self.config.time_step_max
+        init_state_space(module.A_log, module.D, module.dt_proj_bias, time_step_min=low, time_step_max=high)
 
 
 class VMambaModel(VMambaPreTrainedModel):

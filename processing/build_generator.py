@@ -6,9 +6,10 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..configuration.families import families
-from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
+from ..modeling_mambaxray.parts.vision_encoder import load_vision_encoder
 from .image_processing_mambaxray import MambaXrayImageProcessor
-from .processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE, MambaXrayProcessor
+from .processing_mambaxray import MambaXrayProcessor
+from .study_prompts import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
 
 
 def build_generator(

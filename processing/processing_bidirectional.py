@@ -7,7 +7,8 @@ from typing import Any, Self
 from transformers import AutoTokenizer
 
 from ..configuration.configuration_bidirectional import BIDIRECTIONAL_STUDY_INPUTS
-from .processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE, MambaXrayProcessor
+from .processing_mambaxray import MambaXrayProcessor
+from .study_prompts import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
 from .view_groups import group_views
 
 DEFAULT_VISION_PROMPT = "Human: {report} Show the chest X-ray that this report describes. \nAssistant: <Img>"

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..configuration.configuration_disease_aware import EXEMPLAR_INPUTS
-from .processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE, MambaXrayProcessor
+from .processing_mambaxray import MambaXrayProcessor
+from .study_prompts import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
 
 DEFAULT_EXEMPLAR_TEMPLATE = (
     "Human: The report of a similar chest xray image: {exemplar} \n<Img>{image}</Img> {instruction} \nAssistant:"

@@ -1,6 +1,5 @@
 """`MambaXrayProcessor`: X-ray views, prompts and reports to what the models take, and back to text."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -14,78 +13,19 @@ from transformers.processing_utils import MultiModalData, ProcessorMixin
 from ..configuration.study_inputs import PRIOR_IMAGE_INPUTS, StudyInputs
 from ..modeling_mambaxray.generation.study_batch import stack_study_inputs
 from ..modeling_mambaxray.hub.repository_code import ProcessorCodeMixin
+from .chat_template import default_chat_template
 from .report_text import SECTIONS
+from .study_prompts import (
+    CONTEXT,
+    DEFAULT_INSTRUCTION,
+    DEFAULT_PROMPT_TEMPLATE,
+    SECTION_INSTRUCTIONS,
+    StudyPromptMixin,
+)
 from .view_groups import group_views
 
-DEFAULT_INSTRUCTION = "Generate a comprehensive and detailed diagnosis report for this chest xray image."
-DEFAULT_PROMPT_TEMPLATE = "Human: <Img>{image}</Img> {instruction} \nAssistant:"
 
-WITHHELD_KEYS = frozenset({"report", "findings", "impression", "labels"})
-"""What a study's prompt must not depend on."""
-
-CONTEXT: Mapping[str, str] = {
-    "indication": "Indication: {}",
-    "technique": "Technique: {}",
-    "comparison": "Comparison: {}",
-    "prior_images": "Prior image: {}",
-    "prior_report": "Prior report: {}",
-}
-"""What a prompt can say of a study's clinical context, by its key in the study, in the order in which it is said."""
-
-SECTION_INSTRUCTIONS: Mapping[str, str] = {
-    "findings": "Write the findings section of the report.",
-    "impression": "Write the impression section of the report.",
-    "findings+impression": "Write the findings and the impression of the report.",
-}
-"""What a model that writes several sections is asked for each, unless the processor says otherwise."""
-
-# The prompt template as a chat. All the images of a message are views of one study and share one placeholder.
-_CHAT_TEMPLATE = """\
-{{- bos_token | default("") -}}
-{%- for message in messages -%}
-    {%- if message.content is string -%}
-        {%- set parts = [{"type": "text", "text": message.content}] -%}
-    {%- else -%}
-        {%- set parts = message.content -%}
-    {%- endif -%}
-    {%- set text = parts | selectattr("type", "equalto", "text") | map(attribute="text") | join(" ") -%}
-    {%- if message.role == "user" -%}
-        {%- if parts | selectattr("type", "equalto", "image") | list -%}
-            {{- WITH_IMAGE | replace("{instruction}", text or INSTRUCTION) -}}
-        {%- else -%}
-            {{- WITHOUT_IMAGE | replace("{instruction}", text) -}}
-        {%- endif -%}
-    {%- elif message.role == "assistant" -%}
-        {{- CUE + text + (eos_token | default("")) -}}
-    {%- else -%}
-        {{- text + " \\n" -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- CUE -}}{%- endif -%}
-"""
-_IMAGE_FIELD = re.compile(r"(<[^<>]*>)?\{image\}(</[^<>]*>)?\s?")
-
-
-def default_chat_template(image_token: str, instruction: str, prompt_template: str) -> str:
-    """The chat template that says the same as a prompt template.
-
-    A user's message with images becomes the prompt, with its text as the instruction; what follows the template's last
-    field (its last line, where it has several) is the cue for the assistant's message. bos and eos are part of the
-    text, as servers and trainers that tokenize it without special tokens expect.
-    """
-    last_field = max(prompt_template.rindex(field) + len(field) for field in ("{image}", "{instruction}"))
-    before, line_break, cue = prompt_template[last_field:].rpartition("\n")
-    turn = prompt_template[:last_field] + before + line_break
-    values = {
-        "WITH_IMAGE": turn.replace("{image}", image_token),
-        "WITHOUT_IMAGE": _IMAGE_FIELD.sub("", turn),
-        "INSTRUCTION": instruction,
-        "CUE": cue,
-    }
-    return re.sub(r"\b(" + "|".join(values) + r")\b", lambda found: json.dumps(values[found[0]]), _CHAT_TEMPLATE)
-
-
-class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
+class MambaXrayProcessor(ProcessorCodeMixin, StudyPromptMixin, ProcessorMixin):
     """An image processor and a tokenizer that together make the inputs of report generation.
 
     The sequence is the one of the released code: bos, the prompt before the image, `num_image_tokens`
@@ -228,78 +168,6 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         names = ["pixel_attention_mask" if name == "view_mask" else name for name in of_images]
         return [*names, "input_ids", "attention_mask"]
 
-    @property
-    def default_prompt(self) -> str:
-        """The prompt of a study for which no text is given, with one `image_token`."""
-        return self.build_prompt(self.instruction)
-
-    def build_prompt(self, instruction: str) -> str:
-        """Put `instruction` and one `image_token` into the wrapper."""
-        return self.prompt_template.replace("{image}", self.image_token).replace("{instruction}", instruction)
-
-    def prompt_for(self, study: Mapping[str, Any], instruction: str | None = None) -> str:
-        """The prompt of one study. A system overrides it to put what it knows of the study into the prompt.
-
-        Args:
-            study: in the package's schema, without what is to be predicted (`WITHHELD_KEYS`): in training as in
-                generation.
-            instruction: in place of the processor's own; one that holds `image_token` is the whole prompt.
-
-        Returns:
-            Text with one `image_token`, and one `prior_image_token` where the study has prior images that the prompt
-            shows.
-        """
-        if instruction is not None and self.image_token in instruction:
-            return instruction
-        said = self.instruction_for(study) if instruction is None else instruction
-        return self.build_prompt(" ".join([*self.context_of(study), said]))
-
-    def instruction_for(self, study: Mapping[str, Any]) -> str:
-        """What a study's prompt asks for: its `section`, or what the processor asks for by itself.
-
-        Raises:
-            ValueError: a section that this model does not write by request.
-        """
-        section = study.get("section")
-        if not section:
-            return self.instruction
-        if section not in self.section_instructions:
-            known = ", ".join(self.section_instructions) or "none"
-            raise ValueError(f"the model can't be asked for the section {section!r}; those it was trained for: {known}")
-        return self.section_instructions[section]
-
-    def context_of(self, study: Mapping[str, Any]) -> list[str]:
-        """What the prompt says of a study's clinical context: a sentence for each part that `context` names and the
-        study has, nothing for others."""
-        said = []
-        for name in self.context:
-            if name == "prior_images":
-                if study.get(name) is not None and len(study[name]):
-                    said.append(CONTEXT[name].format(self.prior_image_token))
-            elif text := self.one_line(study.get(name) or ""):
-                limit = self.max_prior_report_length if name == "prior_report" else None
-                kept = text if limit is None else self.cut_to_tokens(text, limit)
-                end = " ..." if kept != text else "" if text[-1] in ".!?:;" else "."
-                said.append(CONTEXT[name].format(kept + end))
-        return said
-
-    def one_line(self, text: str) -> str:
-        """A text for a prompt, without line breaks and without words that would be taken for special tokens."""
-        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
-        special = {*self.tokenizer.all_special_tokens, *added, self.image_token}
-        return " ".join(re.sub("|".join(map(re.escape, special)), " ", text).split())
-
-    def cut_to_tokens(self, text: str, limit: int) -> str:
-        """The words of a text that fit into that many tokens; the text itself when all do."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) <= limit:
-            return text
-        # A last word of which only a part is left goes, too.
-        cut = self.tokenizer.decode(ids[:limit])
-        following = self.tokenizer.decode(ids[: limit + 1])
-        is_whole = following[len(cut) :][:1].isspace() or cut[-1:].isspace()
-        return (cut if is_whole else cut.rpartition(" ")[0]).strip()
-
     def study_inputs_for(self, study: Mapping[str, Any]) -> dict[str, Any]:
         """The values of `study_inputs` for one study, without the batch; those that it lacks are left out.
 
@@ -369,11 +237,6 @@ class MambaXrayProcessor(ProcessorCodeMixin, ProcessorMixin):
         for name, value in self._stacked_inputs(known, False).items():
             batch.setdefault(name, value)
         return batch
-
-    @staticmethod
-    def without_withheld(study: Mapping[str, Any]) -> dict[str, Any]:
-        """A study without what is to be predicted (`WITHHELD_KEYS`)."""
-        return {key: value for key, value in study.items() if key not in WITHHELD_KEYS}
 
     def _stacked_inputs(self, studies: Sequence[Mapping[str, Any]], for_training: bool) -> dict[str, torch.Tensor]:
         declared = {
@@ -683,3 +546,6 @@ def _is_flat(ids: Any) -> bool:
     if isinstance(ids, (torch.Tensor, np.ndarray)):
         return ids.ndim == 1
     return len(ids) > 0 and isinstance(ids[0], int)
+
+
+__all__ = ["MambaXrayProcessor"]

@@ -12,11 +12,13 @@ import pytest
 import torch
 import transformers
 from battery import Subject, first_tensor, loss_of, tensors
+from made_up_streams import made_up_streams
 from torch.nn import functional as F
 from transformers import AutoConfig, set_seed
 
 from mambaxray import make_tiny_models
 from mambaxray.configuration.families import families
+from mambaxray.modeling_mambaxray.generation.continuous_generation import generate_continuously
 from mambaxray.modeling_mambaxray.hub.repository_code import has_code
 
 NAMES = list(families())
@@ -250,6 +252,16 @@ def test_a_left_padded_batch_generates_what_single_studies_do(generator, mode):
     together = generate(generator.model, batch, **MODES[mode])
     alone = torch.cat([generate(generator.model, inputs, **MODES[mode]) for inputs in (first, second)])
     assert torch.equal(together, alone)
+
+
+def test_prompts_computed_beside_steps_are_in_order_and_give_the_same_reports(generator, monkeypatch):
+    studies = [generator.inputs((seed,), training=False) for seed in range(5)]
+    alone = [generate(generator.model, study, **MODES["beams"])[0].tolist() for study in studies]
+    with made_up_streams(monkeypatch) as streams:
+        reports = generate_continuously(generator.model, studies, batch_size=3, **LENGTH, **MODES["beams"])
+        found = {position: tokens.tolist() for position, tokens in reports}
+    assert [found[position] for position in range(5)] == alone
+    assert streams.operators.get(1, 0) > 100 or not generator.model.supports_continuous_generation
 
 
 def test_the_image_decides_what_is_generated(generator):

@@ -54,6 +54,16 @@ print(*sorted({"datasets", "pandas", "pydicom", "peft", "trl", "typer", "rich"} 
     assert run_python(code) == ""
 
 
+@pytest.mark.parametrize("module", ["data.schema", "evaluation.clinical", "evaluation.labeler", "train.recipe"])
+def test_labels_and_recipes_are_read_without_a_library_of_models(module: str) -> None:
+    code = f"""
+import sys
+import mambaxray.{module}
+print(*sorted({{"datasets", "torch", "transformers"}} & set(sys.modules)))
+"""
+    assert run_python(code) == ""
+
+
 def test_every_public_name_can_be_had_without_a_network() -> None:
     code = f"""{_NO_NETWORK}
 import mambaxray

@@ -51,6 +51,25 @@ def test_a_folder_imports_only_from_itself_and_those_below(layer: str) -> None:
     assert wrong == []
 
 
+# Within `modeling_mambaxray`; what stands beside these, the models and `parts`, may import all of them.
+BRICKS = ("ops", "hub", "layers", "generation")
+
+
+@pytest.mark.parametrize("room", BRICKS)
+def test_what_models_are_made_of_imports_no_model_and_points_one_way(room: str) -> None:
+    models = "mambaxray.modeling_mambaxray"
+    allowed = tuple(f"{models}.{name}." for name in BRICKS[: BRICKS.index(room) + 1])
+    paths = [path for path in modules() if path.parts[:2] == ("modeling_mambaxray", room)]
+    assert paths
+    wrong = []
+    for path in paths:
+        package = module_name(path.parent / "__init__.py")
+        for line, name in imported_modules((ROOT / path).read_text(encoding="utf-8"), package):
+            if name.startswith(models) and not name.startswith(allowed):
+                wrong.append(f"{path}, line {line}: {name}")
+    assert wrong == []
+
+
 @pytest.mark.parametrize(
     "source",
     [

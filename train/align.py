@@ -28,7 +28,8 @@ from ..evaluation.metric_table import MetricUnavailableError
 from .alignment_guard import AlignmentGuard
 from .frozen_encoder import remember_images
 from .preferences import preference_pairs
-from .recipe import AlignedSection, AlignRecipe, RecipeError
+from .recipe_align import AlignedSection, AlignRecipe
+from .recipe_text import RecipeError
 from .rewards import RewardContext, check_rewards, make_rewards
 from .run_folder import BASE, GUARD, PAIRS, claim_run_folder
 from .stage_parts import freeze, load_splits, named_part

@@ -35,7 +35,7 @@ from ..evaluation.score_tables import LOWER_IS_BETTER
 from ..evaluation.study_report import StudyReport
 from ..evaluation.trainer_metrics import TRAINING_SCORES
 from .alignment_result import GUARD_FILE
-from .recipe import AlignRecipe
+from .recipe_align import AlignRecipe
 
 GUARD_SCORES = (*TRAINING_SCORES, "located")
 """Scores before and after, unless the recipe names others."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .recipe import RecipeError
+from .recipe_text import RecipeError
 
 _VISUAL = ("cam", "threshold", "regions", "per_disease")
 _REPORT = {

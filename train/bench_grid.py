@@ -20,17 +20,12 @@ from ..evaluation.published import load_published
 from ..evaluation.radeval_metrics import RADEVAL_METRICS
 from ..evaluation.score_tables import wanted_scores
 from .bench_steps import PlannedStep, Step, check_names, plan_steps, references
-from .recipe import (
-    FinetuneRecipe,
-    RecipeError,
-    Section,
-    build_section,
-    make_recipe,
-    parse_mapping,
-    read_recipe,
-    read_text,
-    set_value,
-)
+from .recipe import make_recipe, read_recipe
+from .recipe_finetune import FinetuneRecipe
+from .recipe_sections import Section, build_section
+from .recipe_text import RecipeError, names_in, read_named, set_value
+
+_BENCHES = files(__package__) / "benches"
 
 LARGEST_BATCH = 256
 """Where `test.batch_size: largest` begins."""
@@ -288,21 +283,13 @@ def load_bench(bench: str | Path) -> Bench:
 
 def list_benches() -> dict[str, str]:
     """The benches that come with the package, by name, and what each compares."""
-    names = sorted(file.name.removesuffix(".yaml") for file in (files(__package__) / "benches").iterdir())
-    return {name: str(_read(name, ()).get("description", "")) for name in names}
+    return {name: str(_read(name, ()).get("description", "")) for name in names_in(_BENCHES)}
 
 
 def _read(bench: str | Path, path: tuple[str, ...]) -> dict[str, Any]:
     """A bench's plain data; `path` are the benches that extend it."""
     name = str(bench)
-    bundled = files(__package__) / "benches" / f"{name}.yaml"
-    if Path(name).is_file():
-        text = read_text(Path(name))
-    elif "/" not in name and bundled.is_file():
-        text = bundled.read_text(encoding="utf-8")
-    else:
-        raise FileNotFoundError(f"no bench {name!r}: give a YAML file, or one of {', '.join(list_benches())}")
-    values = parse_mapping(text, name)
+    values = read_named(name, _BENCHES, "bench")
     base = values.pop("extends", None)
     if base is None:
         return values

@@ -35,7 +35,9 @@ from .bench_steps import PlannedStep, resolved
 from .finetune import make_generator
 from .learning_curve import best_evaluation
 from .processes import run_in_processes
-from .recipe import FinetuneRecipe, RecipeError, make_recipe
+from .recipe import make_recipe
+from .recipe_finetune import FinetuneRecipe
+from .recipe_text import RecipeError
 from .run import RunResult, read_result, run_recipe
 from .run_folder import delete_run
 from .stage_parts import load_all_splits, named_part

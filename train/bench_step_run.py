@@ -13,7 +13,8 @@ from ..evaluation.made_with import digest_of_folder
 from .bench_commands import COMMANDS
 from .bench_steps import PlannedStep, resolved
 from .processes import run_in_processes
-from .recipe import Recipe, make_recipe
+from .recipe import make_recipe
+from .recipe_base import Recipe
 from .run import run_recipe
 from .run_folder import delete_run
 

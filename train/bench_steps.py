@@ -17,7 +17,10 @@ from typing import Any
 from pydantic import Field
 
 from .bench_commands import COMMANDS
-from .recipe import Recipe, RecipeError, Section, make_recipe, read_recipe, set_value
+from .recipe import make_recipe, read_recipe
+from .recipe_base import Recipe
+from .recipe_sections import Section
+from .recipe_text import RecipeError, set_value
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")

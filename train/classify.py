@@ -34,7 +34,8 @@ from ..evaluation.labeler import CheXpertStyleLabeler
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .collator import ClassificationCollator
 from .named_losses import NamedLossTrainer
-from .recipe import ClassifierSection, ClassifyRecipe, LabelsSection, RecipeError
+from .recipe_classify import ClassifierSection, ClassifyRecipe, LabelsSection
+from .recipe_text import RecipeError
 from .run_folder import CLASSIFICATION_FILES
 from .stage_parts import (
     check_system,

@@ -9,7 +9,7 @@ from ..evaluation.retrieval import compute_retrieval_metrics
 from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEncoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .collator import ContrastiveCollator
-from .recipe import ContrastRecipe, DualEncoderSection
+from .recipe_contrast import ContrastRecipe, DualEncoderSection
 from .stage_parts import freeze, limit_length, load_splits, make_text_encoder, make_vision_encoder, named_part
 
 

@@ -32,7 +32,6 @@ from ..configuration.configuration_vmamba import VMambaConfig
 from ..configuration.families import Family, families_by_checkpoint
 from ..configuration.sub_configs import configuration_fields
 from ..data.whole_file import require_free_folder
-from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..modeling_mambaxray.layers.study_memories import StudyMemoriesMixin
 from ..modeling_mambaxray.layers.unattributed_memory import UnattributedMemory
 from ..modeling_mambaxray.modeling_mambaxray import MambaXrayForConditionalGeneration
@@ -40,6 +39,7 @@ from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEn
 from ..modeling_mambaxray.modeling_mambaxray_pretraining import MambaXrayForPreTraining
 from ..modeling_mambaxray.modeling_vision_mamba import VisionMambaModel
 from ..modeling_mambaxray.modeling_vmamba import VMambaModel
+from ..modeling_mambaxray.parts.vision_encoder import load_vision_encoder
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .convert import convert_state_dict
 from .released_memories import read_pickled_memory

@@ -27,20 +27,24 @@ from ..data.studies import report_cleaning
 from ..evaluation.trainer_metrics import report_metrics
 from ..modeling_mambaxray.layers.study_memory import StudyMemory
 from ..processing.build_generator import build_generator
-from ..processing.processing_mambaxray import (
-    CONTEXT,
-    DEFAULT_INSTRUCTION,
-    DEFAULT_PROMPT_TEMPLATE,
-    SECTION_INSTRUCTIONS,
-    MambaXrayProcessor,
-)
+from ..processing.processing_mambaxray import MambaXrayProcessor
+from ..processing.study_prompts import CONTEXT, DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE, SECTION_INSTRUCTIONS
 from .collator import ReportCollator
 from .partial_lora import apply_efficient_tuning
 from .recalled_studies import with_recalled
-from .recipe import FinetuneRecipe, GeneratorSection, RecipeError
+from .recipe_finetune import FinetuneRecipe, GeneratorSection
+from .recipe_text import RecipeError
 from .report_trainer import ReportTrainer
 from .run_folder import BASE, claim_run_folder
-from .stage_parts import check_system, freeze, load_memories, load_splits, make_vision_encoder, named_part
+from .stage_parts import (
+    check_system,
+    freeze,
+    load_memories,
+    load_sources,
+    make_vision_encoder,
+    merge_sources,
+    named_part,
+)
 from .tokenizer import train_report_tokenizer
 from .varied_studies import EpochOfStudies, VariedStudies
 
@@ -53,9 +57,11 @@ def make_trainer(recipe: FinetuneRecipe, arguments: TrainingArguments, output: P
         arguments: the Trainer's.
         output: the run's folder; with adapters the model below the adapters is saved in its `base`.
     """
-    train, validation = load_splits(recipe.data)
+    sources = load_sources(recipe.data)
+    splits = merge_sources(recipe.data, sources)
+    train, validation = splits["train"], splits.get("validation")
     _check_priors(recipe.context.parts, train)
-    memories = load_memories(recipe.model.memories, recipe.data, recipe.model.stage1)
+    memories = load_memories(recipe.model.memories, sources, recipe.model.stage1)
     model, processor = make_generator(recipe.model, _texts(recipe, train), processor_options(recipe), memories)
     _give_memories(model, memories)
     train = with_recalled(train, model, processor, is_training=True, seed=recipe.seed)
@@ -316,9 +322,9 @@ def _add_adapters(model: PreTrainedModel, section: GeneratorSection, base: Path)
         config = LoraConfig(
             target_modules=rf"language_model\..*\.({'|'.join(targets)})", modules_to_save=whole, **values
         )
-    except TypeError as error:
+        return get_peft_model(model, config)
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"model.lora: {error}") from error
-    return get_peft_model(model, config)
 
 
 __all__ = ["make_generator", "make_trainer"]

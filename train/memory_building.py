@@ -119,8 +119,14 @@ def build_memory(
             return memory
         _begin(folder, made_of)
         work = folder / _WORK
-        batches = _work(work, studies, plan, processes, devices, on_progress or (lambda done, total: None))
-        memory = _assemble(work, studies, plan, batches)
+        try:
+            batches = _work(work, studies, plan, processes, devices, on_progress or (lambda done, total: None))
+            memory = _assemble(work, studies, plan, batches)
+        except BaseException as error:
+            # Nothing is left of work that came to nothing, or that can't come to anything else.
+            if isinstance(error, MemoryBuildError) or not any(work.glob("*.safetensors")):
+                shutil.rmtree(work, ignore_errors=True)
+            raise
         _finish(folder, memory)
         return memory
 

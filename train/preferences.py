@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from ..evaluation.report_writing import in_main_process
-from .recipe import AlignRecipe
+from .recipe_align import AlignRecipe
 from .rewards import Reward, normalized_sum
 
 _STUDIES_AT_A_TIME = 8

@@ -19,7 +19,8 @@ from ..data.studies import first_studies
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .collator import ImageCollator
 from .patch_prediction_callback import PatchPredictionCallback
-from .recipe import ImageDataSection, PretrainerSection, PretrainRecipe, RecipeError
+from .recipe_pretrain import ImageDataSection, PretrainerSection, PretrainRecipe
+from .recipe_text import RecipeError
 from .stage_parts import load_splits, named_part
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ class RecipeError(ValueError):
     """A recipe that can't be read, or that says something impossible."""
 
 
-def read_text(file: Path) -> str:
+def _read_text(file: Path) -> str:
     """A YAML file's text.
 
     Raises:
@@ -22,6 +23,33 @@ def read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{file} is not a text in UTF-8: {error}") from error
+
+
+def names_in(folder: Traversable) -> list[str]:
+    """Names of the YAML files of a folder of this package, sorted."""
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def read_named(name: str, folder: Traversable, kind: str) -> dict[str, Any]:
+    """The keys and values of a YAML file, or of one that comes with the package.
+
+    Args:
+        name: path of the file, or its name in the folder.
+        folder: of this package.
+        kind: what the file is, for messages, such as `recipe`.
+
+    Raises:
+        FileNotFoundError: neither a file nor a name that is known.
+        RecipeError: the file holds something else than keys and values.
+    """
+    bundled = folder / f"{name}.yaml"
+    if Path(name).is_file():
+        text = _read_text(Path(name))
+    elif "/" not in name and bundled.is_file():
+        text = bundled.read_text(encoding="utf-8")
+    else:
+        raise FileNotFoundError(f"no {kind} {name!r}: give a YAML file, or one of {', '.join(names_in(folder))}")
+    return parse_mapping(text, name)
 
 
 class _Loader(yaml.SafeLoader):
@@ -106,4 +134,12 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-__all__ = ["RecipeError", "override_value", "parse_mapping", "parse_options", "read_text", "set_value"]
+__all__ = [
+    "RecipeError",
+    "names_in",
+    "override_value",
+    "parse_mapping",
+    "parse_options",
+    "read_named",
+    "set_value",
+]

@@ -7,8 +7,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from ..configuration.configuration_mambaxray import MambaXrayConfig
 from ..data.schema import OBSERVATIONS, PRESENT
 from ..evaluation.labeler_sentences import sentences_of
 from ..modeling_mambaxray.layers.report_encoder import POOLINGS, UNITS, ReportEncoder
@@ -77,7 +78,10 @@ class ReportVectors:
         encoder = ReportEncoder.from_pretrained(
             self.folder, pooling=options.pooling, unit=options.unit, frozen=True, **dtype
         )
-        return encoder.to(self.device).eval()
+        encoder = encoder.to(self.device).eval()
+        if options.pooling == "cls":
+            _check_first_token(encoder, self._tokenizer)
+        return encoder
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -99,6 +103,24 @@ class ReportVectors:
         return {"values": values, "study": torch.arange(len(studies))}
 
 
+def _check_first_token(encoder: ReportEncoder, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a model whose first token knows nothing of those behind it, so that all texts would have one vector.
+
+    Raises:
+        MemoryBuildError: it is a decoder.
+    """
+    ids = tokenizer("No pleural effusion.", return_tensors="pt")["input_ids"].to(encoder.model.device)
+    others = ids.clone()
+    others[:, 1:] = ids[:, 1:].flip(1)
+    with torch.no_grad():
+        first, second = (encoder.model(input_ids=each).last_hidden_state[:, 0].float() for each in (ids, others))
+    if torch.allclose(first, second, rtol=1e-4, atol=1e-5):
+        raise MemoryBuildError(
+            f"pooling cls takes a text's first token, which in a {encoder.model.config.model_type} model has seen "
+            "nothing of the text: choose last or mean (--pooling)"
+        )
+
+
 # Tokens of a report where the tokenizer knows no limit.
 _LONGEST = 512
 
@@ -117,7 +139,7 @@ def plan_report_memory(
 
     Args:
         studies: what may be remembered.
-        encoder: a text encoder or language model.
+        encoder: a text encoder or language model, or a dual encoder, whose text encoder is used.
         data_set: name of the data set.
         options: what the memory is made of.
         with_reports: whether the memory also holds the text, which evidence shows.
@@ -125,9 +147,13 @@ def plan_report_memory(
         batch_size: reports that are encoded at once.
 
     Raises:
-        MemoryBuildError: no study has a report and an observation.
+        MemoryBuildError: no study has a report and an observation, or the encoder is none of texts.
     """
     options = options or ReportMemoryOptions()
+    config = AutoConfig.from_pretrained(encoder.folder)
+    text = getattr(config, "text_config", config)
+    if isinstance(config, MambaXrayConfig) or not hasattr(text, "hidden_size") or not hasattr(text, "vocab_size"):
+        raise MemoryBuildError(f"{encoder.name} is a {config.model_type} model, not a text encoder or a language model")
     candidates = reports_by_observation(studies, seed)
     if not candidates:
         raise MemoryBuildError(

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
@@ -26,8 +26,9 @@ from ..data.output_lock import locked_output
 from ..data.whole_file import flush_to_disk, write_whole
 from .checkpoints import CheckpointSeal, last_complete_checkpoint
 from .parameter_table import parameter_groups
-from .recipe import STAGES, Recipe
-from .run_folder import CHECKPOINTS, MODEL, check_run_folder, claim_run_folder, delete_run
+from .recipe import STAGES
+from .recipe_base import Recipe
+from .run_folder import CHECKPOINTS, MODEL, check_run_folder, claim_run_folder, unchanged_if_refused
 from .run_result import RESULT_FILE, RunResult, read_result
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ def run_recipe(
     Args:
         recipe: what `load_recipe` returns.
         output: the run's folder, made when absent.
-        restart: delete the run that the folder holds, and nothing else in it, and begin again.
+        restart: delete the run that the folder holds, and nothing else in it, and begin again. A recipe that is refused
+            deletes nothing.
         on_start: called in the first process with the model that is about to be trained.
 
     Raises:
@@ -70,25 +72,28 @@ def run_recipe(
         with ExitStack() as locks:
             if state.is_main_process:
                 locks.enter_context(locked_output(output, is_folder=True))
-                if restart:
-                    delete_run(output)
-            state.wait_for_everyone()
-            finished = check_run_folder(output, recipe)
-            # The folder changes when all have looked at it.
-            state.wait_for_everyone()
-            return read_result(output) if finished else _train(recipe, arguments, output, on_start)
+            with unchanged_if_refused(output, restart=restart) if state.is_main_process else nullcontext():
+                state.wait_for_everyone()
+                finished = check_run_folder(output, recipe)
+                # The folder changes when all have looked at it.
+                state.wait_for_everyone()
+                if finished:
+                    return read_result(output)
+                trainer = _make_trainer(recipe, arguments, output, on_start)
+            return _train(trainer, output)
     finally:
         if torch.distributed.is_initialized():
             # A process that leaves early takes the group's connections down with it.
             torch.distributed.destroy_process_group()
 
 
-def _train(
+def _make_trainer(
     recipe: Recipe,
     arguments: TrainingArguments,
     output: Path,
     on_start: Callable[[torch.nn.Module], None] | None,
-) -> RunResult:
+) -> Trainer:
+    """The stage's trainer, ready to train, and the folder as the run's."""
     set_seed(recipe.seed)
     make_trainer: Callable[[Recipe, TrainingArguments, Path], Trainer]
     make_trainer = import_module(STAGES[recipe.stage].module, __package__).make_trainer
@@ -100,7 +105,11 @@ def _train(
         if on_start is not None:
             on_start(trainer.model)
         claim_run_folder(output, recipe)
-    checkpoint = last_complete_checkpoint(Path(arguments.output_dir))
+    return trainer
+
+
+def _train(trainer: Trainer, output: Path) -> RunResult:
+    checkpoint = last_complete_checkpoint(Path(trainer.args.output_dir))
     started = perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = perf_counter() - started

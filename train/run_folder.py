@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ import torch
 from ..data.whole_file import write_whole
 from .alignment_result import GUARD
 from .checkpoints import last_complete_checkpoint
-from .recipe import Recipe, RecipeError, make_recipe, read_recipe
+from .recipe import make_recipe, read_recipe
+from .recipe_base import Recipe
+from .recipe_text import RecipeError
 from .run_result import RECIPE_FILE, RESULT_FILE
 
 ENVIRONMENT_FILE = "environment.json"
@@ -38,6 +41,9 @@ _MADE = (
     PAIRS,
     GUARD,
 )
+_WRITTEN_AT_START = (RECIPE_FILE, ENVIRONMENT_FILE)
+# Where a run waits that another one is to replace.
+_ASIDE = ".replaced"
 _PACKAGES = ("mambaxray", "torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "numpy", "pillow")
 # What can change when a run is resumed: how long it trains, and how it is looked at. `training.` and more.
 _FREE = (
@@ -90,25 +96,84 @@ def claim_run_folder(folder: Path, recipe: Recipe) -> None:
     write_whole(folder / RECIPE_FILE, recipe.to_yaml())
 
 
+def _require_run(folder: Path) -> bool:
+    """Whether there is a run; False where there is nothing of one."""
+    if (folder / ENVIRONMENT_FILE).is_file() and (folder / RECIPE_FILE).is_file():
+        return True
+    if any((folder / name).exists() for name in _MADE):
+        raise RecipeError(
+            f"{folder} is not the folder of a run, so nothing in it is deleted: choose another output folder"
+        )
+    return False
+
+
 def delete_run(folder: Path) -> None:
     """Deletes what a run has made in its folder, and nothing else.
 
     Raises:
         RecipeError: the folder is not a run's.
     """
-    if not (folder / ENVIRONMENT_FILE).is_file() or not (folder / RECIPE_FILE).is_file():
-        if any((folder / name).exists() for name in _MADE):
-            raise RecipeError(
-                f"{folder} is not the folder of a run, so nothing in it is deleted: choose another output folder"
-            )
+    if not _require_run(folder):
         return
     # The recipe last: with it the folder is still known for a run's when this is interrupted.
     for name in sorted(_MADE, key=(RESULT_FILE, ENVIRONMENT_FILE, RECIPE_FILE).__contains__):
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
+        _remove(folder / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def unchanged_if_refused(folder: Path, *, restart: bool = False) -> Iterator[None]:
+    """Leaves a run's folder as it was when what is done within is interrupted or ends by an error of the user's.
+
+    Args:
+        folder: of the run; what else lies in it is not touched.
+        restart: whether the run that it holds makes room for another. It is deleted at the end.
+
+    Raises:
+        RecipeError: there is something to make room, and it is of no run.
+    """
+    aside = folder / _ASIDE
+    if aside.is_dir():
+        # Of a restart that was killed: before the new run had begun, or after.
+        if (folder / RECIPE_FILE).is_file():
+            shutil.rmtree(aside)
         else:
-            path.unlink(missing_ok=True)
+            _move_all(aside, folder)
+    if restart:
+        _require_run(folder)
+    held = [name for name in _MADE if (folder / name).exists()]
+    texts = {} if restart else {name: (folder / name).read_bytes() for name in _WRITTEN_AT_START if name in held}
+    if restart and held:
+        _move_all(folder, aside)
+    try:
+        yield
+    except (KeyboardInterrupt, OSError, TypeError, ValueError):
+        for name in _MADE:
+            if restart or name not in held:
+                _remove(folder / name)
+        for name, content in texts.items():
+            (folder / name).write_bytes(content)
+        if aside.is_dir():
+            _move_all(aside, folder)
+        raise
+    if aside.is_dir():
+        shutil.rmtree(aside)
+
+
+def _move_all(source: Path, target: Path) -> None:
+    """Moves all of a run; the recipe goes first and comes back last, so that half a run is none."""
+    target.mkdir(exist_ok=True)
+    names = [name for name in _MADE if (source / name).exists()]
+    for name in names if target.name == _ASIDE else reversed(names):
+        os.replace(source / name, target / name)
+    if source.name == _ASIDE:
+        source.rmdir()
 
 
 def _values(file: Path) -> dict[str, Any]:
@@ -194,4 +259,5 @@ __all__ = [
     "delete_run",
     "describe_run",
     "git_revision",
+    "unchanged_if_refused",
 ]

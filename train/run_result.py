@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .recipe import RecipeError, read_recipe, with_defaults
+from .recipe import read_recipe, with_defaults
+from .recipe_text import RecipeError
 
 RECIPE_FILE, RESULT_FILE = "recipe.yaml", "result.json"
 

@@ -23,9 +23,10 @@ from ..configuration.sub_configs import configuration_fields
 from ..data.priors import shows_priors, with_priors
 from ..data.studies import first_studies, load_studies
 from ..modeling_mambaxray.hub.separate_parts import SeparatePartsMixin
-from ..modeling_mambaxray.hub.vision_encoder import load_vision_encoder
 from ..modeling_mambaxray.layers.study_memory import HeldOutStudyError, MemoryFormatError, StudyMemory, TrainingSplit
-from .recipe import DataSection, RecipeError, SourceSection
+from ..modeling_mambaxray.parts.vision_encoder import load_vision_encoder
+from .recipe_base import DataSection, SourceSection
+from .recipe_text import RecipeError
 from .stored_models import StoredModel
 from .tokenizer import train_report_tokenizer
 
@@ -50,13 +51,24 @@ def load_all_splits(data: DataSection, *, for_training: bool = True) -> dict[str
     Raises:
         RecipeError: no source is named, one has nothing to train on, or ids of two sources are alike.
     """
+    return merge_sources(data, load_sources(data, for_training=for_training))
+
+
+def load_sources(data: DataSection, *, for_training: bool = True) -> list[dict[str, "Dataset"]]:
+    """The studies of each source by split, all of them; arguments and errors as above."""
     if not data.all_sources:
         raise RecipeError("the recipe does not say where the data is: give data.source=FOLDER")
+    loaded = [_load_source(source, for_training) for source in data.all_sources]
+    if len(loaded) > 1:
+        _refuse_common_ids(data.all_sources, loaded)
+    return loaded
+
+
+def merge_sources(data: DataSection, loaded: Sequence[Mapping[str, "Dataset"]]) -> dict[str, "Dataset"]:
+    """What `load_all_splits` returns, of what `load_sources` has loaded."""
     sources = data.all_sources
-    loaded = [_load_source(source, for_training) for source in sources]
     if len(loaded) == 1:
         return {name: first_studies(studies, _limit(sources[0], name)) for name, studies in loaded[0].items()}
-    _refuse_common_ids(sources, loaded)
     splits = {}
     for name in dict.fromkeys(name for each in loaded for name in each):
         parts = [
@@ -125,30 +137,24 @@ def replace_column(studies: "Dataset", name: str, values: list[Any]) -> "Dataset
     return studies.remove_columns(name).add_column(name, values, feature=feature).select_columns(order)
 
 
-def training_split(data: DataSection) -> TrainingSplit:
-    """Which studies a memory may hold: of all splits of the data, whatever `data.max_train` leaves of them.
-
-    Raises:
-        RecipeError: no source is named.
-    """
-    if not data.all_sources:
-        raise RecipeError("the recipe does not say where the data is: give data.source=FOLDER")
+def training_split(loaded: Sequence[Mapping[str, "Dataset"]]) -> TrainingSplit:
+    """Which studies a memory may hold: of all that `load_sources` has loaded, whatever `data.max_train` leaves of
+    them."""
     columns = ["study_id", "patient_id", "split"]
     return TrainingSplit.of(
-        study
-        for source in data.all_sources
-        for split in _load_source(source).values()
-        for study in split.select_columns(columns)
+        study for source in loaded for split in source.values() for study in split.select_columns(columns)
     )
 
 
-def load_memories(memories: Mapping[str, str], data: DataSection, stage1: str | None = None) -> dict[str, StudyMemory]:
+def load_memories(
+    memories: Mapping[str, str], loaded: Sequence[Mapping[str, "Dataset"]], stage1: str | None = None
+) -> dict[str, StudyMemory]:
     """The memories that a recipe names, each of their rows checked against the training split of its data, and those of
     images against the model that looks at them.
 
     Args:
         memories: the recipe's `model.memories`.
-        data: the recipe's `data`.
+        loaded: the recipe's `data`, as `load_sources` gives it.
         stage1: the recipe's `model.stage1`.
 
     Raises:
@@ -158,16 +164,16 @@ def load_memories(memories: Mapping[str, str], data: DataSection, stage1: str | 
     """
     if not memories:
         return {}
-    split, loaded = training_split(data), {}
+    split, found = training_split(loaded), {}
     for name, folder in memories.items():
         key = f"model.memories.{name}={folder}"
         try:
-            loaded[name] = StudyMemory.from_pretrained(folder, split)
+            found[name] = StudyMemory.from_pretrained(folder, split)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{key}: {error}") from error
         except (HeldOutStudyError, MemoryFormatError) as error:
             raise RecipeError(f"{key}: {error}") from error
-        source = loaded[name].source
+        source = found[name].source
         if stage1 is not None and source.options.get("memory") in _OF_IMAGES:
             with named_part("model.stage1", stage1):
                 content = StoredModel.find(stage1).content
@@ -176,7 +182,7 @@ def load_memories(memories: Mapping[str, str], data: DataSection, stage1: str | 
                     f"{key} was built with {source.encoder}, which is another model than model.stage1={stage1}: its "
                     f"vectors mean something else. Build it with --model {stage1}"
                 )
-    return loaded
+    return found
 
 
 _OF_IMAGES = ("visual", "retrieval")
@@ -312,9 +318,11 @@ __all__ = [
     "limit_length",
     "load_all_splits",
     "load_memories",
+    "load_sources",
     "load_splits",
     "make_text_encoder",
     "make_vision_encoder",
+    "merge_sources",
     "named_part",
     "replace_column",
     "training_split",

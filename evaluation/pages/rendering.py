@@ -48,7 +48,6 @@ def write_page(path: str | PathLike, template: str, **values: Any) -> Path:
     """Writes what `render_page` returns for these arguments; missing folders are made."""
     path = Path(path)
     content = render_page(template, **values)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A generated text can hold half a surrogate pair, which UTF-8 can't encode: show "?" rather than lose the page.
     write_whole(path, content.encode("utf-8", errors="replace").decode("utf-8"))
     return path

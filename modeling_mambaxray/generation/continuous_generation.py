@@ -1,14 +1,16 @@
 """`generate` for many studies: finished reports leave the batch, and new studies take their places.
 
 A plain batch goes on until its longest report ends. Here a report that ends makes room at once, the image and the
-prompt of a study are computed and kept once for all its beams, and no step copies the cache (`slot_cache.py`). The
-reports are those of plain `generate`, token for token; what could make them differ is left to plain `generate`.
+prompt of a study are computed and kept once for all its beams, and no step copies the cache (`slot_cache.py`). On a
+GPU the next prompts are computed while reports go on (`side_stream.py`). The reports are those of plain `generate`,
+token for token; what could make them differ is left to plain `generate`.
 
 transformers has continuous batching of its own (`generate_batch`, 5.24). It takes token ids only, so no images, no
 beams, a paged attention of its own, and most of the memory at once; it does not serve here.
 """
 
 import inspect
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +25,12 @@ from transformers.generation import GenerationMode
 from transformers.generation import logits_process as processors
 from transformers.generation import stopping_criteria as criteria
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.modeling_outputs import ModelOutput
 
 from ..layers.image_features import Evidence
 from .attention_kernels import attention_for_changing_shapes
 from .plain_generation import generate_in_batches
 from .report_search import BeamSearch, GreedySearch
+from .side_stream import side_stream_for, to_device
 from .slot_cache import SlotCache, index_on
 from .step_graphs import StepGraphs
 from .study_batch import stack_studies
@@ -79,7 +81,7 @@ def generate_continuously(
             `pixel_values` `(1, views, 3, height, width)` and `view_mask` `(1, views)`. Up to `batch_size` are read
             ahead. Of those that are there, studies whose prompts are equally long start together. The model's
             `study_inputs` belong to it, `(1, …)`.
-        batch_size: studies in work at a time.
+        batch_size: studies in work at a time. On a GPU, the prompts of up to a quarter as many wait beside them.
         on_evidence: called with a study's position and its evidence, before its report is yielded, where the model
             gives any.
         generate_kwargs: arguments of `model.generate`.
@@ -95,18 +97,37 @@ def generate_continuously(
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     waiting = _Waiting(studies, batch_size)
     batch = _Batch(model, waiting.count(), generate_kwargs, on_evidence)
+    side = side_stream_for(model)
+    ahead: _Prompts | None = None
     try:
-        while waiting.peek() or batch.count:
+        while waiting.peek() or ahead is not None or batch.count:
+            if ahead is not None and batch.room >= len(ahead.positions):
+                prompts, ahead = ahead, None
+                side.join(prompts.tensors())
+                yield from batch.admit(prompts)
             # In groups, since a prompt alone computes less efficiently.
-            if waiting.peek() and (batch.count == 0 or batch.room >= max(1, batch_size // 4)):
-                yield from batch.admit(waiting.take(batch.room))
+            elif ahead is None and waiting.peek() and (batch.count == 0 or batch.room >= batch.quarter):
+                yield from batch.admit(batch.prefill(waiting.take(batch.room)))
+            elif ahead is None and side is not None and waiting.peek():
+                # Launched behind the step, whose kernels run meanwhile.
+                some = waiting.take(batch.quarter)
+                side.follow(value for _, study in some for value in study.values() if isinstance(value, Tensor))
+                batch.launch_step()
+                with side.beside():
+                    ahead = batch.prefill(some)
+                yield from batch.finish_step()
             else:
                 yield from batch.step()
     except _NotServable as reason:
+        while batch.count:
+            yield from batch.step()
         logger.info("plain generate in batches of %d: %s", batch_size, reason)
         options = {"batch_size": batch_size, "on_evidence": on_evidence, **generate_kwargs}
         for position, tokens in generate_in_batches(model, waiting.give_back(), **options):
             yield position, tokens if tokens.ndim == 1 else tokens[0]
+    finally:
+        if side is not None:
+            side.join()
 
 
 def is_sharded(model: PreTrainedModel) -> bool:
@@ -115,7 +136,7 @@ def is_sharded(model: PreTrainedModel) -> bool:
 
 
 class _NotServable(Exception):
-    """Why plain `generate` has to do it. Raised before the first report only."""
+    """Why plain `generate` has to do it: these studies, and all that follow."""
 
 
 class _Waiting:
@@ -175,6 +196,35 @@ class _Group:
 
 
 @dataclass
+class _Prompts:
+    """Studies whose prompts, of one length, are computed, and whose reports are not begun.
+
+    Attributes:
+        positions: of the studies.
+        ids: `(studies, tokens)`.
+        cache: the decoder's, with a row for each study.
+        logits: `(studies, 1, vocabulary)`, of each first token.
+        config: for `generate`.
+        group: how `generate` treats the logits.
+        evidence: of each study, where the model gives any.
+    """
+
+    positions: list[int]
+    ids: Tensor
+    cache: Cache
+    logits: Tensor
+    config: GenerationConfig
+    group: _Group
+    evidence: list[list[Evidence]]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that was computed and is used later."""
+        yield from (self.ids, self.logits)
+        for part in (*self.cache.layers, *self.group.logits_processor, *itertools.chain(*self.evidence)):
+            yield from (value for value in vars(part).values() if isinstance(value, Tensor))
+
+
+@dataclass
 class _Report:
     """A report in work: its study, its prompt `(tokens,)`, and the number of steps that it took so far."""
 
@@ -202,10 +252,12 @@ class _Batch:
         self._cache: SlotCache | None = None
         self._search: GreedySearch | None = None
         self._eos: Tensor | None = None
+        self._chosen: Tensor | None = None
         self._graphs = StepGraphs(self._decode)
         self._captured_generation = 0
+        self.quarter = max(1, rows // 4)
         # On a GPU a step computes rows in multiples of this, so that its shapes repeat; rows cost it little.
-        self._row_multiple = max(1, rows // 4) if model.device.type == "cuda" else 1
+        self._row_multiple = self.quarter if model.device.type == "cuda" else 1
 
     @property
     def count(self) -> int:
@@ -215,56 +267,68 @@ class _Batch:
     def room(self) -> int:
         return self._rows - self.count
 
-    def admit(self, studies: list[tuple[int, dict[str, Tensor]]]) -> list[tuple[int, Tensor]]:
-        """Begins studies with prompts of one length; returns those that are finished at once."""
+    def prefill(self, studies: list[tuple[int, dict[str, Tensor]]]) -> _Prompts:
+        """Computes the prompts of studies, all of one length; what is in work is not touched.
+
+        Raises:
+            _NotServable: plain `generate` has to write their reports.
+        """
         if unserved := sorted(_OF_PLAIN_LOOPS & self._generate_kwargs.keys()):
             raise _NotServable(f"{', '.join(unserved)} given")
+        inputs = stack_studies([study for _, study in studies], study_inputs=self._model.study_inputs)
+        inputs = {name: to_device(value, self._model.device) for name, value in inputs.items()}
+        text = {name: inputs.pop(name) for name in ("input_ids", "attention_mask")}
 
-        def begin(
+        def compute(
             model: PreTrainedModel,
             input_ids: Tensor,
             logits_processor: LogitsProcessorList,
             stopping_criteria: StoppingCriteriaList,
             generation_config: GenerationConfig,
             **model_kwargs: Any,
-        ) -> list[tuple[int, Tensor]]:
+        ) -> _Prompts:
             cache = model_kwargs.get("cache")
             if reason := _refusal(model, generation_config, logits_processor, stopping_criteria, cache):
                 raise _NotServable(reason)
-            return self._begin(
-                [position for position, _ in studies], input_ids, logits_processor, generation_config, model_kwargs
+            # `generate` has repeated the studies for their beams; what these share is computed once.
+            beams = generation_config.num_beams
+            prompts = input_ids[::beams]
+            model_kwargs = {name: _one_per_study(value, beams) for name, value in model_kwargs.items()}
+            if inputs:
+                model_kwargs["mm_encoder_outputs"] = {"image": model.get_image_features(**inputs)}
+            inputs_of_first = model.prepare_inputs_for_generation(prompts, is_first_iteration=True, **model_kwargs)
+            outputs = model(**inputs_of_first, return_dict=True)
+            return _Prompts(
+                [position for position, _ in studies],
+                prompts,
+                outputs.cache,
+                outputs.logits[:, -1:],
+                generation_config,
+                _Group(logits_processor),
+                outputs.evidence or [],
             )
 
-        # `generate` prepares everything, the embeddings of images included, and calls `begin` in place of its loop.
-        inputs = stack_studies([study for _, study in studies], study_inputs=self._model.study_inputs)
-        inputs = {name: value.to(self._model.device) for name, value in inputs.items()}
+        # `generate` prepares everything, and calls `compute` in place of its loop. It gets no images: what it prepares
+        # waits for the device now and then, which then has none to encode.
         with attention_for_changing_shapes():
-            return self._model.generate(**inputs, **self._generate_kwargs, custom_generate=begin)
+            return self._model.generate(**text, **self._generate_kwargs, custom_generate=compute)
 
-    def _begin(
-        self,
-        positions: Sequence[int],
-        input_ids: Tensor,
-        logits_processor: LogitsProcessorList,
-        config: GenerationConfig,
-        model_kwargs: Mapping[str, Any],
-    ) -> list[tuple[int, Tensor]]:
-        # `generate` has repeated the studies for their beams; what these share is computed once.
-        prompts = input_ids[:: config.num_beams]
-        model_kwargs = {name: _one_per_study(value, config.num_beams) for name, value in model_kwargs.items()}
-        inputs = self._model.prepare_inputs_for_generation(prompts, is_first_iteration=True, **model_kwargs)
-        outputs = self._model(**inputs, return_dict=True)
+    @torch.no_grad()
+    def admit(self, prompts: _Prompts) -> list[tuple[int, Tensor]]:
+        """Begins the reports behind prompts; returns those that are finished at once."""
         if self._on_evidence is not None:
-            for position, evidence in zip(positions, outputs.evidence or (), strict=False):
+            for position, evidence in zip(prompts.positions, prompts.evidence, strict=False):
                 self._on_evidence(position, evidence)
         if self._cache is None:
-            self._open(len(outputs.cache.layers), config)
-        rows = slice(self.count, self.count + len(positions))
-        self._cache.put_prompts(rows.start, outputs.cache)
-        self._search.start(rows, prompts.shape[1], config.max_length - prompts.shape[1])
-        group = _Group(logits_processor)
-        self._reports += [_Report(position, prompt, group) for position, prompt in zip(positions, prompts, strict=True)]
-        return self._choose(rows, outputs.logits[:, -1:].expand(-1, config.num_beams, -1))
+            self._open(len(prompts.cache.layers), prompts.config)
+        rows = slice(self.count, self.count + len(prompts.positions))
+        self._cache.put_prompts(rows.start, prompts.cache)
+        length = prompts.ids.shape[1]
+        self._search.start(rows, length, prompts.config.max_length - length)
+        self._reports += [
+            _Report(position, ids, prompts.group) for position, ids in zip(prompts.positions, prompts.ids, strict=True)
+        ]
+        return self._conclude(rows, self._choose(rows, prompts.logits.expand(-1, prompts.config.num_beams, -1)))
 
     def _open(self, num_layers: int, config: GenerationConfig) -> None:
         device = self._model.device
@@ -274,9 +338,16 @@ class _Batch:
         search = GreedySearch if config.num_beams == 1 else BeamSearch
         self._search = search.create(self._rows, config, device)
 
-    @torch.no_grad()
     def step(self) -> list[tuple[int, Tensor]]:
         """Adds a token to every report in work; returns those that are finished."""
+        self.launch_step()
+        return self.finish_step()
+
+    @torch.no_grad()
+    def launch_step(self) -> None:
+        """Begins a step, unless one is begun."""
+        if self._chosen is not None:
+            return
         rows = min(self._rows, -(-self.count // self._row_multiple) * self._row_multiple)
         if self._cache.generation != self._captured_generation:
             self._graphs.forget()
@@ -285,7 +356,13 @@ class _Batch:
         tokens, positions = self._search.last_tokens(rows)
         with attention_for_changing_shapes():
             logits = self._graphs((rows, self._cache.length), tokens, positions)
-        return self._choose(slice(0, self.count), logits[: self.count])
+        self._chosen = self._choose(slice(0, self.count), logits[: self.count])
+
+    @torch.no_grad()
+    def finish_step(self) -> list[tuple[int, Tensor]]:
+        """Waits for the step that was begun; returns the reports that are finished."""
+        chosen, self._chosen = self._chosen, None
+        return self._conclude(slice(0, self.count), chosen)
 
     def _decode(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Logits behind the newest tokens, all `(studies, beams)` and more."""
@@ -303,15 +380,24 @@ class _Batch:
             return_dict=True,
         ).logits
 
-    def _choose(self, rows: slice, logits: Tensor) -> list[tuple[int, Tensor]]:
-        """The next tokens of these rows, from logits `(studies, beams, vocabulary)`; returns what is finished."""
+    def _choose(self, rows: slice, logits: Tensor) -> Tensor:
+        """The next tokens of these rows, from logits `(studies, beams, vocabulary)`.
+
+        Returns:
+            `(3, studies)`, what `_conclude` wants to know: whether each report is finished, the highest slot of its
+            row, and its length.
+        """
         scores = self._process(rows, self._search.normalize(logits.float()))
         parents, done = self._search.step(rows, scores, self._eos)
         if parents is not None:
             self._cache.follow(rows, parents)
         highest = self._cache.reserve(rows)
+        return torch.stack([done.long(), highest, self._search.report_lengths(rows)])
+
+    def _conclude(self, rows: slice, chosen: Tensor) -> list[tuple[int, Tensor]]:
+        """Takes note of what `_choose` returned, and gives up the rows of finished reports; returns these."""
         # The only wait for the device in a step.
-        done, highest, lengths = torch.stack([done.long(), highest, self._search.report_lengths(rows)]).tolist()
+        done, highest, lengths = chosen.tolist()
         self._cache.set_extents(rows.start, highest)
         for report in self._reports[rows]:
             report.length += 1
@@ -374,14 +460,7 @@ def _processed(group: _Group, ids: Tensor | None, scores: Tensor) -> Tensor:
 
 def _one_per_study(value: Any, repeats: int) -> Any:
     """Undoes the repetition of studies for their beams in an argument of the model."""
-    if isinstance(value, Tensor):
-        return value[::repeats]
-    if isinstance(value, Mapping) and not isinstance(value, ModelOutput):  # the encoders' outputs by modality
-        return {name: _one_per_study(output, repeats) for name, output in value.items()}
-    if isinstance(value, ModelOutput):
-        lists = {name: value[name][::repeats] for name in ("pooler_output", "prior_output") if name in value}
-        return type(value)(**{**value, **lists})
-    return value
+    return value[::repeats] if isinstance(value, Tensor) else value
 
 
 def _refusal(

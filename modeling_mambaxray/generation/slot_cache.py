@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from .side_stream import to_device
+
 # Slots are added, and seen by a step, in multiples of this: the cache is seldom copied while it grows, and the shapes
 # of steps repeat.
 SLOT_MULTIPLE = 64
@@ -24,8 +26,7 @@ SLOT_MULTIPLE = 64
 
 def index_on(device: torch.device, numbers: Sequence[int]) -> Tensor:
     """Indices as a tensor on a device, without waiting for it."""
-    index = torch.tensor(numbers, dtype=torch.long)
-    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)
+    return to_device(torch.tensor(numbers, dtype=torch.long), device)
 
 
 class SlotCache(Cache):

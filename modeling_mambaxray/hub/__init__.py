@@ -1,5 +1,5 @@
-"""Saving, loading and publishing: the code that a repository carries, parts that are saved by reference, dtypes,
-private memories, and loading what an earlier stage saved.
+"""Saving, loading and publishing: the code that a repository carries, parts that are saved by reference, dtypes and
+private memories.
 
-Models mix these in. Nothing here computes with a model; `vision_encoder` alone imports models, to load them.
+Models and bricks mix these in. Nothing here computes with a model or imports one.
 """

@@ -6,7 +6,7 @@ Shapes in this file: B batch, Q queries, T visual tokens, d width of the queries
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +115,35 @@ class DiseaseQueries(nn.Module):
                 layer.intermediate_query, layer.output_query = _Unchanged(), _Residual()
         # One head per disease: row i is for query i alone.
         self.classifier = nn.Linear(hidden_size, num_queries) if classify else None
+
+    @classmethod
+    def as_qformer(cls, config: Any, encoder_hidden_size: int, num_queries: int, classify: bool = True) -> Self:
+        """AM-MRG's Q-Former, by the fields `query_…` and `cross_attention_frequency` of a configuration."""
+        return cls(
+            encoder_hidden_size,
+            num_queries=num_queries,
+            hidden_size=config.query_hidden_size,
+            num_hidden_layers=config.query_hidden_layers,
+            num_attention_heads=config.query_attention_heads,
+            intermediate_size=config.query_intermediate_size,
+            cross_attention_frequency=config.cross_attention_frequency,
+            dropout=config.query_dropout,
+            classify=classify,
+        )
+
+    @classmethod
+    def as_semantic_tokens(cls, config: Any, encoder_hidden_size: int, num_queries: int) -> Self:
+        """The dual-stage system's DASTs, by the fields `query_…` of a configuration."""
+        return cls(
+            encoder_hidden_size,
+            num_queries=num_queries,
+            hidden_size=config.query_hidden_size,
+            num_hidden_layers=1,
+            num_attention_heads=config.query_attention_heads,
+            self_attention=False,
+            feed_forward=False,
+            dropout=config.query_dropout,
+        )
 
     def forward(self, visual_tokens: Tensor, output_attentions: bool = False) -> DiseaseQueriesOutput:
         """Looks at images.

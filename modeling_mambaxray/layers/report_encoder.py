@@ -53,6 +53,13 @@ def without_pooler(text_config: Any) -> dict[str, bool]:
     return {"add_pooling_layer": False} if takes_option else {}
 
 
+def drop_pooler(text_encoder: PreTrainedModel) -> PreTrainedModel:
+    """The same text encoder as if it had been made `without_pooler`."""
+    if without_pooler(text_encoder.config):
+        text_encoder.pooler = None
+    return text_encoder
+
+
 class ReportEncoder(nn.Module):
     """Encodes reports with any `AutoModel`.
 
@@ -85,7 +92,8 @@ class ReportEncoder(nn.Module):
     def from_pretrained(
         cls, name_or_path: str, *, pooling: str = "last", unit: str = "report", frozen: bool = False, **kwargs: Any
     ) -> Self:
-        """Loads a text encoder or the body of a language model; arguments as above.
+        """Loads a text encoder, the body of a language model, or the text encoder of a model with one, such as a dual
+        encoder of images and reports; arguments as above.
 
         Args:
             kwargs: passed to `AutoModel.from_pretrained` (`revision`, `dtype`, …).
@@ -93,6 +101,7 @@ class ReportEncoder(nn.Module):
         where = {name: kwargs[name] for name in ("revision", "cache_dir", "token", "subfolder") if name in kwargs}
         config = AutoConfig.from_pretrained(name_or_path, **where)
         model = AutoModel.from_pretrained(name_or_path, **without_pooler(config), **kwargs)
+        model = getattr(model, "text_encoder", model)
         return cls(model, pooling=pooling, unit=unit, frozen=frozen)
 
     @property

@@ -1,5 +1,6 @@
 """Several memories of training studies that one model looks up, each by its name."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -47,6 +48,13 @@ class StudyMemoriesMixin(PrivateMemoryMixin):
     memory_class = StudyMemories
     study_memory: StudyMemories | None = None
 
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """As in the base class; the configuration notes which models the memories' vectors are of."""
+        for name, memory in (self.study_memory or {}).items():
+            if isinstance(memory, StudyMemory) and "model" in memory.source.options:
+                self.config.memory_models[name] = memory.source.options["model"]
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     def set_memories(self, memories: Mapping[str, StudyMemory]) -> None:
         """As in the base class."""
         for name, memory in memories.items():
@@ -70,10 +78,26 @@ class StudyMemoriesMixin(PrivateMemoryMixin):
         if missing := sorted(expected.keys() - memories.keys()):
             raise ValueError(f"the memory {', '.join(missing)} is missing; the memories are {_listed(expected)}")
         for name, widths in expected.items():
+            self._check_origin(name, memories[name])
             found = {vector: tensor.shape[1] for vector, tensor in memories[name].vectors.items()}
             if {vector: found.get(vector) for vector in widths} != dict(widths):
                 raise ValueError(f"the memory {name} must have vectors of widths {dict(widths)}, got {found}")
         self.study_memory = StudyMemories(memories)
+
+    def _check_origin(self, name: str, memory: Any) -> None:
+        """Refuses a memory of another kind, and vectors of another model than those that this one was trained with, as
+        far as these are known."""
+        if not isinstance(memory, StudyMemory):
+            return
+        kind = memory.source.options.get("memory")
+        if kind != name and kind in self.memory_vectors:
+            raise ValueError(f"what is given as the memory {name} is a {kind} memory")
+        made, trained_with = memory.source.options.get("model"), self.config.memory_models.get(name)
+        if made is not None and trained_with is not None and made != trained_with:
+            raise ValueError(
+                f"the memory {name} was built with {memory.source.encoder}, another model than the memory that this "
+                f"{type(self).__name__} was trained with, so its vectors mean something else: build it with the same"
+            )
 
     def memory(self, name: str) -> StudyMemory:
         """The memory of a name.
@@ -86,7 +110,7 @@ class StudyMemoriesMixin(PrivateMemoryMixin):
             raise MissingMemoryError(
                 f"this {type(self).__name__} has no {name} memory, without which its reports would be wrong. Memories "
                 "are built from training studies and are not pushed with a model: build them (`mambaxray memory "
-                "build`), and give them with model.set_memories, or as model.memories of a recipe"
+                "build`), and give them with --memory NAME=FOLDER, model.set_memories, or as model.memories of a recipe"
             )
         return found
 

@@ -5,6 +5,7 @@ model that is never pushed unless somebody asks for it, and it takes studies of 
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -181,6 +182,8 @@ class StudyMemory:
         self.observations = (None,) * rows if observations is None else tuple(observations)
         self.reports = None if reports is None else tuple(reports)
         self.source = source
+        # Where these parts have been written to, and the files as they were then.
+        self._saved: tuple[Path, list[Any], Any, list[tuple[int, ...]]] | None = None
 
     def __len__(self) -> int:
         return len(self.study_ids)
@@ -201,9 +204,51 @@ class StudyMemory:
         return Path(model_folder) / PATIENT_TEXT_FOLDER / name
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the memory: vectors as safetensors, all else as JSON. The files of a memory there are replaced."""
+        """Writes the memory: vectors as safetensors, all else as JSON. The files of a memory there are replaced.
+
+        What this object has written before is not written again where the file system can give the same file a second
+        name (a hard link), so the checkpoints of a run share one copy, whichever of them is deleted.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        # The description comes last: without it a folder that was interrupted on the way is no memory. Files are made
+        # anew and not written over, since they can be those of other folders, too.
+        for name in (_DESCRIPTION, _TENSORS):
+            (folder / name).unlink(missing_ok=True)
+        if not self._link_into(folder):
+            save_file(self.vectors, folder / _TENSORS)
+            (folder / _DESCRIPTION).write_text(self._description(), encoding="utf-8")
+        self._saved = (folder.resolve(), self._parts(), self._state(), _file_facts(folder))
+
+    def _link_into(self, folder: Path) -> bool:
+        """Gives what was written before a name in a folder; False where that can't be, or it would be out of date."""
+        if self._saved is None:
+            return False
+        earlier, parts, state, facts = self._saved
+        now = self._parts()
+        is_same = len(now) == len(parts) and all(one is other for one, other in zip(now, parts, strict=True))
+        if not is_same or self._state() != state:
+            return False
+        try:
+            if _file_facts(earlier) != facts:
+                return False
+            for name in (_TENSORS, _DESCRIPTION):
+                os.link(earlier / name, folder / name)
+        except OSError:  # deleted, on another disk, or on one without hard links
+            (folder / _TENSORS).unlink(missing_ok=True)
+            return False
+        return True
+
+    def _parts(self) -> list[Any]:
+        """What may be replaced, which no copy of it may count for."""
+        return [self.study_ids, self.patient_ids, self.observations, self.reports, *self.vectors.values()]
+
+    def _state(self) -> Any:
+        """What else tells whether the memory has changed: how often each tensor was written to, and the source."""
+        versions = [(name, tensor._version) for name, tensor in self.vectors.items()]
+        return versions, json.dumps(vars(self.source), default=dict)
+
+    def _description(self) -> str:
         description = {
             "format": _FORMAT,
             "split": _TRAINING,
@@ -215,11 +260,7 @@ class StudyMemory:
             "observations": self.observations,
             "reports": self.reports,
         }
-        text = json.dumps(description, ensure_ascii=False, indent=1)
-        # The description comes last: without it a folder that was interrupted on the way is no memory.
-        (folder / _DESCRIPTION).unlink(missing_ok=True)
-        save_file(self.vectors, folder / _TENSORS)
-        (folder / _DESCRIPTION).write_text(text, encoding="utf-8")
+        return json.dumps(description, ensure_ascii=False, indent=1)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, split: TrainingSplit | None = None) -> Self:
@@ -280,6 +321,12 @@ class StudyMemory:
             None if self.reports is None else [self.reports[i] for i in indices],
         )
         return part
+
+
+def _file_facts(folder: Path) -> list[tuple[int, ...]]:
+    """What tells whether the files of a memory are those that they were."""
+    found = [(folder / name).stat() for name in (_TENSORS, _DESCRIPTION)]
+    return [(status.st_ino, status.st_size, status.st_mtime_ns) for status in found]
 
 
 __all__ = ["HeldOutStudyError", "MemoryFormatError", "MemorySource", "StudyMemory", "TrainingSplit"]

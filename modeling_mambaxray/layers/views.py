@@ -1,23 +1,9 @@
 """The views of a study through a vision encoder: each by itself, then their mean."""
 
-from typing import Self
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEDecoder, ViTMAEEmbeddings
-
-
-class FrozenVisionEncoderMixin:
-    """For models with a `vision_encoder`: while it is frozen, it stays as it is used."""
-
-    def train(self, mode: bool = True) -> Self:
-        """As usual, but a vision encoder without any parameter to train stays as it is used: no dropout, and no new
-        running statistics of batch norms."""
-        super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.vision_encoder.parameters()):
-            self.vision_encoder.eval()
-        return self
 
 
 def encode_images(vision_encoder: PreTrainedModel, images: Tensor) -> Tensor:
@@ -52,6 +38,15 @@ def keep_constants(model: nn.Module) -> None:
         elif isinstance(module, ViTMAEDecoder):
             module.decoder_pos_embed.requires_grad_(False)
             module.mask_token.requires_grad_(False)
+
+
+def one_mask(view_mask: Tensor | None, pixel_attention_mask: Tensor | None) -> Tensor | None:
+    """The mask over views, whichever of its names it came under."""
+    if view_mask is None or pixel_attention_mask is None:
+        return pixel_attention_mask if view_mask is None else view_mask
+    if not torch.compiler.is_compiling() and not torch.equal(view_mask.bool(), pixel_attention_mask.bool()):
+        raise ValueError("view_mask and pixel_attention_mask are two names of one mask, but they differ")
+    return view_mask
 
 
 def present_views(pixel_values: Tensor, view_mask: Tensor | None = None) -> tuple[Tensor, int | Tensor]:
@@ -115,10 +110,10 @@ def encode_views(vision_encoder: PreTrainedModel, pixel_values: Tensor, view_mas
 
 
 __all__ = [
-    "FrozenVisionEncoderMixin",
     "encode_images",
     "encode_views",
     "keep_constants",
     "mean_over_views",
+    "one_mask",
     "present_views",
 ]

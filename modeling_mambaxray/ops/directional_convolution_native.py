@@ -4,12 +4,13 @@ Shapes: K directions, B batch, L length, D channels, W kernel width.
 """
 
 import functools
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from .selective_scan_native import run_kernel
+from .selective_scan_native import channel_groups, run_kernel
 
 
 @functools.cache
@@ -19,8 +20,9 @@ def _kernels() -> ModuleType:
     return directional_convolution_kernels
 
 
-def _tasks(x: Tensor) -> int:
-    return x.shape[0] * -(-x.shape[2] // _kernels().BLOCK)
+def _run(kernel: Callable[..., None], x: Tensor, *arguments: Tensor) -> None:
+    groups, group_size = channel_groups(x.shape[0], x.shape[2], torch.get_num_threads())
+    run_kernel(kernel, x.shape[0] * groups, group_size, *arguments)
 
 
 @torch.library.custom_op("mambaxray::directional_convolution", mutates_args=(), device_types="cpu")
@@ -31,7 +33,7 @@ def directional_convolution_native(
     x, orders = x.contiguous(), orders.contiguous()
     u = x.new_empty(len(orders), *x.shape)
     weight = weight.transpose(1, 2).contiguous()
-    run_kernel(_kernels().forward, _tasks(x), x, orders, weight, bias.contiguous(), u)
+    _run(_kernels().forward, x, x, orders, weight, bias.contiguous(), u)
     return u
 
 
@@ -51,7 +53,7 @@ def _backward_op(
     grad_weight = x.new_empty(len(x), *weight.shape)
     grad_bias = x.new_empty(len(x), *bias.shape)
     inputs = (grad_u, x, orders, weight, bias)
-    run_kernel(_kernels().backward, _tasks(x), *inputs, grad_x, grad_weight, grad_bias)
+    _run(_kernels().backward, x, *inputs, grad_x, grad_weight, grad_bias)
     return grad_x, grad_weight.sum(0).transpose(1, 2).contiguous(), grad_bias.sum(0)
 
 

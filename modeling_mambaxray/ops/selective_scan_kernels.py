@@ -1,9 +1,10 @@
 """The compiled loops of the `native` selective scan. Importing this module needs numba and compiles them.
 
-Each kernel works on a range of tasks; a task is one direction, one sample and one group of channels. Within it, time
-is the outer loop, the state the middle one and up to `_BLOCK` neighbouring channels the inner one, which the compiler
-turns into SIMD instructions. The states of a block of channels stay in a core's cache. The inner loops go over rows
-cut out before, as numba takes an index like `c0 + c` for one that may be negative, and such a loop stays scalar.
+Each kernel works on a range of tasks; a task is one direction, one sample and one group of channels. Time is cut in
+chunks, channels in tiles of whole vectors. What a tile's rows hold for a chunk is first copied, `[vector][step][lane]`,
+into buffers that lie in a core's cache, and its step sizes are computed; then each vector and state goes through the
+chunk's steps in registers; then rows are written. Rows are read and written as they lie in memory, one after another:
+a processor foresees that, and does not foresee short pieces with gaps between.
 
 The kernels hold no lock and Python's own lock is released while they run, so any number of threads may run them.
 
@@ -17,23 +18,33 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-# Channels in the inner loop, the most: long loops outweigh the check of their arrays for overlaps before each.
-_BLOCK = 768
+from .compiled_vectors import (
+    LANES,
+    OPTIONS,
+    buffer,
+    in_all_lanes,
+    load,
+    load_first,
+    number_at,
+    power_of_two,
+    store,
+    store_first,
+    total,
+    where_positive,
+)
+
+# Channels that are prepared together, the most: whole rows of the base encoder.
+_TILE = 24 * LANES
 
 _LOG2_E = np.float32(math.log2(math.e))
 _ZERO, _ONE, _TWO = (np.float32(x) for x in (0, 1, 2))
 _MIN_EXPONENT, _MAX_EXPONENT = np.float32(-127), np.float32(128)
 # Adding it rounds to a whole number, which then stands in the last bits, plus the bias of a float32's exponent.
 _ROUNDING = np.float32(1.5 * 2**23 + 127)
-_EXPONENT_BITS = np.int32(23)
 # 2^x on [-1/2, 1/2] with relative error 1e-7, exact at 0; own least-maximum fits, as the next.
 _E1, _E2, _E3, _E4, _E5 = (np.float32(x) for x in (0.69314698, 0.24022242, 0.05550734, 0.00967151, 0.00132647))
 # atanh(s) / s as a polynomial in s^2 <= 1/9, relative error 5e-9.
 _L1, _L2, _L3, _L4 = (np.float32(x) for x in (0.333332092, 0.200107634, 0.140009016, 0.140059963))
-
-# Infinities and NaN keep their meaning: a diverged training run has to show.
-_FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
-_OPTIONS = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
 
 
 def compile_kernel(signature: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -41,43 +52,39 @@ def compile_kernel(signature: Any) -> Callable[[Callable[..., None]], Callable[.
 
     def decorate(function):
         try:
-            return njit(signature, cache=True, **_OPTIONS)(function)
+            return njit(signature, cache=True, **OPTIONS)(function)
         except (OSError, RuntimeError):
-            return njit(signature, **_OPTIONS)(function)
+            return njit(signature, **OPTIONS)(function)
 
     return decorate
 
 
-_inline = njit(**_OPTIONS)
+_inline = njit(**OPTIONS)
 
 
-# Without permission to reorder: (x + r) - r would become x.
-@njit(**_OPTIONS | {"fastmath": {"contract", "nsz"}})
-def _exp2(x):
-    """2^x within 2 units in the last place; at and below 2^-127 it is 0."""
-    x = _MIN_EXPONENT if x < _MIN_EXPONENT else x
-    x = _MAX_EXPONENT if x > _MAX_EXPONENT else x
-    shifted = np.float32(x + _ROUNDING)
+@_inline
+def exp2(x: Any) -> Any:
+    """2^x in each lane, within 2 units in the last place; at and below 2^-127 it is 0."""
+    x = min(max(x, _MIN_EXPONENT), _MAX_EXPONENT)
+    shifted = x + _ROUNDING
     f = x - (shifted - _ROUNDING)
-    scale = np.int32(shifted.view(np.int32) << _EXPONENT_BITS).view(np.float32)
-    return scale * (_ONE + f * (_E1 + f * (_E2 + f * (_E3 + f * (_E4 + f * _E5)))))
+    return power_of_two(shifted) * (_ONE + f * (_E1 + f * (_E2 + f * (_E3 + f * (_E4 + f * _E5)))))
 
 
 @_inline
 def _softplus(x):
-    z = _exp2(-abs(x) * _LOG2_E)
+    z = exp2(min(x, _ZERO - x) * _LOG2_E)
     # log(1 + z) = 2 atanh(z / (2 + z)), which keeps its relative precision for small z.
     s = z / (_TWO + z)
     q = s * s
-    log1p = _TWO * s * (_ONE + q * (_L1 + q * (_L2 + q * (_L3 + q * _L4))))
-    return log1p + (x if x > _ZERO else _ZERO)
+    return _TWO * s * (_ONE + q * (_L1 + q * (_L2 + q * (_L3 + q * _L4)))) + max(x, _ZERO)
 
 
 @_inline
-def sigmoid(x: float) -> float:
-    """1 / (1 + e^-x), for the loops of the kernels."""
-    z = _exp2(-abs(x) * _LOG2_E)
-    return (_ONE if x > _ZERO else z) / (_ONE + z)
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x) in each lane."""
+    z = exp2(min(x, _ZERO - x) * _LOG2_E)
+    return where_positive(x, _ONE, z) / (_ONE + z)
 
 
 _int = types.intp
@@ -91,46 +98,56 @@ def forward(first, last, group_size, chunk, u, delta, decay_rate, B, C, D, bias,
     `decay_rate = A log2(e)` is `(K, N, D)`; the other inputs are shaped as in `selective_scan`, where `bias` is
     called `delta_bias`. A chunk has `chunk` time steps, a group `group_size` channels.
     """
-    _, batch, length, channels = u.shape
+    directions, batch, length, channels = u.shape
     size = B.shape[3]
-    block = min(_BLOCK, group_size)
-    keep_states = starts.shape[0] > 0
     groups = (channels + group_size - 1) // group_size
-    state = np.empty((size, block), np.float32)
-    block_rate = np.empty((size, block), np.float32)
-    step = np.empty(block, np.float32)
-    v = np.empty(block, np.float32)
-    out = np.empty(block, np.float32)
+    tile = min(_TILE, (group_size + LANES - 1) // LANES * LANES)
+    states, rates = buffer(size * tile), buffer(size * tile)
+    steps, vs, sums = buffer(chunk * tile), buffer(chunk * tile), buffer(chunk * tile)
     for task in range(first, last):
-        k = task // (batch * groups)
-        b = task // groups % batch
+        sample = task // groups  # of all directions
+        k = sample // batch
         end = min(channels, (task % groups + 1) * group_size)
-        for c0 in range(task % groups * group_size, end, block):
-            c1 = min(c0 + block, end)
-            width = c1 - c0
-            state[:] = _ZERO
-            D_block, bias_block = D[k][c0:c1], bias[k][c0:c1]
-            for n in range(size):
-                block_rate[n, :width] = decay_rate[k, n][c0:c1]
-            for t in range(length):
-                if keep_states and t % chunk == 0:
-                    for n in range(size):
-                        starts[t // chunk, k, b, n][c0:c1] = state[n, :width]
-                delta_t, u_t, y_t = delta[k, b, t][c0:c1], u[k, b, t][c0:c1], y[k, b, t][c0:c1]
-                for c in range(width):
-                    step[c] = _softplus(delta_t[c] + bias_block[c])
-                for c in range(width):
-                    v[c] = step[c] * u_t[c]
-                    out[c] = D_block[c] * u_t[c]
+        for c0 in range(task % groups * group_size, end, tile):
+            width = min(tile, end - c0)
+            for c in range(0, width, LANES):
                 for n in range(size):
-                    B_n = B[k, b, t, n]
-                    C_n = C[k, b, t, n]
-                    for c in range(width):
-                        h = _exp2(step[c] * block_rate[n, c]) * state[n, c] + v[c] * B_n
-                        state[n, c] = h
-                        out[c] += h * C_n
-                for c in range(width):
-                    y_t[c] = out[c]
+                    store(states, c * size + n * LANES, in_all_lanes(_ZERO))
+                    rate = load_first(decay_rate, (k * size + n) * channels + c0 + c, width - c)
+                    store(rates, c * size + n * LANES, rate)
+            for t0 in range(0, length, chunk):
+                count = min(chunk, length - t0)
+                if starts.shape[0] > 0:
+                    for n in range(size):
+                        row = ((t0 // chunk * directions * batch + sample) * size + n) * channels + c0
+                        for c in range(0, width, LANES):
+                            store_first(starts, row + c, load(states, c * size + n * LANES), width - c)
+                for t in range(count):
+                    row = (sample * length + t0 + t) * channels + c0
+                    for c in range(0, width, LANES):
+                        at, of_channel = c * chunk + t * LANES, k * channels + c0 + c
+                        u_t = load_first(u, row + c, width - c)
+                        step = _softplus(
+                            load_first(delta, row + c, width - c) + load_first(bias, of_channel, width - c)
+                        )
+                        store(steps, at, step)
+                        store(vs, at, step * u_t)
+                        store(sums, at, in_all_lanes(_ZERO))
+                        # Writing it here as well lets the memory fetch the row while states are computed.
+                        store_first(y, row + c, load_first(D, of_channel, width - c) * u_t, width - c)
+                for c in range(0, width, LANES):
+                    for n in range(size):
+                        h, rate = load(states, c * size + n * LANES), load(rates, c * size + n * LANES)
+                        for t in range(count):
+                            at, weight = c * chunk + t * LANES, (sample * length + t0 + t) * size + n
+                            h = exp2(load(steps, at) * rate) * h + load(vs, at) * number_at(B, weight)
+                            store(sums, at, load(sums, at) + h * number_at(C, weight))
+                        store(states, c * size + n * LANES, h)
+                for t in range(count):
+                    row = (sample * length + t0 + t) * channels + c0
+                    for c in range(0, width, LANES):
+                        skip = load_first(y, row + c, width - c)
+                        store_first(y, row + c, skip + load(sums, c * chunk + t * LANES), width - c)
 
 
 @compile_kernel(
@@ -148,91 +165,93 @@ def backward(
     The parts are one per sample, `grad_rate (K, B, N, D)` and `grad_D (K, B, D)`, or one per group of channels,
     `grad_B` and `grad_C (G, K, B, L, N)`. `rate` is `A` as `(K, N, D)`; the other inputs are as in `forward`.
     """
-    _, batch, length, channels = u.shape
+    directions, batch, length, channels = u.shape
     size = B.shape[3]
-    block = min(_BLOCK, group_size)
     groups = (channels + group_size - 1) // group_size
-    # Index t + 1 holds the state after time step t of the chunk, index 0 the state before it.
-    states = np.empty((chunk + 1, size, block), np.float32)
-    decays = np.empty((chunk, size, block), np.float32)
-    steps = np.empty((chunk, block), np.float32)
-    vs = np.empty((chunk, block), np.float32)
-    carry = np.empty((size, block), np.float32)
-    block_rate = np.empty((size, block), np.float32)
-    block_decay_rate = np.empty((size, block), np.float32)
-    sum_rate = np.empty((size, block), np.float32)
-    sum_D = np.empty(block, np.float32)
-    grad_v = np.empty(block, np.float32)
-    grad_step = np.empty(block, np.float32)
+    group = (min(group_size, channels) + LANES - 1) // LANES * LANES
+    tile = min(_TILE, group)
+    steps, vs, grad_ys = buffer(chunk * tile), buffer(chunk * tile), buffer(chunk * tile)
+    grad_vs, grad_steps = buffer(chunk * tile), buffer(chunk * tile)
+    # Of one vector and one state: what it is before each step, and what is left of it by the step.
+    states, decays = buffer(chunk * LANES), buffer(chunk * LANES)
+    # Sums over the group's vectors, whose lanes remain to be summed.
+    sums_B, sums_C = buffer(size * chunk * LANES), buffer(size * chunk * LANES)
+    carries, sums_rate, sums_D = buffer(size * group), buffer(size * group), buffer(group)
     for task in range(first, last):
-        k = task // (batch * groups)
-        b = task // groups % batch
-        g = task % groups
-        end = min(channels, (g + 1) * group_size)
-        for t in range(length):
-            for n in range(size):
-                grad_B[g, k, b, t, n] = _ZERO
-                grad_C[g, k, b, t, n] = _ZERO
-        for c0 in range(g * group_size, end, block):
-            c1 = min(c0 + block, end)
-            width = c1 - c0
-            carry[:] = _ZERO
-            sum_rate[:] = _ZERO
-            sum_D[:] = _ZERO
-            D_block, bias_block = D[k][c0:c1], bias[k][c0:c1]
-            for n in range(size):
-                block_rate[n, :width] = rate[k, n][c0:c1]
-                block_decay_rate[n, :width] = decay_rate[k, n][c0:c1]
-            for index in range((length + chunk - 1) // chunk - 1, -1, -1):
-                t0 = index * chunk
-                count = min(chunk, length - t0)
-                for n in range(size):
-                    states[0, n, :width] = starts[index, k, b, n][c0:c1]
-                for i in range(count):
-                    t = t0 + i
-                    delta_t, u_t, grad_y_t = delta[k, b, t][c0:c1], u[k, b, t][c0:c1], grad_y[k, b, t][c0:c1]
-                    for c in range(width):
-                        steps[i, c] = _softplus(delta_t[c] + bias_block[c])
-                    for c in range(width):
-                        vs[i, c] = steps[i, c] * u_t[c]
+        sample = task // groups  # of all directions
+        k, b, g = sample // batch, sample % batch, task % groups
+        begin, end = g * group_size, min(channels, (g + 1) * group_size)
+        carries[:] = _ZERO
+        sums_rate[:] = _ZERO
+        sums_D[:] = _ZERO
+        for index in range((length + chunk - 1) // chunk - 1, -1, -1):
+            t0 = index * chunk
+            count = min(chunk, length - t0)
+            sums_B[:] = _ZERO
+            sums_C[:] = _ZERO
+            for c0 in range(begin, end, tile):
+                width = min(tile, end - c0)
+                for t in range(count):
+                    row = (sample * length + t0 + t) * channels + c0
+                    for c in range(0, width, LANES):
+                        at, in_group = c * chunk + t * LANES, c0 - begin + c
+                        u_t, grad_y_t = load_first(u, row + c, width - c), load_first(grad_y, row + c, width - c)
+                        step = _softplus(
+                            load_first(delta, row + c, width - c) + load_first(bias, k * channels + c0 + c, width - c)
+                        )
+                        store(steps, at, step)
+                        store(vs, at, step * u_t)
+                        store(grad_ys, at, grad_y_t)
+                        store(grad_vs, at, in_all_lanes(_ZERO))
+                        store(grad_steps, at, in_all_lanes(_ZERO))
+                        store(sums_D, in_group, load(sums_D, in_group) + grad_y_t * u_t)
+                for c in range(0, width, LANES):
                     for n in range(size):
-                        B_n = B[k, b, t, n]
-                        total = _ZERO
-                        for c in range(width):
-                            decay = _exp2(steps[i, c] * block_decay_rate[n, c])
-                            h = decay * states[i, n, c] + vs[i, c] * B_n
-                            decays[i, n, c] = decay
-                            states[i + 1, n, c] = h
-                            total += h * grad_y_t[c]
-                        grad_C[g, k, b, t, n] += total
-                for i in range(count - 1, -1, -1):
-                    t = t0 + i
-                    delta_t, u_t, grad_y_t = delta[k, b, t][c0:c1], u[k, b, t][c0:c1], grad_y[k, b, t][c0:c1]
-                    grad_u_t, grad_delta_t = grad_u[k, b, t][c0:c1], grad_delta[k, b, t][c0:c1]
-                    for c in range(width):
-                        grad_v[c] = _ZERO
-                        grad_step[c] = _ZERO
-                        sum_D[c] += grad_y_t[c] * u_t[c]
-                    for n in range(size):
-                        B_n = B[k, b, t, n]
-                        C_n = C[k, b, t, n]
-                        total = _ZERO
-                        for c in range(width):
+                        of_state = (k * size + n) * channels + c0 + c
+                        in_group = (c0 - begin + c) * size + n * LANES
+                        rate_n = load_first(decay_rate, of_state, width - c)
+                        h = load_first(
+                            starts, ((index * directions * batch + sample) * size + n) * channels + c0 + c, width - c
+                        )
+                        for t in range(count):
+                            at, weight = c * chunk + t * LANES, (sample * length + t0 + t) * size + n
+                            over_channels = (n * chunk + t) * LANES
+                            decay = exp2(load(steps, at) * rate_n)
+                            store(decays, t * LANES, decay)
+                            store(states, t * LANES, h)
+                            h = decay * h + load(vs, at) * number_at(B, weight)
+                            store(sums_C, over_channels, load(sums_C, over_channels) + h * load(grad_ys, at))
+                        rate_n = load_first(rate, of_state, width - c)
+                        carry, sum_rate = load(carries, in_group), load(sums_rate, in_group)
+                        for t in range(count - 1, -1, -1):
+                            at, weight = c * chunk + t * LANES, (sample * length + t0 + t) * size + n
+                            over_channels = (n * chunk + t) * LANES
                             # The adjoint of the recurrence, and the gradient of the exponent step * A.
-                            adjoint = C_n * grad_y_t[c] + carry[n, c]
-                            previous = decays[i, n, c] * adjoint
-                            exponent = previous * states[i, n, c]
-                            carry[n, c] = previous
-                            total += adjoint * vs[i, c]
-                            grad_v[c] += adjoint * B_n
-                            grad_step[c] += exponent * block_rate[n, c]
-                            sum_rate[n, c] += exponent * steps[i, c]
-                        grad_B[g, k, b, t, n] += total
-                    for c in range(width):
-                        grad_u_t[c] = grad_v[c] * steps[i, c] + D_block[c] * grad_y_t[c]
-                    for c in range(width):
-                        total_step = grad_step[c] + grad_v[c] * u_t[c]
-                        grad_delta_t[c] = total_step * sigmoid(delta_t[c] + bias_block[c])
+                            adjoint = number_at(C, weight) * load(grad_ys, at) + carry
+                            carry = load(decays, t * LANES) * adjoint
+                            exponent = carry * load(states, t * LANES)
+                            store(sums_B, over_channels, load(sums_B, over_channels) + adjoint * load(vs, at))
+                            store(grad_vs, at, load(grad_vs, at) + adjoint * number_at(B, weight))
+                            store(grad_steps, at, load(grad_steps, at) + exponent * rate_n)
+                            sum_rate = sum_rate + exponent * load(steps, at)
+                        store(carries, in_group, carry)
+                        store(sums_rate, in_group, sum_rate)
+                for t in range(count):
+                    row = (sample * length + t0 + t) * channels + c0
+                    for c in range(0, width, LANES):
+                        at, of_channel = c * chunk + t * LANES, k * channels + c0 + c
+                        grad_v, grad_y_t = load(grad_vs, at), load(grad_ys, at)
+                        grad_u_t = grad_v * load(steps, at) + load_first(D, of_channel, width - c) * grad_y_t
+                        store_first(grad_u, row + c, grad_u_t, width - c)
+                        grad_step = load(grad_steps, at) + grad_v * load_first(u, row + c, width - c)
+                        slope = sigmoid(load_first(delta, row + c, width - c) + load_first(bias, of_channel, width - c))
+                        store_first(grad_delta, row + c, grad_step * slope, width - c)
+            for t in range(count):
+                for n in range(size):
+                    grad_B[g, k, b, t0 + t, n] = total(load(sums_B, (n * chunk + t) * LANES))
+                    grad_C[g, k, b, t0 + t, n] = total(load(sums_C, (n * chunk + t) * LANES))
+        for c in range(0, end - begin, LANES):
             for n in range(size):
-                grad_rate[k, b, n][c0:c1] = sum_rate[n, :width]
-            grad_D[k, b][c0:c1] = sum_D[:width]
+                of_sample = (sample * size + n) * channels + begin + c
+                store_first(grad_rate, of_sample, load(sums_rate, c * size + n * LANES), end - begin - c)
+            store_first(grad_D, sample * channels + begin + c, load(sums_D, c), end - begin - c)

@@ -5,6 +5,7 @@ Shapes: K directions, B batch, L length, D channels, N state.
 
 import functools
 import importlib.util
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -30,7 +31,13 @@ def mamba_ssm_problem() -> str:
     return ""
 
 
-@torch.compiler.disable
+def _not_compiled(scan: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Keeps `torch.compile` out of a function, where it can run at all: to say so loads the compiler, which takes as
+    long as torch itself."""
+    return scan if importlib.util.find_spec("mamba_ssm") is None else torch.compiler.disable(scan)
+
+
+@_not_compiled
 def selective_scan_mamba_ssm(
     u: Tensor,
     delta: Tensor,

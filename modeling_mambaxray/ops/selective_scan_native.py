@@ -100,9 +100,9 @@ def run_kernel(kernel: Callable[..., None], tasks: int, *arguments: Tensor | int
             helper.result()
 
 
-def _groups(directions: int, batch: int, channels: int, enough_tasks: int) -> tuple[int, int]:
-    """Number and size of the groups of channels."""
-    wanted = -(-enough_tasks // max(1, directions * batch))
+def channel_groups(tasks: int, channels: int, enough_tasks: int) -> tuple[int, int]:
+    """Number and size of the groups of channels, so that there are enough tasks."""
+    wanted = -(-enough_tasks // max(1, tasks))
     size = _GROUP * max(1, -(-channels // (_GROUP * wanted)))
     return -(-channels // size), size
 
@@ -135,7 +135,7 @@ def _forward(
     y = torch.empty_like(u)
     chunks = _count_chunks(*u.shape, A.shape[-1]) if keep_states else 0
     starts = u.new_empty(chunks, directions, batch, A.shape[-1], channels)
-    groups, group_size = _groups(directions, batch, channels, torch.get_num_threads())
+    groups, group_size = channel_groups(directions * batch, channels, torch.get_num_threads())
     tasks = directions * batch * groups
     run_kernel(_kernels().forward, tasks, group_size, _CHUNK, u, delta, decay_rate, B, C, D, bias, y, starts)
     return y, starts
@@ -156,7 +156,7 @@ def _backward(
     directions, batch, _, channels = u.shape
     grad_y, u, delta, B, C, D, bias = (x.contiguous() for x in (grad_y, u, delta, B, C, D, delta_bias))
     rate = A.transpose(1, 2).contiguous()
-    groups, group_size = _groups(directions, batch, channels, _ENOUGH_TASKS)
+    groups, group_size = channel_groups(directions * batch, channels, _ENOUGH_TASKS)
     grad_u, grad_delta = torch.empty_like(u), torch.empty_like(u)
     # Summed below: A and D over the samples, B and C over the groups of channels.
     grad_rate = u.new_empty(directions, batch, *rate.shape[1:])

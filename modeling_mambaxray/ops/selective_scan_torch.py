@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from .scan_operator import scan_operator
 
-_LOG2_E = math.log2(math.e)
 # Elements of one time step of a tile: enough to outweigh the calls, few enough to be in a cache at the next step.
 _STEP_ELEMENTS = 65_536
 # Elements of a work buffer (decays, states) of a chunk. Longer chunks keep fewer states for the backward pass.
@@ -54,16 +53,14 @@ def _time_first(x: Tensor) -> Tensor:
     return x.permute(2, 0, 1, 3)
 
 
-def _run_chunk(
-    step: Tensor, v: Tensor, B: Tensor, decay_rate: Tensor, state: Tensor, decays: Tensor, states: Tensor
-) -> None:
+def _run_chunk(step: Tensor, v: Tensor, B: Tensor, rate: Tensor, state: Tensor, decays: Tensor, states: Tensor) -> None:
     """Writes decays and states of one chunk, `h_t = exp(step_t A) h_{t-1} + v_t B_t`, each `(T, K, B, N, D)`.
 
-    Takes `step` and `v = step * u` as `(T, K, B, D)`, `B` as `(T, K, B, N)`, `decay_rate = A log2(e)` as
-    `(K, 1, N, D)` and the state before the chunk as `(K, B, N, D)`.
+    Takes `step` and `v = step * u` as `(T, K, B, D)`, `B` as `(T, K, B, N)`, `rate = A` as `(K, 1, N, D)` and the
+    state before the chunk as `(K, B, N, D)`.
     """
-    torch.mul(step.unsqueeze(-2), decay_rate, out=decays)
-    torch.exp2(decays, out=decays)
+    torch.mul(step.unsqueeze(-2), rate, out=decays)
+    torch.exp(decays, out=decays)
     torch.mul(v.unsqueeze(-2), B.unsqueeze(-1), out=states)
     for decay_t, state_t in zip(decays.unbind(0), states.unbind(0), strict=True):
         state = state_t.addcmul_(decay_t, state)
@@ -108,7 +105,7 @@ def _forward(
     state_size = A.shape[-1]
     *tile_sizes, steps = _tile_sizes(directions, batch, length, channels, state_size)
     chunks = _slices(length, steps)
-    decay_rate = (A.transpose(1, 2).contiguous() * _LOG2_E).unsqueeze(1)
+    rate = A.transpose(1, 2).contiguous().unsqueeze(1)
     bias, skip = delta_bias.unsqueeze(1), D.unsqueeze(1)
     y = torch.empty_like(u, memory_format=torch.contiguous_format)
     starts = u.new_empty(len(chunks) if keep_states else 0, directions, batch, state_size, channels)
@@ -122,7 +119,7 @@ def _forward(
             u_t, delta_t, B_t, C_t = (_time_first(x[*tile, chunk]) for x in (u, delta, B, C))
             step = F.softplus(delta_t + bias[some])
             decays, states = _fit(work, *u_t.shape[:3])
-            _run_chunk(step, step * u_t, B_t, decay_rate[some], state, decays, states)
+            _run_chunk(step, step * u_t, B_t, rate[some], state, decays, states)
             # A copy: the next chunk overwrites the work buffer.
             state.copy_(states[-1])
             output = _contract_state(C_t, states).addcmul_(u_t, skip[some])
@@ -147,7 +144,6 @@ def _backward(
     *tile_sizes, steps = _tile_sizes(directions, batch, length, channels, state_size)
     chunks = _slices(length, steps)
     rate = A.transpose(1, 2).contiguous().unsqueeze(1)
-    decay_rate = rate * _LOG2_E
     bias, skip = delta_bias.unsqueeze(1), D.unsqueeze(1)
     grad_u, grad_delta, grad_B, grad_C = (
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in (u, delta, B, C)
@@ -165,7 +161,7 @@ def _backward(
             step = F.softplus(shifted)
             v = step * u_t
             decays, states, adjoint = _fit(work, *u_t.shape[:3])
-            _run_chunk(step, v, B_t, decay_rate[some], start, decays, states)
+            _run_chunk(step, v, B_t, rate[some], start, decays, states)
             grad_C[*tile, chunk] = _contract_channels(dy, states).permute(1, 2, 0, 3)
             # Adjoint of the recurrence, backwards in time: e_t = C_t dy_t + decay_{t+1} e_{t+1}.
             torch.mul(C_t.unsqueeze(-1), dy.unsqueeze(-2), out=adjoint)

@@ -5,7 +5,6 @@ import math
 import pytest
 
 from mambaxray import LabelPolicy
-from mambaxray.configuration.observations import OBSERVATIONS as OF_MODELS
 from mambaxray.data.label_policy import has_labels
 from mambaxray.data.schema import OBSERVATIONS
 
@@ -60,7 +59,3 @@ def test_labels_that_are_not_those_of_the_schema_are_refused(labels, message):
 def test_an_unknown_policy_is_refused_with_those_there_are(name, allowed):
     with pytest.raises(ValueError, match=f"{name} must be one of {allowed}, got 'maybe'"):
         LabelPolicy(**{name: "maybe"})
-
-
-def test_models_and_data_name_the_same_observations():
-    assert OF_MODELS == OBSERVATIONS

@@ -17,7 +17,7 @@ from mambaxray import (
     VisionMambaConfig,
     make_tiny_models,
 )
-from mambaxray.processing.processing_mambaxray import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
+from mambaxray.processing.study_prompts import DEFAULT_INSTRUCTION, DEFAULT_PROMPT_TEMPLATE
 
 _TEXTS = [
     "The heart is normal in size. The lungs are clear. No pleural effusion or pneumothorax.",

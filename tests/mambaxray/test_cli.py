@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
@@ -33,6 +35,7 @@ from mambaxray import (
     VisionMambaConfig,
     make_tiny_models,
 )
+from mambaxray.cli import app
 from mambaxray.configuration.families import families
 from mambaxray.data.output_lock import locked_output
 from mambaxray.evaluation.report_files import GENERATED, ReportFile
@@ -68,10 +71,38 @@ def test_help_comes_quickly_without_torch_and_names_the_commands() -> None:
 
 
 def test_help_lists_the_commands_in_the_order_of_use() -> None:
-    shown = [line.split()[1] for line in run("--help").stdout.splitlines() if line.startswith("│ ") and line[2] != " "]
-    commands = [word for word in shown if not word.startswith("-")]
+    lines = run("--help").stdout.partition("Commands:\n")[2].splitlines()
+    commands = [line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "]
     assert commands[:4] == ["demo", "generate", "prepare", "recipes"]
     assert commands.index("pretrain") < commands.index("contrast") < commands.index("finetune")
+
+
+def commands_below(command: Any, *names: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All commands and groups, by the words that call them."""
+    yield names, command
+    for name, each in getattr(command, "commands", {}).items():
+        yield from commands_below(each, *names, name)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_help_shows_every_option_and_sentence_whole_on_narrow_terminals(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    found = dict(commands_below(typer.main.get_command(app)))
+    assert len(found) > 25
+    for names, command in found.items():
+        text = command.get_help(typer.Context(command, info_name="mambaxray"))
+        words = set(text.replace(",", " ").replace("/", " ").split())
+        for parameter in command.params:
+            assert {name for name in parameter.opts if name.startswith("-")} <= words, (names, parameter.name)
+        assert "…" not in text, names
+        listed = " ".join(text.partition("\nCommands:\n")[2].split())
+        for each in getattr(command, "commands", {}).values():
+            assert " ".join(each.help.split("\n\n")[0].split()).replace("- ", "-") in listed.replace("- ", "-")
+        # Lines of commands to copy are broken by a backslash or not at all.
+        prose = [line for line in text.splitlines() if not line.startswith(("    mambaxray ", "      "))]
+        assert max(map(len, prose)) <= columns, names
 
 
 @pytest.mark.parametrize(
@@ -80,9 +111,10 @@ def test_help_lists_the_commands_in_the_order_of_use() -> None:
         (["recipes"], ("torch", "transformers")),
         (["generate", "scans", "-m", "any", "-o", "done.jsonl", "--resume"], ("torch", "transformers")),
         (["finetune", "-r", "recipe.yaml", "-o", "run"], ("torch", "transformers")),
-        (["info"], ("transformers",)),
+        (["info"], ("transformers", "torch._dynamo")),
+        (["--version"], ("torch", "transformers", "numpy")),
     ],
-    ids=["recipes", "nothing to resume", "a finished run", "info"],
+    ids=["recipes", "nothing to resume", "a finished run", "info", "version"],
 )
 def test_small_things_load_no_large_library(arguments: list[str], absent: tuple[str, ...], tmp_path: Path) -> None:
     # A folder in which the work is done.

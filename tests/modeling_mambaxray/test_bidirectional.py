@@ -23,7 +23,7 @@ from mambaxray import (
     BidirectionalProcessor,
     MambaXrayImageProcessor,
 )
-from mambaxray.modeling_mambaxray.hub.text_encoder import load_text_encoder
+from mambaxray.modeling_mambaxray.parts.text_encoder import load_text_encoder
 
 TEXT_ENCODER = {
     "model_type": "bert",

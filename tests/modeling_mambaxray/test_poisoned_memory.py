@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mambaxray.modeling_mambaxray.ops import directional_convolution_native, selective_scan_native
+from mambaxray.modeling_mambaxray.ops import selective_scan_native
 from mambaxray.modeling_mambaxray.ops.directional_convolution import directional_convolution
 from mambaxray.modeling_mambaxray.ops.selective_scan import BACKENDS, selective_scan
 
@@ -80,34 +80,33 @@ def test_outputs_and_workspaces_full_of_nan_change_no_bit(backend, poison, funct
         assert torch.equal(actual, plain)
 
 
-@pytest.mark.parametrize(("function", "make_inputs"), CASES, ids=lambda each: each.__name__)
-def test_buffers_inside_the_compiled_loops_may_be_full_of_nan(monkeypatch, poison, function, make_inputs):
-    """The loops as Python, which is slow, with an `np.empty` that gives NaN: the compiled ones can't be poisoned."""
+def test_buffers_inside_the_compiled_loops_may_be_full_of_nan(monkeypatch, poison):
     if problem := selective_scan_native.native_problem():
         pytest.skip(problem)
+    from numba import njit
+
     monkeypatch.setenv("MAMBAXRAY_SCAN", "native")
-    size = (2, 1, 35, 3, 2)
-    expected = results(function, make_inputs(*size))
-    calls = []
+    kernels = selective_scan_native._kernels()
+    plain_buffer = kernels.buffer
 
-    def empty(shape, dtype):
-        calls.append(shape)
-        return np.full(shape, np.nan, dtype)
+    @njit
+    def poisoned_buffer(size):
+        memory = plain_buffer(size)
+        memory[:] = np.nan
+        return memory
 
-    def in_python(kernel):
-        numpy = SimpleNamespace(empty=empty, float32=np.float32)
-        return FunctionType(kernel.py_func.__code__, kernel.py_func.__globals__ | {"np": numpy})
+    def with_poison(kernel):
+        assert "buffer" in kernel.py_func.__code__.co_names
+        return njit(FunctionType(kernel.py_func.__code__, vars(kernels) | {"buffer": poisoned_buffer}))
 
-    for module in (selective_scan_native, directional_convolution_native):
-        kernels = module._kernels()
-        constants = {name: value for name, value in vars(kernels).items() if name.isupper()}
-        loops = SimpleNamespace(forward=in_python(kernels.forward), backward=in_python(kernels.backward), **constants)
-        monkeypatch.setattr(module, "_kernels", lambda loops=loops: loops)
+    expected = [results(selective_scan, scan_inputs(*size)) for size in SIZES]
+    loops = SimpleNamespace(forward=with_poison(kernels.forward), backward=with_poison(kernels.backward))
+    monkeypatch.setattr(selective_scan_native, "_kernels", lambda: loops)
     poison()
-    actual = results(function, make_inputs(*size))
-    assert calls
-    for poisoned_result, plain in zip(actual, expected, strict=True):
-        torch.testing.assert_close(poisoned_result, plain, rtol=1e-5, atol=1e-5)
+    for size, plain in zip(SIZES, expected, strict=True):
+        for actual, before in zip(results(selective_scan, scan_inputs(*size)), plain, strict=True):
+            torch.testing.assert_close(actual, before)
+    assert loops.forward.signatures, "the poisoned loops have not run"
 
 
 IN_THE_INTERPRETER = """

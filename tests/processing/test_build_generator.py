@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from mambaxray import ImageToTextPipeline, MambaXrayForConditionalGeneration, build_generator
 from mambaxray.cli import app
-from mambaxray.processing.processing_mambaxray import DEFAULT_INSTRUCTION
+from mambaxray.processing.study_prompts import DEFAULT_INSTRUCTION
 
 _CONVOLUTIONS = {"hidden_sizes": [8, 16], "depths": [1, 1]}
 ENCODERS = {

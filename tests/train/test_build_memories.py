@@ -14,7 +14,7 @@ import torch
 from tiny_classifier import save_classifier, save_outside_classifier
 from transformers import AutoModel, BertConfig, LlamaConfig
 
-from mambaxray import load_studies
+from mambaxray import MambaXrayDualEncoder, VisionMambaConfig, VisionMambaModel, load_studies
 from mambaxray.data.output_lock import OutputInUseError, locked_output
 from mambaxray.data.schema import OBSERVATIONS
 from mambaxray.modeling_mambaxray.layers.activation_maps import (
@@ -176,6 +176,25 @@ def test_a_decoder_encodes_reports_too_and_the_text_can_be_left_out(data, report
     assert built["report"].reports is None
     saved = b"".join(contents(tmp_path / "report").values()).decode("utf-8", errors="ignore")
     assert not any(report in saved for report in reports)
+    # Its first token has seen nothing, so all reports would have the same vector.
+    with pytest.raises(MemoryBuildError, match="a llama model has seen nothing of the text"):
+        build_am_mrg_memories(tmp_path / "cls", "", data, kinds=["report"], report_encoder=folder)
+    assert not (tmp_path / "cls").exists()
+
+
+def test_the_text_encoder_of_a_dual_encoder_encodes_reports(data, bert, reports, tmp_path) -> None:
+    from transformers import AutoTokenizer
+
+    encoder = VisionMambaModel(VisionMambaConfig(hidden_size=16, num_hidden_layers=1, image_size=32, patch_size=16))
+    dual = MambaXrayDualEncoder.from_vision_text_pretrained(encoder, bert, projection_dim=8)
+    dual.save_pretrained(tmp_path / "dual")
+    AutoTokenizer.from_pretrained(bert).save_pretrained(tmp_path / "dual")
+    options = ReportMemoryOptions(reports=4)
+    by_dual, by_bert = (
+        build_am_mrg_memories(tmp_path / name, "", data, kinds=["report"], report=options, report_encoder=folder)
+        for name, folder in (("of_dual", str(tmp_path / "dual")), ("of_bert", bert))
+    )
+    torch.testing.assert_close(by_dual["report"].vectors, by_bert["report"].vectors)
 
 
 def test_shares_follow_the_frequencies_the_rare_come_first_and_nothing_is_chosen_twice() -> None:

@@ -41,7 +41,8 @@ from mambaxray.evaluation.classification import classification_metrics
 from mambaxray.train.classify import balanced_weights, label_targets, labelled_splits
 from mambaxray.train.named_losses import NamedLossTrainer
 from mambaxray.train.processes import run_in_processes
-from mambaxray.train.recipe import LabelsSection, RecipeError, make_recipe
+from mambaxray.train.recipe import RecipeError, make_recipe
+from mambaxray.train.recipe_classify import LabelsSection
 
 SHORT = [
     "training.max_steps=4",

@@ -9,16 +9,11 @@ from mambaxray import load_recipe, run_recipe
 from mambaxray.data.phantoms import make_phantoms
 from mambaxray.model_facts import ModelFacts, read_facts
 from mambaxray.train.contrast import make_dual_encoder
-from mambaxray.train.recipe import (
-    DataSection,
-    DualEncoderSection,
-    ImageDataSection,
-    RecipeError,
-    SourceSection,
-    build_section,
-    make_recipe,
-    with_defaults,
-)
+from mambaxray.train.recipe import RecipeError, make_recipe, with_defaults
+from mambaxray.train.recipe_base import DataSection, SourceSection
+from mambaxray.train.recipe_contrast import DualEncoderSection
+from mambaxray.train.recipe_pretrain import ImageDataSection
+from mambaxray.train.recipe_sections import build_section
 from mambaxray.train.stage_parts import freeze, load_all_splits, load_splits
 
 PHANTOMS = {"source": "phantoms"}

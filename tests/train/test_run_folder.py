@@ -61,6 +61,27 @@ def test_restart_deletes_the_run_alone_and_begins_again(folder):
     assert [path.name for path in (folder / "checkpoints").glob("checkpoint-*")] == ["checkpoint-1"]
 
 
+@pytest.mark.parametrize("mistake", ["model.freeze=[decoder]", "model.lora={target_modules: [nothing]}"])
+def test_a_refused_restart_deletes_nothing(folder, mistake):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(RecipeError, match=r"model\.freeze|model\.lora"):
+        run_recipe(recipe(mistake), folder, restart=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_a_killed_restart_has_set_aside_comes_back_or_goes(trained, folder):
+    """It comes back when the new run had not begun."""
+    aside = folder / ".replaced"
+    aside.mkdir()
+    for path in [path for path in folder.iterdir() if path != aside]:
+        path.rename(aside / path.name)
+    assert run_recipe(recipe(), folder).history == trained[1].history
+    assert not aside.exists()
+    shutil.copytree(folder / "checkpoints", aside / "checkpoints")
+    assert run_recipe(recipe(), folder).history == trained[1].history
+    assert not aside.exists()
+
+
 def test_a_run_that_failed_can_be_corrected_in_its_folder(tmp_path):
     for mistake in ("model.freeze=[decoder]", "data.source=no/such/folder"):
         with pytest.raises((RecipeError, FileNotFoundError)):

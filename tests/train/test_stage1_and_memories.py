@@ -8,11 +8,12 @@ import torch
 from tiny_training import TINY
 from transformers import AutoModelForImageTextToText
 
-from mambaxray import load_recipe, make_phantoms, run_recipe
+from mambaxray import load_recipe, load_studies, make_phantoms, run_recipe
 from mambaxray.configuration import families
 from mambaxray.modeling_mambaxray.layers.study_memory import MemorySource, StudyMemory, TrainingSplit
+from mambaxray.train import stage_parts
 from mambaxray.train.recipe import RecipeError, make_recipe
-from mambaxray.train.stage_parts import load_memories
+from mambaxray.train.stage_parts import load_memories, load_sources
 from mambaxray.train.stored_models import StoredModel
 
 SYSTEM = ["plugins=[recalling_system]", "model.system=outside_recall", "training.max_steps=2"]
@@ -79,6 +80,27 @@ def test_a_system_starts_from_stage_1_and_its_encoder_and_keeps_its_memory(stage
     assert after.study_memory["seen"].study_ids == expected.study_ids
 
 
+def test_the_data_is_loaded_once_for_training_and_for_the_memories(stage1, tmp_path, monkeypatch):
+    loads = []
+
+    def load(*arguments, **options):
+        loads.append(arguments)
+        return load_studies(*arguments, **options)
+
+    monkeypatch.setattr(stage_parts, "load_studies", load)
+    run_recipe(recall_recipe(f"model.memories={{seen: {stage1[1]}}}"), tmp_path / "run")
+    assert loads == [("phantoms",)]
+
+
+def test_the_checkpoints_and_the_model_of_a_run_share_one_copy_of_the_memory(stage1, tmp_path):
+    memories = f"model.memories={{seen: {stage1[1]}}}"
+    run_recipe(recall_recipe(memories, "training.save_steps=1", "training.save_total_limit=1"), tmp_path / "run")
+    files = sorted((tmp_path / "run").rglob("memory.safetensors"))
+    assert len(files) == 2
+    assert len({file.stat().st_ino for file in files}) == 1
+    assert files[0].stat().st_ino != (stage1[1] / "memory.safetensors").stat().st_ino
+
+
 def test_a_memory_of_held_out_studies_is_refused_by_study_and_by_patient(studies, tmp_path):
     row = studies["test"][0]
     memory = memory_of(studies, [studies["train"][0], row], tmp_path / "memory")
@@ -102,8 +124,8 @@ def test_a_memory_of_images_is_of_the_model_that_looks_at_them(studies, stage1, 
     # Reports are read by an encoder of their own.
     for name, model in (("report", "another"), ("visual", content)):
         memory = memory_of(studies, rows, tmp_path / name, memory=name, model=model)
-        data = load_recipe("finetune_phantoms", TINY).data
-        assert len(load_memories({"seen": str(memory)}, data, str(model_dir))["seen"]) == 1
+        sources = load_sources(load_recipe("finetune_phantoms", TINY).data)
+        assert len(load_memories({"seen": str(memory)}, sources, str(model_dir))["seen"]) == 1
 
 
 def test_training_studies_beyond_max_train_may_be_remembered(studies, stage1, tmp_path):

@@ -4,14 +4,13 @@ import logging
 
 import pytest
 import torch
-from tiny import IMAGE_TOKEN_ID, VOCABULARY, tiny_model
-from torch.utils._python_dispatch import TorchDispatchMode
+from made_up_streams import made_up_streams
+from many_studies import EOS, continuously, make_model, make_studies, one_by_one, settings, until_end
+from waits import Steps
 
 from mambaxray.modeling_mambaxray.generation.continuous_generation import _Batch, generate_continuously
 from mambaxray.modeling_mambaxray.generation.study_batch import stack_studies
 
-EOS = 2
-COUNT = 9
 OPTIONS = {
     "greedy": {},
     "repetition penalty and least length": {"repetition_penalty": 1.7, "min_new_tokens": 3},
@@ -33,66 +32,6 @@ OPTIONS = {
 }
 
 
-def make_model(text="llama", **more):
-    """Random weights whose reports end at many lengths."""
-    model = tiny_model(text=text, **more)
-    with torch.no_grad():
-        # The end is about as probable as any other word, so about half the reports reach it.
-        model.language_model.get_output_embeddings().weight[EOS] *= 1.3
-    return model
-
-
-def make_studies(model, count=COUNT, seed=0, lengths=(3, 3, 5)):
-    """Studies of one or two views, with prompts of several lengths."""
-    generator = torch.Generator().manual_seed(seed)
-    studies = []
-    for number in range(count):
-        words = torch.randint(3, VOCABULARY, (1, lengths[number % len(lengths)]), generator=generator)
-        image = torch.full((1, model.config.num_image_tokens), IMAGE_TOKEN_ID)
-        ids = torch.cat([torch.ones(1, 1, dtype=torch.long), image, words], dim=1)
-        views = 1 + number % 2
-        studies.append(
-            {
-                "input_ids": ids,
-                "attention_mask": torch.ones_like(ids),
-                "pixel_values": 3 * torch.randn(1, views, 3, 32, 32, generator=generator),
-                "view_mask": torch.ones(1, views, dtype=torch.bool),
-            }
-        )
-    return studies
-
-
-def until_end(tokens, ends):
-    """A report up to its end, without what pads it in a batch."""
-    ids = tokens.tolist()
-    return next((ids[: place + 1] for place, token in enumerate(ids) if token in ends), ids)
-
-
-def settings(options):
-    return {"max_new_tokens": 12, "do_sample": False, **options}
-
-
-def ends_of(options):
-    ends = options.get("eos_token_id", EOS)
-    return [] if ends is None else [ends] if isinstance(ends, int) else ends
-
-
-def one_by_one(model, studies, options):
-    found = []
-    for study in studies:
-        tokens = model.generate(**study, **settings(options))
-        found.append(until_end(tokens[0, study["input_ids"].shape[1] :], ends_of(options)))
-    return found
-
-
-def continuously(model, studies, options, batch_size=4):
-    found = {}
-    for position, tokens in generate_continuously(model, studies, batch_size=batch_size, **settings(options)):
-        assert position not in found
-        found[position] = until_end(tokens, ends_of(options))
-    return [found[position] for position in range(len(studies))]
-
-
 @pytest.fixture
 def told(caplog):
     """Why plain `generate` had to do it."""
@@ -106,21 +45,27 @@ def llama():
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_reports_are_those_of_generate_for_each_study_alone(llama, options, told):
+def test_reports_are_those_of_generate_for_each_study_alone(llama, options, told, monkeypatch):
     studies = make_studies(llama)
     expected = one_by_one(llama, studies, options)
     if "eos_token_id" not in options:
         assert len({len(report) for report in expected}) > 2, "the reports are of one length"
     assert continuously(llama, studies, options) == expected
+    streams = made_up_streams(monkeypatch)
+    assert continuously(llama, studies, options) == expected
+    assert 1 in streams.operators, "no prompt was computed beside a step"
     assert told() == []
 
 
 @pytest.mark.parametrize("text", ["qwen2", "gemma2", "gpt2", "opt"])
-def test_reports_of_every_decoder_are_those_of_generate(text, told):
+def test_reports_of_every_decoder_are_those_of_generate(text, told, monkeypatch):
     model = make_model(text)
     studies = make_studies(model, 5)
-    for options in ({}, {"num_beams": 3, "repetition_penalty": 1.3}):
-        assert continuously(model, studies, options, batch_size=3) == one_by_one(model, studies, options)
+    every_options = ({}, {"num_beams": 3, "repetition_penalty": 1.3})
+    expected = [one_by_one(model, studies, options) for options in every_options]
+    assert [continuously(model, studies, options, batch_size=3) for options in every_options] == expected
+    made_up_streams(monkeypatch)
+    assert [continuously(model, studies, options, batch_size=3) for options in every_options] == expected
     assert told() == []
 
 
@@ -194,6 +139,18 @@ def test_models_that_cannot_be_called_so_are_left_to_plain_generate(change, reas
     assert reason in told()[0]
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_study_that_cannot_be_served_takes_no_report_from_those_before_it(beside, told, monkeypatch):
+    if beside:
+        made_up_streams(monkeypatch)
+    model = make_model("gemma2")
+    studies = make_studies(model, 9, lengths=(3, 3, 5))
+    model.config.text_config.sliding_window = studies[0]["input_ids"].shape[1] + 13
+    options = {"eos_token_id": [EOS, 8, 26, 36]}  # so that one of the first two goes on when the third is refused
+    assert continuously(model, studies, options, batch_size=2) == one_by_one(model, studies, options)
+    assert "DynamicSlidingWindowLayer keeps less than all tokens" in told()[0]
+
+
 def test_each_image_is_encoded_and_each_prompt_computed_once_whatever_the_beams(llama):
     studies = make_studies(llama, 6)
     rows = []
@@ -228,50 +185,18 @@ def test_a_place_that_gets_free_is_filled_while_other_reports_go_on(llama):
     assert sorted(order) == list(range(12)) == read
 
 
+def test_few_studies_with_prompts_of_different_lengths_are_in_work_together(llama, monkeypatch):
+    steps = Steps(monkeypatch)
+    studies = make_studies(llama, 3, lengths=(3, 5, 7))
+    continuously(llama, studies, {"eos_token_id": None}, batch_size=16)
+    assert [rows for rows, _ in steps.shapes] == [3] * 11
+
+
 def test_studies_are_read_as_they_are_needed(llama):
     read = []
     source = (read.append(number) or study for number, study in enumerate(make_studies(llama, 12)))
     next(generate_continuously(llama, source, batch_size=2, **settings({})))
     assert len(read) <= 6
-
-
-class Steps(TorchDispatchMode):
-    """What each step of a batch calls and waits for."""
-
-    # Operators that give the processor a value, or a shape that depends on values.
-    WAITING = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "unique", "item")
-
-    def __init__(self, monkeypatch):
-        super().__init__()
-        self.operators, self.waits, self.shapes = [], [], []
-        self._in_step = False
-        original_step, original_list = _Batch.step, torch.Tensor.tolist
-
-        def step(batch):
-            self.operators.append(0)
-            self.waits.append(0)
-            self._in_step = True
-            finished = original_step(batch)
-            self._in_step = False
-            self.shapes.append((batch._cache._step_rows, batch._cache.length))
-            return finished
-
-        def tolist(tensor):
-            if self._in_step:
-                self.waits[-1] += 1
-            return original_list(tensor)
-
-        monkeypatch.setattr(_Batch, "step", step)
-        monkeypatch.setattr(torch.Tensor, "tolist", tolist)
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if self._in_step and not function.is_view:
-            self.operators[-1] += 1
-            self.waits[-1] += any(name == str(function).split(".")[1] for name in self.WAITING)
-            indices = [x for x in args[1] if x is not None] if "index" in str(function) and len(args) > 1 else []
-            # A mask as an index is first turned into numbers.
-            self.waits[-1] += any(isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in indices)
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_beams": 3, "repetition_penalty": 1.3}], ids=str)

@@ -6,7 +6,7 @@ from tiny import tiny_config, tiny_emrrg, tiny_model
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from mambaxray import MambaXrayForConditionalGeneration
-from mambaxray.modeling_mambaxray.modeling_mambaxray import DEFAULT_MAX_NEW_TOKENS
+from mambaxray.modeling_mambaxray.generation.report_generation import DEFAULT_MAX_NEW_TOKENS
 
 
 def inputs_for(model, words=2):

@@ -1,6 +1,9 @@
 """Memories of training studies: what they hold, what they refuse, and that they stay where they are."""
 
 import json
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +132,66 @@ def test_it_lies_in_the_models_folder_that_is_not_pushed():
 def test_parts_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         memory(**changes)
+
+
+def files(folder):
+    return [(folder / name).stat().st_ino for name in ("memory.safetensors", "memory.json")]
+
+
+def test_what_is_written_again_is_the_same_file_and_outlives_the_first(tmp_path):
+    written = memory()
+    for name in "abc":
+        written.save_pretrained(tmp_path / name)
+    assert files(tmp_path / "a") == files(tmp_path / "b") == files(tmp_path / "c")
+    shutil.rmtree(tmp_path / "a")
+    assert StudyMemory.from_pretrained(tmp_path / "b").reports == written.reports
+    # Its first copy may be gone, or where it is written to, too.
+    for name in "dbd":
+        written.save_pretrained(tmp_path / name)
+        assert torch.equal(StudyMemory.from_pretrained(tmp_path / name).vectors["values"], written.vectors["values"])
+
+
+@pytest.mark.parametrize("change", ["a value", "the vectors", "the reports", "the source", "the file"])
+def test_what_has_changed_is_written_anew_and_the_first_copy_stays(change, tmp_path):
+    written = memory(source=replace(SOURCE, options={"regions": 500}))
+    written.save_pretrained(tmp_path / "a")
+    if change == "a value":
+        written.vectors["values"][0] = 7
+    elif change == "the vectors":
+        written.vectors["values"] = written.vectors["values"] + 1
+    elif change == "the reports":
+        written.reports = ("x",) * 4
+    elif change == "the source":
+        written.source.options["regions"] = 1
+    else:
+        (tmp_path / "a/memory.json").write_text("{}")
+    before = [(tmp_path / "a" / name).read_bytes() for name in ("memory.safetensors", "memory.json")]
+    written.save_pretrained(tmp_path / "b")
+    read = StudyMemory.from_pretrained(tmp_path / "b")
+    assert torch.equal(read.vectors["values"], written.vectors["values"])
+    assert (read.reports, read.source) == (written.reports, written.source)
+    assert [(tmp_path / "a" / name).read_bytes() for name in ("memory.safetensors", "memory.json")] == before
+    assert not set(files(tmp_path / "a")) & set(files(tmp_path / "b"))
+
+
+def test_a_copy_is_written_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError("not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    written = memory()
+    for name in "ab":
+        written.save_pretrained(tmp_path / name)
+    assert not set(files(tmp_path / "a")) & set(files(tmp_path / "b"))
+    assert StudyMemory.from_pretrained(tmp_path / "b").reports == written.reports
+
+
+def test_writing_over_one_copy_leaves_the_others(tmp_path):
+    written = memory()
+    for name in "ab":
+        written.save_pretrained(tmp_path / name)
+    memory(reports=["other"] * 4).save_pretrained(tmp_path / "a")
+    assert StudyMemory.from_pretrained(tmp_path / "b").reports == written.reports
 
 
 def test_a_folder_without_a_memory_says_where_memories_come_from(tmp_path):
