@@ -11,7 +11,16 @@ from .annotation_json import read_annotation_json
 from .csv_table import read_csv, read_labels
 from .mimic_cxr import UNITS, split_images
 from .priors import ORDER
-from .source import Source, SourceError, check_text_options, empty_study, find_folder, finish_source, require_matches
+from .source import (
+    Source,
+    SourceError,
+    check_text_options,
+    empty_study,
+    find_folder,
+    finish_source,
+    labels_by_study,
+    require_matches,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +100,7 @@ def read_chexpert_plus(
         raise FileNotFoundError(f"{folder}: it must hold one {_CSV_PATTERN} or an annotation.json (found: {found})")
     studies = _read_studies(files[0], _image_folders(folder, images), prior)
     label_file = folder / "chexbert_labels" / _LABEL_FILES[section]
-    labels_of = dict(_read_label_file(label_file))
+    labels_of = labels_by_study(_read_label_file(label_file), str(label_file))
     require_matches(labels_of, studies, label_file.name)
     for study_id in labels_of.keys() & studies.keys():
         studies[study_id]["labels"] = labels_of[study_id]

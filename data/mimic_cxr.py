@@ -25,6 +25,7 @@ from .source import (
     empty_study,
     find_folder,
     finish_source,
+    labels_by_study,
     require_matches,
 )
 
@@ -146,7 +147,11 @@ def _read_studies(split_file: Path, folder: Path, images: Path, with_times: bool
         if with_times and (time := _time_of(row, metadata)) is not None:
             times[row["dicom_id"]] = time
     studies: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
     for row in read_csv(split_file, ("dicom_id", "study_id", "subject_id", "split")):
+        if row["dicom_id"] in seen:
+            raise SourceError(f"{split_file}: image {row['dicom_id']} stands there twice")
+        seen.add(row["dicom_id"])
         if row["split"] not in _SPLITS:
             raise SourceError(f"{split_file}: unknown split {row['split']!r}; expected {', '.join(_SPLITS)}")
         study = studies.setdefault(row["study_id"], empty_study(row["study_id"], row["subject_id"]))
@@ -187,7 +192,8 @@ def _read_label_file(folder: Path, labeler: str) -> dict[str, dict[str, int | No
         logger.warning("%s: mimic-cxr-2.0.0-%s.csv(.gz) is absent, so studies have no labels", folder, labeler)
         return {}
     rows = read_csv(file, ("study_id",))
-    return {row["study_id"]: read_labels(row, f"{file}, study {row['study_id']}") for row in rows}
+    pairs = ((row["study_id"], read_labels(row, f"{file}, study {row['study_id']}")) for row in rows)
+    return labels_by_study(pairs, str(file))
 
 
 def _find_reports(folder: Path, reports: str | Path | None) -> Path:
@@ -203,6 +209,14 @@ def _find_reports(folder: Path, reports: str | Path | None) -> Path:
     return found
 
 
+def _decoded(content: bytes) -> str:
+    """Some reports hold a byte or two that is not UTF-8, such as an apostrophe of Windows."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
 def _read_reports(studies: dict[str, dict[str, Any]], place: Path) -> list[LeftOut]:
     """Fills in the sections; returns the studies whose report is absent or can't be read."""
     left_out = []
@@ -212,8 +226,7 @@ def _read_reports(studies: dict[str, dict[str, Any]], place: Path) -> list[LeftO
             subject = study["patient_id"]
             file = root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study['study_id']}.txt"
             try:
-                # Some reports hold a byte or two that is not UTF-8.
-                text = file.read_bytes().decode("utf-8", errors="replace")
+                text = _decoded(file.read_bytes())
             except (FileNotFoundError, KeyError):
                 left_out.append(LeftOut(study["study_id"], "study", f"{file}: its report is absent"))
                 continue

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..processing.report_cleaning import CLEANINGS, clean_report
 from ..processing.report_text import SECTIONS, choose_report, is_missing
-from .cells import look_alike
+from .cells import look_alike, plain_text
 from .priors import ORDER, link_priors
 from .schema import OBSERVATIONS, SPLITS, STUDY_KEYS, SourceError
 
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 SEEDED_SHARES: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
 """Shares of a data set whose authors published no list (CXPMRG-Bench for CheXpert Plus)."""
+_SECTIONS = ("findings", "impression", "indication", "technique", "comparison")
 
 
 class SharedPatientsError(SourceError):
@@ -125,8 +126,8 @@ def finish_source(
     check_text_options(section, cleaning)
     kept, missing = [], list(left_out)
     for study in studies:
-        sections = ("findings", "impression", "indication", "technique")
-        study = {**study, **{name: "" for name in sections if is_missing(study[name])}}
+        study = study | {name: plain_text(study[name]) for name in _SECTIONS}
+        study |= {name: "" for name in _SECTIONS if name != "comparison" and is_missing(study[name])}
         report = choose_report(study["findings"], study["impression"], section)
         if not report:
             missing.append(LeftOut(study["study_id"], "study", f"no {section} in its report"))
@@ -157,6 +158,19 @@ def require_unique(studies: Iterable[Mapping[str, Any]], name: str) -> None:
     twice = [study_id for study_id, count in Counter(s["study_id"] for s in studies).items() if count > 1]
     if twice:
         raise SourceError(f"{name}: {len(twice)} study ids occur more than once: {', '.join(twice[:3])}")
+
+
+def labels_by_study(pairs: Iterable[tuple[str, dict[str, int | None]]], name: str) -> dict[str, dict[str, int | None]]:
+    """The labels of each study, which may be stated for each of its images.
+
+    Raises:
+        SourceError: labels of one study differ.
+    """
+    found: dict[str, dict[str, int | None]] = {}
+    for study_id, labels in pairs:
+        if found.setdefault(study_id, labels) != labels:
+            raise SourceError(f"{name}: study {study_id} has different labels in two places")
+    return found
 
 
 def require_matches(labels: Mapping[str, Any], studies: Mapping[str, Any], name: str) -> None:

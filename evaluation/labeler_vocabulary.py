@@ -198,6 +198,8 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"(?:plate-?like |sub-?segmental |disco(?:id|genic) |linear |bandlike )?(?:micro-?)?atelecta\w+",
             r"(?:lobe|lobar|segmental|lung|partial|complete|pulmonary) collapse",
             r"collapse of the (?:\w+ ){1,4}(?:lobes?|lung)",
+            r"(?:lobe|lung|lingula|segment)s? (?:is|are|remains?|appears?|has) (?:\w+ ){0,2}?collapsed"
+            r"|collapsed (?:[\w-]+ ){0,3}?(?:lobe|lung|lingula|segment)s?",
             rf"{_NO_BONE}collapse(?! of (?:the )?(?:\w+ ){{0,2}}?(?:[tl]\d|vertebr\w+|thoracic|lumbar|spine)"
             rf"| fracture| deformit)",
             r"atx",

@@ -192,3 +192,30 @@ def test_a_study_of_mimic_in_two_splits_is_refused(tmp_path):
     file.write_text("\n".join([header, *lines]) + "\n")
     with pytest.raises(SourceError, match="has images of two splits or patients"):
         read_source("mimic-cxr", folder, section="impression")
+
+
+@pytest.mark.parametrize(
+    ("content", "report"),
+    [
+        (b"IMPRESSION: The patient\x92s heart.", "The patient\u2019s heart."),
+        (b"IMPRESSION: No\x00 edema.\x0c", "No edema."),
+    ],
+)
+def test_a_report_of_mimic_in_another_encoding_or_with_control_characters_is_read(tmp_path, content, report):
+    folder = mimic(tmp_path, gz="", zipped=False)
+    (folder / "files/p10/p10000001/s50000001.txt").write_bytes(content)
+    source = read_source("mimic-cxr", folder, section="impression", cleaning=None)
+    assert source.studies[0]["report"] == report
+
+
+def test_an_image_or_labels_of_mimic_that_are_there_twice_are_refused(tmp_path):
+    folder = mimic(tmp_path, gz="")
+    labels, split = folder / "mimic-cxr-2.0.0-chexpert.csv", folder / "mimic-cxr-2.0.0-split.csv"
+    kept = labels.read_text()
+    labels.write_text(kept + kept.splitlines()[1].replace(",1.0,", ",0.0,") + "\n")
+    with pytest.raises(SourceError, match="study 50000001 has different labels in two places"):
+        read_source("mimic-cxr", folder, section="impression")
+    labels.write_text(kept + kept.splitlines()[1] + "\n")  # the same once more
+    split.write_text(split.read_text() + split.read_text().splitlines()[1] + "\n")
+    with pytest.raises(SourceError, match="image dicom-0 stands there twice"):
+        read_source("mimic-cxr", folder, section="impression", unit="study")
