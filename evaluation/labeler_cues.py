@@ -202,6 +202,9 @@ CUES: tuple[Cue, ...] = (
             r"|unchanged|stable|present|seen|smaller|larger|small|large|trace|tiny|minimal|mild|moderate)"
             r" (?:in|at|on|within) (?:the |both |its )*(?:left|right|bases?|ap(?:ex|ices)|(?:upper|lower|mid|middle)"
             r" (?:lobes?|zones?|lungs?)|lung bases?|lingula|rll|lll|rul|lul|rml)",
+            r"except(?: for)? (?:in|at|on|within) (?:the |both |its )*(?:left|right|bases?|ap(?:ex|ices)|(?:upper"
+            r"|lower|mid|middle)"
+            r" (?:lobes?|zones?|lungs?)|lung bases?|lingula|rll|lll|rul|lul|rml)",
             r"(?:that|those|the (?:one|portion|component)) (?:in|at|on|within) (?:the )?(?:left|right|other|opposite"
             r"|(?:lower|upper|left|right) (?:lobes?|bas(?:e|es)))(?: side| lung)? (?:has |have |is |are |now |still )*"
             r"(?:persist\w*|remain\w*|decreased|improved|diminished|increased|worse\w*|unchanged|stable|smaller"
