@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers import EarlyStoppingCallback, Trainer, TrainerState, TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
 from ..configuration.families import import_plugins
 from ..data.output_lock import locked_output
@@ -110,6 +110,8 @@ def _make_trainer(
 
 def _train(trainer: Trainer, output: Path) -> RunResult:
     checkpoint = last_complete_checkpoint(Path(trainer.args.output_dir))
+    if checkpoint is not None:
+        _train_no_further(trainer, checkpoint)
     started = perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = perf_counter() - started
@@ -133,6 +135,18 @@ def _train(trainer: Trainer, output: Path) -> RunResult:
         write_whole(output / RESULT_FILE, json.dumps(asdict(result) | {"model_dir": "model"}, indent=1))
     trainer.accelerator.wait_for_everyone()
     return result
+
+
+def _train_no_further(trainer: Trainer, checkpoint: Path) -> None:
+    """Lets a run that was killed after its last step only end: in the middle of an epoch, the Trainer would take one
+    step beyond `max_steps` (transformers 5.24)."""
+    done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+    if not 0 < trainer.args.max_steps <= done:
+        return
+    trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0
+    if not hasattr(trainer.train_dataset, "__len__"):
+        # Epochs need an end, which a stream has not; nothing of it is read any more.
+        trainer.train_dataset = [None]
 
 
 def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:

@@ -23,9 +23,9 @@ from .checkpoints import last_complete_checkpoint
 from .recipe import make_recipe, read_recipe
 from .recipe_base import Recipe
 from .recipe_text import RecipeError
-from .run_result import RECIPE_FILE, RESULT_FILE
+from .run_inputs import changed_inputs, run_inputs
+from .run_result import ENVIRONMENT_FILE, RECIPE_FILE, RESULT_FILE
 
-ENVIRONMENT_FILE = "environment.json"
 CHECKPOINTS, MODEL, BASE, PICTURES = "checkpoints", "model", "base", "pictures"
 PAIRS = "pairs.jsonl"
 CLASSIFICATION_FILES = ("classification.json", "classification.md")
@@ -77,6 +77,8 @@ def check_run_folder(folder: Path, recipe: Recipe) -> bool:
             f"{folder} holds a run of another recipe: {_describe(differences, decisive)}. Choose another output "
             "folder, or begin again in this one with --restart, which deletes that run"
         )
+    if finished or checkpoint is not None:
+        _refuse_changed_inputs(folder, recipe)
     longer = {name for name in ("training.max_steps", "training.num_train_epochs") if name in differences}
     if not finished or not longer:
         return finished
@@ -88,11 +90,21 @@ def check_run_folder(folder: Path, recipe: Recipe) -> bool:
     return False
 
 
+def _refuse_changed_inputs(folder: Path, recipe: Recipe) -> None:
+    environment = json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+    if changed := changed_inputs(environment.get("inputs", {}), recipe.to_dict()):
+        raise RecipeError(
+            f"{folder} holds a run that began with other content of {', '.join(changed)}. Choose another output "
+            "folder, or begin again in this one with --restart, which deletes that run"
+        )
+
+
 def claim_run_folder(folder: Path, recipe: Recipe) -> None:
     """Writes recipe and environment into the folder, which `check_run_folder` has found free; an old result goes."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT_FILE).unlink(missing_ok=True)
-    write_whole(folder / ENVIRONMENT_FILE, json.dumps(describe_run(recipe.seed), indent=2))
+    environment = describe_run(recipe.seed) | {"inputs": run_inputs(recipe.to_dict())}
+    write_whole(folder / ENVIRONMENT_FILE, json.dumps(environment, indent=2))
     write_whole(folder / RECIPE_FILE, recipe.to_yaml())
 
 
