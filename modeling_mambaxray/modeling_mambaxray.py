@@ -2,10 +2,10 @@
 
 The base classes of the package's systems. What a system may override or declare, from here or from outside the package:
 `encode_images` (per view), `fuse` (visual tokens to image embeddings, with losses and evidence), `study_inputs` (what
-else a study hands the model), `extra_decoder_inputs` (its decoder's layers are changed), `separate_parts`,
-`start_from_stage1` (an earlier stage of its own), `memory_vectors` (memories that it looks up), and in its
-configuration `num_image_tokens` and `loss_names`. `docs/adding_a_system.md` shows each. What `generate` and `recall` do
-is in `generation/report_generation.py`.
+else a study hands the model), `extra_decoder_inputs` (its decoder's layers are changed), `parts_that_can_freeze` (with
+its vision encoder), `separate_parts`, `start_from_stage1` (an earlier stage of its own), `memory_vectors` (memories
+that it looks up), and in its configuration `num_image_tokens` and `loss_names`. `docs/adding_a_system.md` shows each.
+What is the generator's own in `generate`, and `recall`, is in `generation/report_generation.py`.
 """
 
 import copy
@@ -27,6 +27,7 @@ from ..configuration.study_inputs import PRIOR_IMAGE_INPUTS, StudyInputs
 from ..configuration.vision_tokens import visual_width
 from .generation.pipeline_image_to_text import ImageToTextPipeline
 from .generation.report_generation import ReportGenerationMixin, generation_settings_of
+from .hub.model_location import location_in
 from .hub.private_memory import PrivateMemoryMixin
 from .hub.repository_code import ModelCodeMixin
 from .hub.separate_parts import PartReference, SeparatePartsMixin
@@ -485,9 +486,8 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
         if image_size is not None:
             config = copy.deepcopy(kwargs.get("config"))  # the Auto classes have read it
             if not isinstance(config, PreTrainedConfig):
-                names = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-                where = {name: kwargs[name] for name in names if name in kwargs}
-                config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **where)
+                source = config or pretrained_model_name_or_path
+                config = cls.config_class.from_pretrained(source, **location_in(kwargs))
             config.vision_config.image_size = image_size
             kwargs["config"] = config
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
