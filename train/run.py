@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, Trainer, TrainerState, TrainingArguments, set_seed
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..configuration.families import import_plugins
 from ..data.output_lock import locked_output
@@ -149,7 +149,7 @@ def _train(trainer: Trainer, output: Path) -> RunResult:
 def _train_no_further(trainer: Trainer, checkpoint: Path) -> None:
     """Lets a run that was killed after its last step only end: in the middle of an epoch, the Trainer would take one
     step beyond `max_steps` (transformers 5.24)."""
-    done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+    done = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).global_step
     if not 0 < trainer.args.max_steps <= done:
         return
     trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0
