@@ -11,6 +11,7 @@ from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .collator import ContrastiveCollator
 from .recipe_contrast import ContrastRecipe, DualEncoderSection
 from .stage_parts import freeze, limit_length, load_splits, make_text_encoder, make_vision_encoder, named_part
+from .weight_decay import SelectiveDecayTrainer
 
 
 def make_trainer(recipe: ContrastRecipe, arguments: TrainingArguments, output: Path) -> Trainer:
@@ -24,7 +25,7 @@ def make_trainer(recipe: ContrastRecipe, arguments: TrainingArguments, output: P
     train, validation = load_splits(recipe.data)
     model, processor = make_dual_encoder(recipe.model, train["report"])
     freeze(model, recipe.model.freeze)
-    return Trainer(
+    return SelectiveDecayTrainer(
         model=model,
         args=arguments,
         train_dataset=train,
