@@ -20,7 +20,6 @@ import torch
 from accelerate import PartialState
 from transformers import Trainer, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import SaveStrategy
 
 from ..configuration.families import families_of_stage, import_plugins
 from ..data.output_lock import locked_output
@@ -186,7 +185,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     if (metric := values.get("metric_for_best_model")) and values.get("greater_is_better") is None:
         values["greater_is_better"] = not _is_better_low(metric, recipe.stage)
     arguments = recipe.arguments_class()(str(folder), seed=recipe.seed, remove_unused_columns=False, **values)
-    by_steps = arguments.load_best_model_at_end and arguments.save_strategy == SaveStrategy.STEPS
+    by_steps = arguments.load_best_model_at_end and arguments.save_strategy == "steps"
     if by_steps and arguments.save_steps != arguments.eval_steps:
         raise RecipeError(
             f"training.load_best_model_at_end needs a checkpoint of each evaluation, or the best model may be in none: "
