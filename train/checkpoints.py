@@ -32,6 +32,15 @@ class CheckpointSeal(TrainerCallback):
     def __init__(self, save_total_limit: int | None = None):
         self._limit = save_total_limit
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        # A checkpoint names the best one by the place where it was then, and the run may have been moved.
+        best = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+        if state.best_global_step and is_complete(best):
+            state.best_model_checkpoint = str(best)
+        return control
+
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:

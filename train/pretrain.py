@@ -18,6 +18,7 @@ from ..data.image_folder import load_images
 from ..data.studies import first_studies
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .collator import ImageCollator
+from .passes import Passes
 from .patch_prediction_callback import PatchPredictionCallback
 from .recipe_pretrain import ImageDataSection, PretrainerSection, PretrainRecipe
 from .recipe_text import RecipeError
@@ -70,8 +71,7 @@ def _load_data(recipe: PretrainRecipe) -> tuple[Any, Any]:
         _refuse_options(data)
         if data.max_train is not None:
             rows = rows.take(data.max_train)
-        # Within a window that memory holds easily, since a stream can't be shuffled whole.
-        return rows.shuffle(seed=recipe.seed, buffer_size=1000), None
+        return Passes(rows, recipe.seed), None
     _refuse_options(data)
     if not data.validation_share:
         return first_studies(rows, data.max_train), None

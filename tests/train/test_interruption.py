@@ -208,3 +208,19 @@ def test_a_checkpoint_of_the_model_alone_is_not_gone_on_with(tmp_path):
     with pytest.raises(RecipeError, match=r"checkpoint-2 holds the model alone \(training\.save_only_model\)"):
         run_recipe(recipe, tmp_path)
     assert run_recipe(recipe, tmp_path, restart=True).steps == 4
+
+
+def test_a_run_that_was_moved_still_goes_back_to_its_best_checkpoint(tmp_path):
+    """Steps that are far too long make the model worse and worse."""
+    overrides = [
+        *(*TINY, "metrics=null", "training.eval_steps=1", "training.save_steps=1", "training.learning_rate=0.5"),
+        *("training.warmup_steps=0", "training.lr_scheduler_type=constant", "training.metric_for_best_model=loss"),
+        "training.load_best_model_at_end=true",
+    ]
+    first = run_recipe(load_recipe("finetune_phantoms", overrides), tmp_path / "here")
+    losses = [entry["eval_loss"] for entry in first.history if "eval_loss" in entry]
+    assert first.metrics["eval_loss"] == min(losses) < losses[3]
+    (tmp_path / "here" / "result.json").unlink()
+    (tmp_path / "here").rename(tmp_path / "there")
+    again = run_recipe(load_recipe("finetune_phantoms", overrides), tmp_path / "there")
+    assert again.metrics["eval_loss"] == min(losses)

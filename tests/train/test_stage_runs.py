@@ -1,9 +1,11 @@
 """Stages 1 and 2 as runs of recipes: from folders and studies, on the command line, and into the next stage."""
 
+from itertools import islice
+
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoProcessor, ViTMAEForPreTraining
+from transformers import AutoModel, AutoProcessor, Trainer, ViTMAEForPreTraining
 from typer.testing import CliRunner
 
 from mambaxray import MambaXrayForConditionalGeneration, MambaXrayForPreTraining, load_recipe, run_recipe
@@ -89,6 +91,30 @@ def test_pretraining_on_a_folder_of_pictures(pictures, tmp_path, streaming):
     assert run_recipe(recipe, tmp_path).steps == 4
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_goes_on_where_it_was_in_any_pass(pictures, tmp_path, monkeypatch, workers):
+    """Ten pictures in batches of four: step 6 is in the third pass."""
+    data = ["data.source=null", "data.options={}", f"data.folders=[{pictures}]", "data.streaming=true"]
+    steps = ["training.max_steps=8", "training.save_steps=1", "training.eval_strategy=no", "picture_every=null"]
+    recipe = load_recipe("pretrain_phantoms", [*PRETRAIN, *data, *steps, f"training.dataloader_num_workers={workers}"])
+    whole = run_recipe(recipe, tmp_path / "whole")
+    real = Trainer.training_step
+
+    def training_step(trainer, *given):
+        if trainer.state.global_step == 6:
+            raise KeyboardInterrupt
+        return real(trainer, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", training_step)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(recipe, tmp_path / "cut")
+    again = run_recipe(recipe, tmp_path / "cut")
+    losses = [[entry["loss"] for entry in result.history if "loss" in entry] for result in (whole, again)]
+    assert len(losses[0]) == 8
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_pretraining_on_folders_takes_no_more_pictures_than_the_recipe_says(pictures, tmp_path, streaming):
     data = ["data.source=null", "data.options={}", f"data.folders=[{pictures}]", "data.max_train=3"]
@@ -96,7 +122,10 @@ def test_pretraining_on_folders_takes_no_more_pictures_than_the_recipe_says(pict
     data += ["training.eval_strategy=no"]
     recipe = load_recipe("pretrain_phantoms", [*PRETRAIN, *data])
     trainer = make_trainer(recipe, training_arguments(recipe, tmp_path), tmp_path)
-    assert len(list(trainer.train_dataset)) == 3
+    # A stream gives the same three in every pass.
+    three = {row["image"].tobytes() for row in islice(trainer.train_dataset, 9)}
+    assert len(three) == 3
+    assert streaming or len(trainer.train_dataset) == 3
     assert streaming or len(trainer.eval_dataset) == 2
     with pytest.raises(RecipeError, match=r"data\.options are for data\.source"):
         run_recipe(load_recipe("pretrain_phantoms", [*PRETRAIN, *data, "data.options={num_studies: 9}"]), tmp_path)
