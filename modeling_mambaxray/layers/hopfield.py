@@ -7,20 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .uncalled_weights import bring_weights, put_weights_back
+
 # By so much less than the largest product, a weight is 1e-30 of the largest, far below what rounding leaves of a sum.
 _NEGLIGIBLE = 69.0
-
-
-def bring_weights(module: nn.Module) -> None:
-    """Brings the weights of a module that is not called, where accelerate keeps them elsewhere between calls."""
-    if (hook := getattr(module, "_hf_hook", None)) is not None:
-        hook.pre_forward(module)
-
-
-def put_weights_back(module: nn.Module) -> None:
-    """Undoes `bring_weights`."""
-    if (hook := getattr(module, "_hf_hook", None)) is not None:
-        hook.post_forward(module, None)
 
 
 class HopfieldProjection(nn.Linear):

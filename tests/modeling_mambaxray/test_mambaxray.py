@@ -453,6 +453,17 @@ def test_compiled_forward_equals_the_plain_one():
     torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("vision", VISION_CONFIGS)
+def test_an_encoder_whose_weights_lie_on_disk_between_calls_sees_the_same(tmp_path, vision):
+    model = tiny_model(vision)
+    model.save_pretrained(tmp_path)
+    devices = {name: "disk" if name == "vision_encoder" else "cpu" for name, _ in model.named_children()}
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path, device_map=devices, offload_folder=tmp_path / "disk")
+    inputs = make_inputs(model)
+    assert torch.equal(loaded.eval()(**inputs).logits, model(**inputs).logits)
+    assert torch.equal(new_tokens(loaded, inputs), new_tokens(model, inputs))
+
+
 # Errors
 
 
