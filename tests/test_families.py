@@ -13,6 +13,7 @@ import torch
 import transformers
 from battery import Subject, first_tensor, loss_of, tensors
 from made_up_streams import made_up_streams
+from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import AutoConfig, set_seed
 
@@ -222,6 +223,17 @@ def test_a_study_gives_the_same_alone_and_beside_others(subject):
     for among, alone in compared:
         # The first row, or row and column of similarities, without the padding behind a shorter report.
         torch.testing.assert_close(among[tuple(slice(n) for n in alone.shape)], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_adapters_on_every_linear_layer_are_what_they_are_merged_into(generator):
+    inputs = generator.inputs(training=False)
+    options = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(generator.load(), options).eval()
+    with torch.no_grad():
+        adapted, plain = model(**inputs).logits, generator.model(**inputs).logits
+        merged = model.merge_and_unload()(**inputs).logits
+    assert (adapted - plain).abs().max() > 0.1
+    torch.testing.assert_close(merged, adapted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:The following device_map keys do not match any submodules")
