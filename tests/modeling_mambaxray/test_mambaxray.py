@@ -497,6 +497,12 @@ def test_impossible_configurations_are_refused():
         MambaXrayConfig(vision_config=[1])
     with pytest.raises(ValueError, match="num_visual_tokens"):
         MambaXrayConfig(vision_config={"model_type": "levit"})
+    for count in (0, 3.5, "9"):
+        with pytest.raises(ValueError, match="num_visual_tokens must be a positive integer"):
+            MambaXrayConfig(num_visual_tokens=count)
+    for weight in (-1, float("nan"), float("inf"), "1"):
+        with pytest.raises(ValueError, match="must be a finite number that is not negative"):
+            MambaXrayConfig(loss_weights={"report": weight})
     assert MambaXrayConfig(vision_config={"model_type": "levit"}, num_visual_tokens=49).num_image_tokens == 49
 
 
