@@ -6,6 +6,7 @@ are: `can_generate`, a loss, layers that can be checkpointed. Repositories witho
 """
 
 import json
+import re
 
 import outside_system  # noqa: F401  registers its family
 import pytest
@@ -300,6 +301,18 @@ def test_a_loop_of_forward_passes_over_a_left_padded_batch_writes_what_generate_
             mask = F.pad(mask, (0, 1), value=1)
             step = {"input_ids": token.unsqueeze(1), "attention_mask": mask, "cache": output.cache}
     torch.testing.assert_close(torch.stack(found), torch.stack(expected.logits), rtol=1e-5, atol=1e-5)
+
+
+def test_reports_end_at_stop_strings(generator):
+    inputs, tokenizer = generator.inputs((0,), training=False), generator.processor.tokenizer
+    vocabulary = range(generator.model.get_input_embeddings().num_embeddings)
+    no_words = [token for token in vocabulary if not re.fullmatch("[a-z ]+", tokenizer.decode(token))]
+    options = {"do_sample": False, "suppress_tokens": no_words}
+    whole = generate(generator.model, inputs, **options)[0].tolist()
+    options |= {**LENGTH, "stop_strings": [tokenizer.decode(whole[2])], "tokenizer": tokenizer}
+    written = generator.model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :].tolist()
+    assert written == whole[: len(written)] != whole
+    assert [tokens.tolist() for _, tokens in generate_continuously(generator.model, [inputs], **options)] == [written]
 
 
 def test_prompts_computed_beside_steps_are_in_order_and_give_the_same_reports(generator, monkeypatch):
