@@ -9,6 +9,7 @@ from .configuration_vision_mamba import VisionMambaConfig
 from .loss_weights import check_loss_weights
 from .saved_parts import PrivatePathsMixin, read_separate_parts, without_earlier_fields
 from .sub_configs import as_config, keeping_attention
+from .value_checks import check_positive_integer
 from .vision_tokens import count_visual_tokens, patch_positions
 
 
@@ -93,6 +94,8 @@ class MambaXrayConfig(PrivatePathsMixin, PreTrainedConfig):
             if prior_image_token_id == image_token_id:
                 raise ValueError(f"prior_image_token_id and image_token_id are the same, {image_token_id}")
             self.prior_image_token_id = prior_image_token_id
+        if num_visual_tokens is not None:
+            check_positive_integer("num_visual_tokens", num_visual_tokens)
         # Not `num_image_tokens`: a subclass may count with fields that it sets later.
         if self.visual_sequence_length < 1:
             raise ValueError(f"the vision encoder must make at least one token, got {self.visual_sequence_length}")

@@ -68,6 +68,8 @@ class EMRRGForConditionalGeneration(MambaXrayForConditionalGeneration):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, TokenGate):
+            init.trunc_normal_(module.weight, std=0.02)
+            init.zeros_(module.bias)
             # What starts at zero keeps the gate closed until something is learned.
             init.zeros_(module.weight if module.warm_up is None else module.warm_up)
 

@@ -6,6 +6,7 @@ are: `can_generate`, a loss, layers that can be checkpointed. Repositories witho
 """
 
 import json
+import re
 
 import outside_system  # noqa: F401  registers its family
 import pytest
@@ -13,6 +14,7 @@ import torch
 import transformers
 from battery import Subject, first_tensor, loss_of, tensors
 from made_up_streams import made_up_streams
+from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import AutoConfig, set_seed
 
@@ -224,6 +226,17 @@ def test_a_study_gives_the_same_alone_and_beside_others(subject):
         torch.testing.assert_close(among[tuple(slice(n) for n in alone.shape)], alone, rtol=1e-4, atol=1e-4)
 
 
+def test_adapters_on_every_linear_layer_are_what_they_are_merged_into(generator):
+    inputs = generator.inputs(training=False)
+    options = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(generator.load(), options).eval()
+    with torch.no_grad():
+        adapted, plain = model(**inputs).logits, generator.model(**inputs).logits
+        merged = model.merge_and_unload()(**inputs).logits
+    assert (adapted - plain).abs().max() > 0.1
+    torch.testing.assert_close(merged, adapted, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore:The following device_map keys do not match any submodules")
 @pytest.mark.parametrize("offloaded", ["the first part", "all other parts"])
 def test_weights_that_lie_on_disk_between_calls_give_the_same(subject, offloaded, tmp_path):
@@ -288,6 +301,18 @@ def test_a_loop_of_forward_passes_over_a_left_padded_batch_writes_what_generate_
             mask = F.pad(mask, (0, 1), value=1)
             step = {"input_ids": token.unsqueeze(1), "attention_mask": mask, "cache": output.cache}
     torch.testing.assert_close(torch.stack(found), torch.stack(expected.logits), rtol=1e-5, atol=1e-5)
+
+
+def test_reports_end_at_stop_strings(generator):
+    inputs, tokenizer = generator.inputs((0,), training=False), generator.processor.tokenizer
+    vocabulary = range(generator.model.get_input_embeddings().num_embeddings)
+    no_words = [token for token in vocabulary if not re.fullmatch("[a-z ]+", tokenizer.decode(token))]
+    options = {"do_sample": False, "suppress_tokens": no_words}
+    whole = generate(generator.model, inputs, **options)[0].tolist()
+    options |= {**LENGTH, "stop_strings": [tokenizer.decode(whole[2])], "tokenizer": tokenizer}
+    written = generator.model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :].tolist()
+    assert written == whole[: len(written)] != whole
+    assert [tokens.tolist() for _, tokens in generate_continuously(generator.model, [inputs], **options)] == [written]
 
 
 def test_prompts_computed_beside_steps_are_in_order_and_give_the_same_reports(generator, monkeypatch):

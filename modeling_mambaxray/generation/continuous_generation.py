@@ -58,7 +58,7 @@ _BY_IDS = (
 _CRITERIA = (criteria.MaxLengthCriteria, criteria.EosTokenCriteria)
 _ATTENTION = ("sdpa", "eager")
 # Arguments of `generate` that its own loops take, or that hold state of one call.
-_OF_PLAIN_LOOPS = {"assistant_model", "cache", "custom_generate", "streamer", "synced_gpus"}
+_OF_PLAIN_LOOPS = {"assistant_model", "cache", "custom_generate", "streamer", "synced_gpus", "tokenizer"}
 
 
 def generate_continuously(

@@ -184,6 +184,9 @@ class ReportGenerationMixin(GenerationMixin):
         inputs = super().prepare_inputs_for_generation(
             input_ids, *args, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
+        # transformers (5.24) hands on what only its loop needs, for stop strings, to every forward pass.
+        for name in ("tokenizer", "assistant_tokenizer"):
+            inputs.pop(name, None)
         # Once the image is in the cache, transformers hands it on no more. Neither does it to an assistant, whose every
         # step counts as a later one, also that with which it begins.
         features, tokens, cache = kwargs.get("mm_encoder_outputs"), inputs.get("input_ids"), kwargs.get("cache")

@@ -3,24 +3,25 @@
 Shapes in this file: B batch, L states, M memories, W width of a memory, H heads, d head_size, v value_size per head.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .uncalled_weights import bring_weights, put_weights_back
 
 # By so much less than the largest product, a weight is 1e-30 of the largest, far below what rounding leaves of a sum.
 _NEGLIGIBLE = 69.0
 
 
-def bring_weights(module: nn.Module) -> None:
-    """Brings the weights of a module that is not called, where accelerate keeps them elsewhere between calls."""
-    if (hook := getattr(module, "_hf_hook", None)) is not None:
-        hook.pre_forward(module)
-
-
-def put_weights_back(module: nn.Module) -> None:
-    """Undoes `bring_weights`."""
-    if (hook := getattr(module, "_hf_hook", None)) is not None:
-        hook.post_forward(module, None)
+def _as_matrix(projection: Any) -> tuple[Tensor, Tensor]:
+    """The weight and the bias of a projection, with its adapters, which the attribute `weight` leaves out."""
+    if not hasattr(projection, "base_layer"):
+        return projection.weight, projection.bias
+    identity = torch.eye(projection.in_features, device=projection.weight.device, dtype=projection.weight.dtype)
+    bias = projection(torch.zeros_like(identity[:1]))
+    return (projection(identity) - bias).T, bias[0]
 
 
 class HopfieldProjection(nn.Linear):
@@ -146,9 +147,10 @@ class HopfieldAssociation(nn.Module):
         values = keys if value_memories is None else prepared(value_memories)
         states = states if self.state_norm is None else self.state_norm(states)
         patterns = self.q_proj(states).unflatten(-1, (self.num_heads, -1))  # (B, L, H, d)
-        patterns = self._updated(patterns, keys)
-        weights = self._weights(patterns, keys)
-        recalled = self._head_by_head(weights @ values, self.v_proj, self.value_norm)
+        to_keys, to_values = (_as_matrix(projection) for projection in (self.k_proj, self.v_proj))
+        patterns = self._updated(patterns, keys, to_keys)
+        weights = self._weights(patterns, keys, to_keys[0])
+        recalled = self._head_by_head(weights @ values, *to_values, self.value_norm)
         for part in folded:
             put_weights_back(part)
         output = self.out_proj(recalled.flatten(2))
@@ -175,13 +177,13 @@ class HopfieldAssociation(nn.Module):
             return memories
         return F.layer_norm(memories, memories.shape[-1:], eps=self.layer_norm_eps)
 
-    def _updated(self, patterns: Tensor, keys: Tensor) -> Tensor:
+    def _updated(self, patterns: Tensor, keys: Tensor, to_keys: tuple[Tensor, Tensor]) -> Tensor:
         """The patterns `(B, L, H, d)` after their updates; heads that have converged stay."""
         steps = self.max_steps if self.update_steps < 0 else self.update_steps
         running = torch.ones(len(patterns), self.num_heads, dtype=torch.bool, device=patterns.device)
         previous = None
         for _ in range(steps):
-            updated = self._head_by_head(self._weights(patterns, keys) @ keys, self.k_proj, self.key_norm)
+            updated = self._head_by_head(self._weights(patterns, keys, to_keys[0]) @ keys, *to_keys, self.key_norm)
             if previous is not None:
                 moved = torch.linalg.vector_norm((updated - previous).detach(), dim=(1, 3))
                 running = running & (moved > self.tolerance)
@@ -191,13 +193,13 @@ class HopfieldAssociation(nn.Module):
             previous = updated
         return patterns
 
-    def _weights(self, patterns: Tensor, keys: Tensor) -> Tensor:
+    def _weights(self, patterns: Tensor, keys: Tensor, weight: Tensor) -> Tensor:
         """How much of each memory patterns `(B, L, H, d)` recall, `(B, L * H, M)`.
 
         Taken into the memories' space, a pattern's products with the standardized memories are those with the keys, but
         for what is the same for all memories and falls out of the softmax.
         """
-        weight = self.k_proj.weight.unflatten(0, (self.num_heads, -1))
+        weight = weight.unflatten(0, (self.num_heads, -1))
         queries = self.beta * torch.einsum("blhd,hdw->blhw", patterns, weight)
         if self.key_norm is not None:
             queries = queries * self.key_norm.weight
@@ -207,14 +209,14 @@ class HopfieldAssociation(nn.Module):
         weights = products.softmax(dim=-1, dtype=torch.promote_types(products.dtype, torch.float32))
         return weights.to(products.dtype)
 
-    def _head_by_head(self, mixture: Tensor, projection: nn.Linear, norm: nn.LayerNorm | None) -> Tensor:
+    def _head_by_head(self, mixture: Tensor, weight: Tensor, bias: Tensor, norm: nn.LayerNorm | None) -> Tensor:
         """Mixtures of standardized memories `(B, L * H, W)` through a layer norm's weights and each head's own rows of
         a projection, `(B, L, H, size)`; right for mixtures whose weights sum to 1."""
         if norm is not None:
             mixture = mixture * norm.weight + norm.bias
-        weight = projection.weight.unflatten(0, (self.num_heads, -1))
+        weight = weight.unflatten(0, (self.num_heads, -1))
         projected = torch.einsum("blhw,hdw->blhd", mixture.unflatten(1, (-1, self.num_heads)), weight)
-        return projected + projection.bias.unflatten(0, (self.num_heads, -1))
+        return projected + bias.unflatten(0, (self.num_heads, -1))
 
 
 __all__ = ["HopfieldAssociation", "HopfieldProjection"]

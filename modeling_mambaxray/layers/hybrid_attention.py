@@ -26,18 +26,23 @@ from ...configuration.configuration_emrrg import EMRRGConfig
 _NAME = "mambaxray_hybrid"
 
 
-class TokenGate(nn.Linear):
-    """One factor per token, from the self-attention's output: a linear map, an activation, and a warm-up."""
+class TokenGate(nn.Module):
+    """One factor per token, from the self-attention's output: a linear map, an activation, and a warm-up.
+
+    It is no `nn.Linear`, in whose place adapters and quantization put maps without activation and warm-up.
+    """
 
     def __init__(self, config: EMRRGConfig, width: int):
-        super().__init__(width, 1)
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, width).normal_(std=0.02))
+        self.bias = nn.Parameter(torch.zeros(1))
         self.activation = torch.tanh if config.gate_activation == "tanh" else nn.Identity()
         self.warm_up_activation = torch.tanh if config.gate_warm_up == "tanh" else nn.Identity()
         self.warm_up = None if config.gate_warm_up == "none" else nn.Parameter(torch.zeros(1))
 
     def forward(self, attended: Tensor) -> Tensor:
         """`(B, N, D)` to `(B, N, 1)`."""
-        gate = self.activation(super().forward(attended.to(self.weight.dtype)))
+        gate = self.activation(F.linear(attended.to(self.weight.dtype), self.weight, self.bias))
         return gate if self.warm_up is None else gate * self.warm_up_activation(self.warm_up)
 
 

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEDecoder, ViTMAEEmbeddings
 
+from .uncalled_weights import bring_weights, put_weights_back
+
 
 def encode_images(vision_encoder: PreTrainedModel, images: Tensor) -> Tensor:
     """Visual tokens `(images, tokens, vision_hidden)` of images `(images, channels, height, width)`, in the encoder's
@@ -21,9 +23,11 @@ def _all_patches_of_masked_autoencoder(encoder: PreTrainedModel, images: Tensor)
     """A `ViTMAEModel` drops and shuffles patches by a ratio in its configuration, which is not ours to change: its
     layers are called one by one (transformers 5.24)."""
     embeddings = encoder.embeddings
+    bring_weights(embeddings)
     cls, patches = embeddings.position_embeddings.split([1, embeddings.patch_embeddings.num_patches], dim=1)
     cls = (embeddings.cls_token + cls).expand(len(images), -1, -1)
     hidden_states = torch.cat([cls, embeddings.patch_embeddings(images) + patches], dim=1)
+    put_weights_back(embeddings)
     for layer in encoder.layers:
         hidden_states = layer(hidden_states, None)
     return encoder.layernorm(hidden_states)

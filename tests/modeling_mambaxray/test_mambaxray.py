@@ -453,6 +453,17 @@ def test_compiled_forward_equals_the_plain_one():
     torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("vision", VISION_CONFIGS)
+def test_an_encoder_whose_weights_lie_on_disk_between_calls_sees_the_same(tmp_path, vision):
+    model = tiny_model(vision)
+    model.save_pretrained(tmp_path)
+    devices = {name: "disk" if name == "vision_encoder" else "cpu" for name, _ in model.named_children()}
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path, device_map=devices, offload_folder=tmp_path / "disk")
+    inputs = make_inputs(model)
+    assert torch.equal(loaded.eval()(**inputs).logits, model(**inputs).logits)
+    assert torch.equal(new_tokens(loaded, inputs), new_tokens(model, inputs))
+
+
 # Errors
 
 
@@ -486,6 +497,12 @@ def test_impossible_configurations_are_refused():
         MambaXrayConfig(vision_config=[1])
     with pytest.raises(ValueError, match="num_visual_tokens"):
         MambaXrayConfig(vision_config={"model_type": "levit"})
+    for count in (0, 3.5, "9"):
+        with pytest.raises(ValueError, match="num_visual_tokens must be a positive integer"):
+            MambaXrayConfig(num_visual_tokens=count)
+    for weight in (-1, float("nan"), float("inf"), "1"):
+        with pytest.raises(ValueError, match="must be a finite number that is not negative"):
+            MambaXrayConfig(loss_weights={"report": weight})
     assert MambaXrayConfig(vision_config={"model_type": "levit"}, num_visual_tokens=49).num_image_tokens == 49
 
 
