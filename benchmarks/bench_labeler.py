@@ -68,13 +68,16 @@ def print_agreement(reports: list[dict]) -> None:
     print(f"halves: shuffled with seed {SPLIT_SEED}, {half} looked at and {len(reports) - half} only scored\n")
     print("| observation | support | precision | recall | F1 | F1, half looked at | F1, half only scored |")
     print("|---|---|---|---|---|---|---|")
+    rows = []
     for name in OBSERVATIONS:
         if name not in reports[0]["labels"]:
             continue
         key = f"{name}_uncertain-negative"
-        columns = [everything[f"{measure}_{key}"] for measure in ("precision", "recall", "F1")]
-        columns += [first[f"F1_{key}"], second[f"F1_{key}"]]
-        print(f"| {name} | {everything[f'support_{key}']} | {' | '.join(f'{value:.3f}' for value in columns)} |")
+        rows.append([everything[f"{measure}_{key}"] for measure in ("precision", "recall", "F1")])
+        rows[-1] += [first[f"F1_{key}"], second[f"F1_{key}"]]
+        print(f"| {name} | {everything[f'support_{key}']} | {' | '.join(f'{value:.3f}' for value in rows[-1])} |")
+    means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    print(f"| mean | | {' | '.join(f'{value:.3f}' for value in means)} |")
 
 
 def _scores(reports: list[dict]) -> dict[str, float]:

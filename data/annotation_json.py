@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..processing.report_cleaning import clean_report
 from ..processing.report_text import SECTIONS, is_missing
+from .cells import plain_text, short, standard_view
 from .priors import ORDER, link_priors, read_date, with_priors
 from .schema import SPLIT_NAMES, study_features
 from .source import (
-    SharedPatientsError,
     Source,
+    check_leaks,
     check_text_options,
-    count_shared_patients,
     empty_study,
     find_folder,
     finish_source,
@@ -84,11 +84,12 @@ def load_annotation_json(
         rows.setdefault(study["split"], []).append(study)
     require_unique((study for studies in rows.values() for study in studies), str(file))
     _require_images(rows)
-    shared = count_shared_patients(study for studies in rows.values() for study in studies)
-    if shared and not allow_shared_patients:
-        raise SharedPatientsError(
-            f"{file}: {shared} patients are in more than one split; allow it knowingly with allow_shared_patients"
-        )
+    check_leaks(
+        [study for studies in rows.values() for study in studies],
+        str(file),
+        "its own lists",
+        allow_shared_patients=allow_shared_patients,
+    )
     if prior:
         link_priors([study for studies in rows.values() for study in studies], str(file))
     features = study_features()
@@ -176,35 +177,35 @@ def read_annotation(file: Path) -> Iterator[dict[str, Any]]:
         if name not in SPLIT_NAMES:
             continue
         if not isinstance(studies, list):
-            raise AnnotationError(f"{file}: {name} must be a list of studies, got {_short(studies)}")
+            raise AnnotationError(f"{file}: {name} must be a list of studies, got {short(studies)}")
         for number, values in enumerate(studies):
             yield _read_study(values, SPLIT_NAMES[name], file, f"{name}[{number}]")
 
 
 def _read_study(study: Any, split: str, file: Path, place: str) -> dict[str, Any]:
     if not isinstance(study, Mapping):
-        raise AnnotationError(f"{file}: {place} must hold id, report and image_path, got {_short(study)}")
+        raise AnnotationError(f"{file}: {place} must hold id, report and image_path, got {short(study)}")
     where = f"{file}: study {study['id']!r}" if isinstance(study.get("id"), str | int) else f"{file}: {place}"
     missing = [key for key in ("id", "report", "image_path") if key not in study]
     if missing:
         raise AnnotationError(f"{where} lacks {', '.join(missing)}")
     study_id = _identifier(study["id"], "id", where)
     if not isinstance(study["report"], str):
-        raise AnnotationError(f"{where}: its report must be a text, got {_short(study['report'])}")
+        raise AnnotationError(f"{where}: its report must be a text, got {short(study['report'])}")
     paths = [study["image_path"]] if isinstance(study["image_path"], str) else study["image_path"]
     if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
-        raise AnnotationError(f"{where}: its image_path must be a path or a list of paths, got {_short(paths)}")
+        raise AnnotationError(f"{where}: its image_path must be a path or a list of paths, got {short(paths)}")
     views = study.get("view", "")
     views = [views] * len(paths) if isinstance(views, str) else views
     if not isinstance(views, list) or len(views) != len(paths) or not all(isinstance(view, str) for view in views):
-        raise AnnotationError(f"{where}: its view must be a text, or one per image, got {_short(views)}")
+        raise AnnotationError(f"{where}: its view must be a text, or one per image, got {short(views)}")
     patient = next((study[key] for key in ("patient_id", "subject_id") if study.get(key) is not None), study_id)
     return {
         **empty_study(study_id, _identifier(patient, "patient_id", where)),
         "images": [str(_find_image(file.parent, path)) for path in paths],
-        "views": views,
+        "views": [standard_view(view) for view in views],
         **{name: _text(study.get(name), name, where) for name in _CONTEXT},
-        "report": "" if is_missing(study["report"]) else study["report"],
+        "report": "" if is_missing(report := plain_text(study["report"])) else report,
         "split": split,
         ORDER: read_date(study.get("study_date"), where),
     }
@@ -212,19 +213,14 @@ def _read_study(study: Any, split: str, file: Path, place: str) -> dict[str, Any
 
 def _text(value: Any, key: str, where: str) -> str:
     if value is not None and not isinstance(value, str):
-        raise AnnotationError(f"{where}: its {key} must be a text, got {_short(value)}")
-    return (value or "").strip()
+        raise AnnotationError(f"{where}: its {key} must be a text, got {short(value)}")
+    return plain_text(value or "")
 
 
 def _identifier(value: Any, key: str, where: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise AnnotationError(f"{where}: its {key} must be a text or a whole number, got {_short(value)}")
-    return str(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    if isinstance(value, bool) or not isinstance(value, str | int) or not (found := plain_text(str(value))):
+        raise AnnotationError(f"{where}: its {key} must be a text or a whole number, got {short(value)}")
+    return found
 
 
 def _find_image(folder: Path, path: str) -> Path:

@@ -11,7 +11,16 @@ from .annotation_json import read_annotation_json
 from .csv_table import read_csv, read_labels
 from .mimic_cxr import UNITS, split_images
 from .priors import ORDER
-from .source import Source, SourceError, check_text_options, empty_study, find_folder, finish_source
+from .source import (
+    Source,
+    SourceError,
+    check_text_options,
+    empty_study,
+    find_folder,
+    finish_source,
+    labels_by_study,
+    require_matches,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +99,11 @@ def read_chexpert_plus(
         found = ", ".join(file.name for file in files) or "none"
         raise FileNotFoundError(f"{folder}: it must hold one {_CSV_PATTERN} or an annotation.json (found: {found})")
     studies = _read_studies(files[0], _image_folders(folder, images), prior)
-    for study_id, labels in _read_label_file(folder / "chexbert_labels" / _LABEL_FILES[section]):
-        if study_id in studies:
-            studies[study_id]["labels"] = labels
+    label_file = folder / "chexbert_labels" / _LABEL_FILES[section]
+    labels_of = labels_by_study(_read_label_file(label_file), str(label_file))
+    require_matches(labels_of, studies, label_file.name)
+    for study_id in labels_of.keys() & studies.keys():
+        studies[study_id]["labels"] = labels_of[study_id]
     rows = list(studies.values())
     return finish_source(
         "chexpert-plus",

@@ -56,7 +56,9 @@ def read_csv_lines(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[in
                         "separator in it needs quotes"
                     )
                 yield reader.line_num, {name: plain_cell(cell) for name, cell in row.items()}
-    except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{file}: not a CSV file in UTF-8 ({error}); save it in the encoding UTF-8") from error
+    except (csv.Error, EOFError, gzip.BadGzipFile) as error:
         raise SourceError(f"{file}: not a CSV file in UTF-8, or damaged ({error})") from error
 
 

@@ -14,9 +14,20 @@ from zipfile import ZipFile
 
 from ..processing.report_text import split_sections
 from .annotation_json import read_annotation_json
+from .cells import standard_view
 from .csv_table import find_csv, read_csv, read_labels
 from .priors import ORDER
-from .source import LeftOut, Source, SourceError, check_text_options, empty_study, find_folder, finish_source
+from .source import (
+    LeftOut,
+    Source,
+    SourceError,
+    check_text_options,
+    empty_study,
+    find_folder,
+    finish_source,
+    labels_by_study,
+    require_matches,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +105,7 @@ def read_mimic_cxr(
         )
     studies = _read_studies(split_file, folder, find_folder(images) if images is not None else folder, prior)
     labels = _read_label_file(folder, labeler)
+    require_matches(labels, studies, f"mimic-cxr-2.0.0-{labeler}.csv")
     left_out = _read_reports(studies, _find_reports(folder, reports))
     for study in studies.values():
         study["labels"] = labels.get(study["study_id"], study["labels"])
@@ -135,10 +147,16 @@ def _read_studies(split_file: Path, folder: Path, images: Path, with_times: bool
         if with_times and (time := _time_of(row, metadata)) is not None:
             times[row["dicom_id"]] = time
     studies: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
     for row in read_csv(split_file, ("dicom_id", "study_id", "subject_id", "split")):
+        if row["dicom_id"] in seen:
+            raise SourceError(f"{split_file}: image {row['dicom_id']} stands there twice")
+        seen.add(row["dicom_id"])
         if row["split"] not in _SPLITS:
             raise SourceError(f"{split_file}: unknown split {row['split']!r}; expected {', '.join(_SPLITS)}")
         study = studies.setdefault(row["study_id"], empty_study(row["study_id"], row["subject_id"]))
+        if study["images"] and (study["split"], study["patient_id"]) != (_SPLITS[row["split"]], row["subject_id"]):
+            raise SourceError(f"{split_file}: study {row['study_id']} has images of two splits or patients")
         study["split"] = _SPLITS[row["split"]]
         study["images"].append(_find_image(images, row["subject_id"], row["study_id"], row["dicom_id"]))
         study["views"].append(standard_view(views.get(row["dicom_id"], "")))
@@ -168,21 +186,14 @@ def _find_image(folder: Path, subject: str, study: str, name: str) -> str:
     return str(file)
 
 
-def standard_view(name: str) -> str:
-    """DICOM's view position in the schema's words; empty for oblique and unknown ones."""
-    name = name.strip().upper()
-    if name in ("LL", "RL") or "LATERAL" in name:
-        return "LATERAL"
-    return next((view for view in ("PA", "AP") if name.split(" ")[0] == view), "")
-
-
 def _read_label_file(folder: Path, labeler: str) -> dict[str, dict[str, int | None]]:
     file = find_csv(folder, f"mimic-cxr-2.0.0-{labeler}.csv")
     if file is None:
         logger.warning("%s: mimic-cxr-2.0.0-%s.csv(.gz) is absent, so studies have no labels", folder, labeler)
         return {}
     rows = read_csv(file, ("study_id",))
-    return {row["study_id"]: read_labels(row, f"{file}, study {row['study_id']}") for row in rows}
+    pairs = ((row["study_id"], read_labels(row, f"{file}, study {row['study_id']}")) for row in rows)
+    return labels_by_study(pairs, str(file))
 
 
 def _find_reports(folder: Path, reports: str | Path | None) -> Path:
@@ -198,6 +209,14 @@ def _find_reports(folder: Path, reports: str | Path | None) -> Path:
     return found
 
 
+def _decoded(content: bytes) -> str:
+    """Some reports hold a byte or two that is not UTF-8, such as an apostrophe of Windows."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
 def _read_reports(studies: dict[str, dict[str, Any]], place: Path) -> list[LeftOut]:
     """Fills in the sections; returns the studies whose report is absent or can't be read."""
     left_out = []
@@ -207,8 +226,7 @@ def _read_reports(studies: dict[str, dict[str, Any]], place: Path) -> list[LeftO
             subject = study["patient_id"]
             file = root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study['study_id']}.txt"
             try:
-                # Some reports hold a byte or two that is not UTF-8.
-                text = file.read_bytes().decode("utf-8", errors="replace")
+                text = _decoded(file.read_bytes())
             except (FileNotFoundError, KeyError):
                 left_out.append(LeftOut(study["study_id"], "study", f"{file}: its report is absent"))
                 continue

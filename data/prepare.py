@@ -21,7 +21,7 @@ from PIL import Image
 from ..processing.image_reading import ImageReadError, load_xray
 from .annotation_json import read_annotation_json
 from .chexpert_plus import read_chexpert_plus
-from .csv_table import write_csv
+from .csv_table import read_csv_lines, write_csv
 from .iu_xray import read_iu_xray
 from .mimic_cxr import read_mimic_cxr
 from .options import call_with_options
@@ -73,6 +73,8 @@ FORMAT_VERSION = 3
 _WORK = ".in_progress"
 _ROW_GROUP = 64
 _KEPT_FORMATS = ("PNG", "JPEG")
+ABSENT = "no such file"
+"""Why an image that is not there is left out."""
 
 
 @dataclass(frozen=True)
@@ -178,10 +180,41 @@ def _prepare(
         card = read_card(output)
         if card["fingerprint"] != fingerprint:
             raise PreparedError(f"{output} holds other studies, or other settings made it: choose another folder")
+        _refuse_images_since(output)
         return card
     _begin(output, fingerprint)
-    _write_all(shards, num_proc, on_progress or (lambda done, total: None))
-    return _finish(source, output, shards, {"fingerprint": fingerprint, **settings})
+    open_shards = [shard for shard in shards if not _is_done(shard)]
+    _write_all(shards, open_shards, num_proc, on_progress or (lambda done, total: None))
+    try:
+        return _finish(source, output, shards, {"fingerprint": fingerprint, **settings})
+    except SourceError:
+        # Nothing of it is of any use when the images are where they should be.
+        for shard in shards:
+            shard.file.unlink()
+        shutil.rmtree(output / _WORK)
+        raise
+
+
+def _refuse_images_since(output: Path) -> None:
+    """Refuses to call a folder finished that lacks images which are there now.
+
+    Raises:
+        PreparedError: there are some.
+    """
+    absent = [row["item"] for _, row in read_csv_lines(output / LEFT_OUT_FILE) if row["reason"].endswith(ABSENT)]
+    if since := [path for path in absent if Path(path).is_file()]:
+        raise PreparedError(
+            f"{output} lacks {len(since):,} images that were absent and are there now, such as {since[0]}: choose "
+            "another folder, or delete this one to prepare it anew"
+        )
+
+
+def _is_done(shard: _Shard) -> bool:
+    """Whether a shard is written, and no image that it lacks for being absent is there now."""
+    if not shard.file.is_file():
+        return False
+    left_out = _ShardResult.read(shard.problems).left_out
+    return not any(entry.reason.endswith(ABSENT) and Path(entry.item).is_file() for entry in left_out)
 
 
 def _fingerprint(source: Source, settings: Mapping[str, Any]) -> str:
@@ -221,9 +254,10 @@ def _plan(
             yield _Shard(output / f"{name}.parquet", output / _WORK / f"{name}.json", part, shorter_side, classifier)
 
 
-def _write_all(shards: list[_Shard], num_proc: int, on_progress: Callable[[int, int], None]) -> None:
+def _write_all(
+    shards: list[_Shard], open_shards: list[_Shard], num_proc: int, on_progress: Callable[[int, int], None]
+) -> None:
     total = sum(len(shard.studies) for shard in shards)
-    open_shards = [shard for shard in shards if not shard.file.is_file()]
     done = total - sum(len(shard.studies) for shard in open_shards)
     if done:
         logger.info("%d of %d studies were prepared before", done, total)
@@ -289,7 +323,7 @@ def _read_study(study: dict[str, Any], shorter_side: int | None, problems: list[
             images.append({"bytes": encode_xray(Path(path), shorter_side), "path": Path(path).name})
             views.append(view)
         except FileNotFoundError:
-            problems.append(LeftOut(study["study_id"], path, f"{path}: no such file"))
+            problems.append(LeftOut(study["study_id"], path, f"{path}: {ABSENT}"))
         except (OSError, ImageReadError) as error:
             problems.append(LeftOut(study["study_id"], path, str(error)))
     if not images:

@@ -8,13 +8,14 @@ counts, and looks for patients who are in two splits.
 import logging
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..processing.report_cleaning import CLEANINGS, clean_report
 from ..processing.report_text import SECTIONS, choose_report, is_missing
+from .cells import look_alike, plain_text
 from .priors import ORDER, link_priors
 from .schema import OBSERVATIONS, SPLITS, STUDY_KEYS, SourceError
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 SEEDED_SHARES: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
 """Shares of a data set whose authors published no list (CXPMRG-Bench for CheXpert Plus)."""
+_SECTIONS = ("findings", "impression", "indication", "technique", "comparison")
 
 
 class SharedPatientsError(SourceError):
@@ -124,8 +126,8 @@ def finish_source(
     check_text_options(section, cleaning)
     kept, missing = [], list(left_out)
     for study in studies:
-        sections = ("findings", "impression", "indication", "technique")
-        study = {**study, **{name: "" for name in sections if is_missing(study[name])}}
+        study = study | {name: plain_text(study[name]) for name in _SECTIONS}
+        study |= {name: "" for name in _SECTIONS if name != "comparison" and is_missing(study[name])}
         report = choose_report(study["findings"], study["impression"], section)
         if not report:
             missing.append(LeftOut(study["study_id"], "study", f"no {section} in its report"))
@@ -139,12 +141,7 @@ def finish_source(
     require_unique(kept, name)
     if seed is not None:
         split_by_patient(kept, SEEDED_SHARES, seed)
-    shared = count_shared_patients(kept)
-    if shared and not allow_shared_patients:
-        raise SharedPatientsError(
-            f"{name}: {shared} patients are in more than one split ({split_source}), so that scores on the test split "
-            "would be too good; allow it knowingly with allow_shared_patients (--allow-shared-patients)"
-        )
+    shared = check_leaks(kept, name, split_source, allow_shared_patients=allow_shared_patients)
     if prior:
         link_priors(kept, name)
     for study in kept:
@@ -161,6 +158,80 @@ def require_unique(studies: Iterable[Mapping[str, Any]], name: str) -> None:
     twice = [study_id for study_id, count in Counter(s["study_id"] for s in studies).items() if count > 1]
     if twice:
         raise SourceError(f"{name}: {len(twice)} study ids occur more than once: {', '.join(twice[:3])}")
+
+
+def labels_by_study(pairs: Iterable[tuple[str, dict[str, int | None]]], name: str) -> dict[str, dict[str, int | None]]:
+    """The labels of each study, which may be stated for each of its images.
+
+    Raises:
+        SourceError: labels of one study differ.
+    """
+    found: dict[str, dict[str, int | None]] = {}
+    for study_id, labels in pairs:
+        if found.setdefault(study_id, labels) != labels:
+            raise SourceError(f"{name}: study {study_id} has different labels in two places")
+    return found
+
+
+def require_matches(labels: Mapping[str, Any], studies: Mapping[str, Any], name: str) -> None:
+    """Refuses labels none of which is of one of the studies, and says how many studies have none.
+
+    Raises:
+        SourceError: the ids are written in different ways, for example.
+    """
+    if not labels:
+        return
+    unlabeled = len(studies.keys() - labels.keys())
+    if studies and unlabeled == len(studies):
+        raise SourceError(
+            f"{name}: none of its {len(labels):,} labels is of a study that was found: their ids are like "
+            f"{next(iter(labels))!r}, those of the studies like {next(iter(studies))!r}"
+        )
+    if unlabeled:
+        logger.warning("%s: %s of %s studies have no labels in it", name, f"{unlabeled:,}", f"{len(studies):,}")
+
+
+def check_leaks(
+    studies: Sequence[Mapping[str, Any]], name: str, split_source: str, *, allow_shared_patients: bool
+) -> int:
+    """Refuses patients who are in two splits; images that are, and patients who may be one, are logged.
+
+    Args:
+        studies: rows of the schema. Images that are no paths are not compared.
+        name: of the data set, for messages.
+        split_source: where the splits come from, in words.
+        allow_shared_patients: whether to let them be.
+
+    Returns:
+        How many patients are in more than one split.
+
+    Raises:
+        SharedPatientsError: a patient is in two splits and that is not allowed.
+    """
+    shared = count_shared_patients(studies)
+    if shared and not allow_shared_patients:
+        raise SharedPatientsError(
+            f"{name}: {shared} patients are in more than one split ({split_source}), so that scores on the test split "
+            "would be too good; allow it knowingly with allow_shared_patients (--allow-shared-patients)"
+        )
+    places: dict[str, set[str]] = defaultdict(set)
+    for study in studies:
+        for image in study["images"]:
+            if isinstance(image, str):
+                places[image].add(study["split"])
+    if twice := [image for image, found in places.items() if len(found) > 1]:
+        logger.warning("%s: %d images are in more than one split, such as %s", name, len(twice), twice[0])
+    splits = {study["patient_id"]: study["split"] for study in studies}
+    alike = [ids for ids in look_alike(splits).values() if len({splits[each] for each in ids}) > 1]
+    if alike:
+        logger.warning(
+            "%s: %d pairs of patients in different splits have nearly the same id, such as %r and %r; if each is one "
+            "patient, write the ids in one way",
+            name,
+            len(alike),
+            *alike[0][:2],
+        )
+    return shared
 
 
 def count_reasons(left_out: Iterable[LeftOut]) -> dict[str, int]:

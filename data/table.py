@@ -13,17 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..processing.report_cleaning import clean_report
-from ..processing.report_text import SECTIONS, choose_report
+from ..processing.report_text import SECTIONS, choose_report, is_missing
+from .cells import (
+    has_markup,
+    listed,
+    plain_identifier,
+    plain_text,
+    read_table_labels,
+    short,
+    standard_view,
+)
 from .csv_table import read_csv
 from .priors import ORDER, link_priors, read_date, with_priors
-from .schema import OBSERVATIONS, SPLIT_NAMES, study_features
+from .schema import SPLIT_NAMES, study_features
 from .source import (
     SEEDED_SHARES,
-    SharedPatientsError,
     Source,
     SourceError,
+    check_leaks,
     check_text_options,
-    count_shared_patients,
     empty_study,
     finish_source,
     is_file,
@@ -48,7 +56,6 @@ _COLUMNS: Mapping[str, Sequence[str]] = {
     "study_date": ("study_date",),
 }
 _SECTIONS = ("findings", "impression", "indication", "technique", "comparison")
-_IMAGE_SEPARATOR = ";"
 
 
 @dataclass(frozen=True)
@@ -151,11 +158,12 @@ def load_table(
     if "split" not in columns and len(table.splits) == 1:
         split_by_patient(studies, SEEDED_SHARES, seed)
         logger.info("%s has one split; its studies were split by patient from seed %d", table.name, seed)
-    shared = count_shared_patients(studies)
-    if shared and not allow_shared_patients:
-        raise SharedPatientsError(
-            f"{table.name}: {shared} patients are in more than one split; allow it knowingly with allow_shared_patients"
-        )
+    check_leaks(
+        _with_paths(studies, table, columns["image"]),
+        table.name,
+        "its own" if "split" in columns or len(table.splits) > 1 else f"seed {seed}",
+        allow_shared_patients=allow_shared_patients,
+    )
     found = {name: [study for study in studies if study["split"] == name] for name in SEEDED_SHARES}
     if prior:
         link_priors(studies, table.name)
@@ -221,6 +229,20 @@ def read_table(
 
 
 _ROWS = "_rows"
+_REMARKS = (
+    "have no report and are left out",
+    "are the same as earlier ones and are left out",
+    "have tags of HTML in the report, which are kept",
+    "have labels in other words than the schema's, which are not read",
+    "have no patient_id, so that each study there counts as another patient",
+)
+
+
+def _with_paths(studies: Sequence[dict[str, Any]], table: _Table, image: str) -> Sequence[dict[str, Any]]:
+    """The studies with their images where these are paths in the table's own cells."""
+    if not all(isinstance(rows, list) for rows in table.splits.values()):
+        return studies
+    return [study | {"images": _paths(study[_ROWS], table, image)} for study in studies]
 
 
 def _open(source: Any) -> _Table:
@@ -277,7 +299,7 @@ def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise SourceError(f"{file}, line {number} is not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise SourceError(f"{file}, line {number} must hold names and values, got {_short(row)}")
+            raise SourceError(f"{file}, line {number} must hold names and values, got {short(row)}")
         yield row
 
 
@@ -308,7 +330,8 @@ def _read(table: _Table, columns: Mapping[str, str], section: str | None) -> lis
             f"{table.name} has the split {unknown[0]!r}; known are {', '.join(SPLIT_NAMES)}: rename it, or drop it"
         )
     studies: dict[str, dict[str, Any]] = {}
-    empty = 0
+    seen: set[str] = set()
+    counts = dict.fromkeys(_REMARKS, 0)
     for source_split, rows in table.splits.items():
         for number, row in enumerate(_texts(rows, columns["image"])):
             where = f"{table.name}, row {number}" + (f" of {source_split}" if len(table.splits) > 1 else "")
@@ -316,14 +339,28 @@ def _read(table: _Table, columns: Mapping[str, str], section: str | None) -> lis
             if "split" not in columns:
                 study["split"] = SPLIT_NAMES.get(source_split, "train")
             if not study["report"]:
-                empty += 1
+                counts["have no report and are left out"] += 1
                 continue
+            # A row that is there twice would show a study the same image as two views.
+            if isinstance(rows, list) and "study_id" in columns:
+                if (cells := repr(sorted(row.items()))) in seen:
+                    counts["are the same as earlier ones and are left out"] += 1
+                    continue
+                seen.add(cells)
+            counts["have labels in other words than the schema's, which are not read"] += (
+                row.get("labels") not in (None, "", [], {}) and read_table_labels(row, where) is None
+            )
+            counts["have tags of HTML in the report, which are kept"] += has_markup(study["report"])
+            counts["have no patient_id, so that each study there counts as another patient"] += (
+                "patient_id" in columns and not plain_identifier(row.get(columns["patient_id"]), "patient_id", where)
+            )
             study[_ROWS] = [(source_split, number)]
             known = studies.setdefault(study["study_id"], study)
             if known is not study:
                 _add_view(known, study, where)
-    if empty:
-        logger.warning("%s: %d rows have no report and are left out", table.name, empty)
+    for remark, count in counts.items():
+        if count:
+            logger.warning("%s: %d rows %s", table.name, count, remark)
     if not studies:
         raise SourceError(f"{table.name}: no row has a report")
     return list(studies.values())
@@ -341,35 +378,40 @@ def _study(row: Mapping[str, Any], columns: Mapping[str, str], section: str | No
     def cell(key: str) -> Any:
         return row.get(columns[key]) if key in columns else None
 
-    study_id = _identifier(cell("study_id"), columns.get("study_id", ""), where) or name
-    study = empty_study(study_id, _identifier(cell("patient_id"), columns.get("patient_id", ""), where) or study_id)
+    study_id = plain_identifier(cell("study_id"), columns.get("study_id", ""), where) or name
+    study = empty_study(
+        study_id, plain_identifier(cell("patient_id"), columns.get("patient_id", ""), where) or study_id
+    )
     for key in _SECTIONS:
-        study[key] = _text(row.get(key), key, where)
+        text = _text(row.get(key), key, where)
+        study[key] = "" if key != "comparison" and is_missing(text) else text  # "Comparison: none" says something
     if "report" in columns:
-        study["report"] = _text(row.get(columns["report"]), columns["report"], where)
+        text = _text(row.get(columns["report"]), columns["report"], where)
+        study["report"] = "" if is_missing(text) else text
         if section in ("findings", "impression") and section not in row:
             study[section] = study["report"]
     else:
         study["report"] = choose_report(study["findings"], study["impression"], section or "")
-    labels = row.get("labels")
-    if isinstance(labels, Mapping) and set(labels) == set(OBSERVATIONS):
-        study["labels"] = dict(labels)
+    labels = read_table_labels(row, where)
+    if labels is not None:
+        study["labels"] = labels
     study["views"] = cell("view")
     study[ORDER] = read_date(cell("study_date"), where)
     if "split" in columns:
         value = cell("split")
-        if not isinstance(value, str) or value not in SPLIT_NAMES:
-            raise SourceError(f"{where}: the split {_short(value)} is unknown; known are {', '.join(SPLIT_NAMES)}")
-        study["split"] = SPLIT_NAMES[value]
+        name = value.strip().lower() if isinstance(value, str) else ""
+        if name not in SPLIT_NAMES:
+            raise SourceError(f"{where}: the split {short(value)} is unknown; known are {', '.join(SPLIT_NAMES)}")
+        study["split"] = SPLIT_NAMES[name]
     return study
 
 
 def _add_view(known: dict[str, Any], study: Mapping[str, Any], where: str) -> None:
-    for key in ("report", "patient_id", "split"):
+    for key in ("report", "patient_id", "split", "labels"):
         if known[key] != study[key]:
             raise SourceError(
-                f"{where}: study {study['study_id']!r} stands in more than one row, with different {key}s; rows of one "
-                "study are views of it"
+                f"{where}: study {study['study_id']!r} stands in more than one row, with different "
+                f"{key.removesuffix('s')}s; rows of one study are views of it"
             )
     known["views"] = [*_as_list(known["views"]), *_as_list(study["views"])]
     known[_ROWS] += study[_ROWS]
@@ -387,24 +429,8 @@ def _text(value: Any, column: str, where: str) -> str:
     if _is_absent(value):
         return ""
     if not isinstance(value, str):
-        raise SourceError(f"{where}: {column} must be a text, got {_short(value)}")
-    return value.strip()
-
-
-def _identifier(value: Any, column: str, where: str) -> str:
-    """As text; empty when absent."""
-    if _is_absent(value):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise SourceError(f"{where}: {column} must be a text or a whole number, got {_short(value)}")
-    return str(value).strip()
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        raise SourceError(f"{where}: {column} must be a text, got {short(value)}")
+    return plain_text(value)
 
 
 def _dataset(
@@ -459,7 +485,7 @@ def _located(value: Any, folder: Path | None, where: str) -> Any:
     if isinstance(value, str):
         value = {"path": value, "bytes": None}
     if not isinstance(value, Mapping) or not (value.get("bytes") or value.get("path")):
-        raise SourceError(f"{where}: an image or its path is expected, got {_short(value)}")
+        raise SourceError(f"{where}: an image or its path is expected, got {short(value)}")
     if value.get("bytes"):
         return {"bytes": value["bytes"], "path": value.get("path")}
     path = Path(value["path"]) if folder is None else folder / value["path"]
@@ -473,18 +499,18 @@ def _paths(rows: Sequence[tuple[str, int]], table: _Table, image: str) -> list[s
     for split, number in rows:
         value = table.splits[split][number].get(image)
         where = f"{table.name}, row {number}"
-        # Our own CSV files have all views of a study in one cell.
-        cells = value.split(_IMAGE_SEPARATOR) if isinstance(value, str) and image == "images" else _as_list(value)
+        # A cell of our own CSV files has all views of a study; that of another file may be a path with a semicolon.
+        cells = listed(value) if image == "images" or str(value).strip().startswith("[") else _as_list(value)
         if not cells or not all(isinstance(cell, str) and cell.strip() for cell in cells):
-            raise SourceError(f"{where}: {image} must be a path or a list of paths, got {_short(value)}")
+            raise SourceError(f"{where}: {image} must be a path or a list of paths, got {short(value)}")
         paths += [str((table.folder or Path()) / cell.strip()) for cell in cells]
     return paths
 
 
 def _views(value: Any, count: int, where: str) -> list[str]:
-    views = ["" if _is_absent(view) else view for view in _as_list(value)]
+    views = ["" if _is_absent(view) else view for one in _as_list(value) for view in listed(one)]
     if len(views) == 1:
         views *= count
     if len(views) != count or not all(isinstance(view, str) for view in views):
-        raise SourceError(f"{where}: its views must be texts, one per image ({count}), got {_short(value)}")
-    return views
+        raise SourceError(f"{where}: its views must be texts, one per image ({count}), got {short(value)}")
+    return [standard_view(view) for view in views]

@@ -20,6 +20,7 @@ from .labeler_vocabulary import FINDINGS, OTHER_ABNORMALITY, STATEMENTS
 
 _SILENT = (
     r"indications?|(?:clinical |patient )?history|clinical (?:indications?|information|statement)|"
+    r"(?:admitting|clinical|working) diagnos[ei]s|"
     r"reasons?(?: for (?:the |this )?(?:exam(?:ination)?|study|procedure|referral))?|"
     r"comparisons?|techniques?|exam(?:ination)?|procedure|recommendations?"
 )
@@ -60,7 +61,8 @@ _STATEMENTS = [
         rf"\b{s.subject}\b(?: ?: ?)?(?:(?!{_OTHER})[^;:]){{0,90}}?"
         rf"\b(?:(?P<asserted>{s.asserting})|(?P<denied>{s.denying}))\b"
         rf"|\b(?:(?P<asserted_before>{s.asserting})|(?P<denied_before>{s.denying}))"
-        rf"(?:,? (?:in|sized?|of|the|stable|(?:heart|heart size|cardiac)(?: and|,(?! {_PREDICATED}))))* {s.subject}\b"
+        rf"(?:,? (?:in|sized?|of|the|stable|lungs?(?: and|,(?: and)?)|(?:heart|heart size|cardiac)(?: and"
+        rf"|,(?! {_PREDICATED}))))* {s.subject}\b"
     )
     for s in STATEMENTS
 ]

@@ -95,6 +95,7 @@ _MOVED = (
 _MOVING = (
     r"(?:advanc\w+|reposition\w+|withdraw\w+|retract\w+|pulling(?: back)?|remov\w+|replac\w+|exchang\w+|adjust\w+)"
 )
+_UNCLEAR = r"(?:unclear|uncertain|unknown|not clear|not certain|difficult to say|hard to say)"
 _SHADOW = (
     r"(?:(?:summation|superimposition|overlap|composite)(?: (?:of (?:\w+ )?)?(?:shadows?|structures|art[ei]facts?"
     r"|tissues?"
@@ -172,7 +173,9 @@ CUES: tuple[Cue, ...] = (
             rf"|(?:should|could|can|may|must) be {_MOVED}|(?:prior to|before|until) (?:\w+ )?{_MOVING}(?: of)?",
             r"(?:evaluat\w+|assess\w*|characteri[sz]\w+|clarif\w+|follow(?:-| )?up)(?: of)? (?:the|this|these|those)"
             r"(?= (?:(?!for|of|in|at|on|to)[\w-]+ ){0,3}?¤)",
-            r"whether (?:the|this|these)",
+            rf"(?:{_UNCLEAR} )?(?:whether|if) (?:the|this|these)(?= (?:(?!represent|reflect|is|are|may"
+            rf"|could)[\w-]+ ){{0,3}}?¤+ "
+            r"(?:is|are|has|have|was|were))",
             r"(?:no|without|not any|little) (?:\w+ )?(?:evidence|indication|suggestion|signs?|proof) that (?:the|this"
             r"|these"
             r"|those)",
@@ -187,7 +190,10 @@ CUES: tuple[Cue, ...] = (
     Cue(
         Reach.BACK,
         NOT_MENTIONED,
-        (rf"(?:may|might|could|would) not{_SLIGHTLY} {_SEEN}",),
+        (
+            rf"(?:may|might|could|would) not{_SLIGHTLY} {_SEEN}",
+            r"(?<=¤ )(?:can ?not|can't|could not) be (?:assessed|evaluated|judged)",
+        ),
     ),
     # What has gone from one place only.
     Cue(
@@ -198,6 +204,9 @@ CUES: tuple[Cue, ...] = (
             r"|slightly |otherwise )*(?:persist\w*|remain\w*|residual|decreased|improved|diminished|increased|worse\w*"
             r"|unchanged|stable|present|seen|smaller|larger|small|large|trace|tiny|minimal|mild|moderate)"
             r" (?:in|at|on|within) (?:the |both |its )*(?:left|right|bases?|ap(?:ex|ices)|(?:upper|lower|mid|middle)"
+            r" (?:lobes?|zones?|lungs?)|lung bases?|lingula|rll|lll|rul|lul|rml)",
+            r"except(?: for)? (?:in|at|on|within) (?:the |both |its )*(?:left|right|bases?|ap(?:ex|ices)|(?:upper"
+            r"|lower|mid|middle)"
             r" (?:lobes?|zones?|lungs?)|lung bases?|lingula|rll|lll|rul|lul|rml)",
             r"(?:that|those|the (?:one|portion|component)) (?:in|at|on|within) (?:the )?(?:left|right|other|opposite"
             r"|(?:lower|upper|left|right) (?:lobes?|bas(?:e|es)))(?: side| lung)? (?:has |have |is |are |now |still )*"
@@ -236,6 +245,9 @@ CUES: tuple[Cue, ...] = (
             r"|masked"
             r"|an? (?:\w+ )?(?:consideration|possibility|concern))",
             r"in the differential",
+            r"(?:could|may|might|can) (?:all |also )?(?:have|give|produce|cause|look) (?:this|such|a similar|the same"
+            r"|like this)"
+            r"(?: \w+)? (?:appearance|picture|pattern|findings?)",
             r"(?:felt|thought|believed|judged|deemed|considered)(?: to be)? (?:\w+ )?(?:unlikely|less likely"
             r"|doubtful|possible|improbable|not likely)",
             r"less likely than",
@@ -271,6 +283,8 @@ CUES: tuple[Cue, ...] = (
         UNCERTAIN,
         (
             r"absence of(?=[^.;]{1,60} cannot be)",
+            r"whether(?: or not)?(?: there (?:is|are))?(?=[^.;]{1,80} (?:is|remains) (?:uncertain|unclear|unknown))",
+            rf"{_UNCLEAR} (?:whether|if)(?: (?:this|these|it|they|there))?(?: (?:represents?|reflects?|is|are))?",
             r"exclusion of(?=[^.]{1,50}(?:possible|difficult|hard|limited))|possibly|possibilit(?:y|ies)(?: of"
             r"| for)?|may|might|could|versus|vs|either|(?<!most )suggest\w*|perhaps|maybe",
             rf"{_CANNOT}(?: \w+){{0,2}}? (?:certain|sure|said|stated|confident)(?: that)? there (?:is|are) no",
@@ -294,6 +308,8 @@ CUES: tuple[Cue, ...] = (
             r"|correlat\w+(?: \w+)? with (?:\w+ )?(?:signs?|symptoms?|history|evidence|suspicion|concern)(?: (?:of"
             r"|for))?"
             r"|should there be(?: [\w-]+){0,2}?(?: (?:concern|suspicion))? (?:for|of)|treat(?:ment|ed) (?:for|of)"
+            r"|(?:prior|previous) (?:exam\w*|stud(?:y|ies)|films?|radiographs?|images?|ct)(?: [\w/]+){0,3}?"
+            r" (?:showing|demonstrating|revealing|(?:that|which) showed)"
             r"|(?:year|yr)s?[- ]old(?: [\w-]+){0,2}? (?:with|presenting with|who has)"
             r"|(?:clinical|clinically) (?:concern(?:ed)?|suspicion|suspected|history|suspicious)(?: for| of)?|(?:if"
             r"|in case|whether)(?: there (?:is|are|were))?|screening for|monitor(?:ing)? for|surveillance (?:for"

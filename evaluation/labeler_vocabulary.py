@@ -131,8 +131,8 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"(?:(?:/| or | and )scar(?:ring|s)?)?",
             r"pleural (?:thickening|scar(?:ring|s)?|plaques?|calcifications?|fibrosis)",
             r"(?:bi)?apical (?:pleural )?(?:thickening|capping|caps?)",
-            r"thickening of the (?:\w+ )?(?:pleura|fissures?)",
-            r"fibro-?thorax",
+            r"thickening of the (?:\w+ ){0,2}(?:pleura|fissures?)|(?:fissural|pleural-based) thickening",
+            r"fibro-?thorax|asbestos[\w-]* pleural disease",
             r"calcified pleura\w*",
         ),
     ),
@@ -141,6 +141,9 @@ FINDINGS: tuple[FindingPhrases, ...] = (
         (
             r"(?:pleural )?(?:effusions?|effs?)",
             r"(?:sub)?pleural (?:(?:\w+ )?fluid|collections?)",
+            r"fluid (?:is )?(?:(?!in\b|at\b)\w+ )?(?:in|at|within|along) (?:the |both )?(?:[\w-]+ ){0,3}?(?:bases?"
+            r"|hemi-?thorax"
+            r"|pleural spaces?|(?:costo-?phrenic|cp) (?:angles?|sulc\w+))",
             rf"{_BLOOD_OR_WATER}{_THORA}",
             r"empyemas?",
         ),
@@ -164,7 +167,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
     FindingPhrases(
         ("Enlarged Cardiomediastinum",),
         (
-            r"mediastinal (?:widening|enlargement)",
+            r"mediastinal(?: (?:or|and) hilar|/hilar)? (?:widening|enlargement)",
             r"(?:widening|enlargement) of the (?:\w+ )?(?:cardio-?)?mediastin\w+",
         ),
     ),
@@ -198,9 +201,11 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"(?:plate-?like |sub-?segmental |disco(?:id|genic) |linear |bandlike )?(?:micro-?)?atelecta\w+",
             r"(?:lobe|lobar|segmental|lung|partial|complete|pulmonary) collapse",
             r"collapse of the (?:\w+ ){1,4}(?:lobes?|lung)",
+            r"(?:lobe|lung|lingula|segment)s? (?:is|are|remains?|appears?|has) (?:\w+ ){0,2}?collapsed"
+            r"|collapsed (?:[\w-]+ ){0,3}?(?:lobe|lung|lingula|segment)s?",
             rf"{_NO_BONE}collapse(?! of (?:the )?(?:\w+ ){{0,2}}?(?:[tl]\d|vertebr\w+|thoracic|lumbar|spine)"
             rf"| fracture| deformit)",
-            r"atx",
+            r"atx|atel",
         ),
     ),
     FindingPhrases(
@@ -234,7 +239,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"cavitations?",
             rf"(?:walled|pulmonary|lung) cavit(?:y|ies)|cavit(?:y|ies) (?:in|within"
             rf"|of) (?:the )?(?:[\w-]+ ){{0,3}}?{_LUNG_SITE}",
-            r"neoplasms?",
+            r"neoplasms?|(?:lung|bronchogenic) cancer",
             r"tumou?rs?",
             r"carcinomas?",
             r"(?:pulmonary|lung) metast\w+",
@@ -295,6 +300,7 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"(?:intra-?aortic )?balloon pump|iabp|lvad|ventricular assist device",
             r"(?:prosthetic|artificial|mechanical|bioprosthetic|bovine|porcine) (?:\w+ )?valves?",
             r"valv(?:e|ular) (?:prosthes[ei]s|replacements?|repair)|prosthes[ei]s",
+            r"cardiac monitors?|(?:monitoring|telemetry|ecg|ekg) (?:\w+ )?(?:wires?|leads?|electrodes?)",
             r"(?:hardware|devices?|stimulators?|recorders?|occluders?|drains?)",
             r"(?:ivc|vena cava) filters?",
         ),
@@ -312,7 +318,8 @@ FINDINGS: tuple[FindingPhrases, ...] = (
             r"hypo-?(?:inflat|ventil|expan|aerat)\w*",
             r"(?:low|small|decreased|shallow|diminished|reduced) (?:lung |inspiratory )?(?:volumes?|inspiration)",
             r"hernia\w*|eventration|elevat\w+|blunt\w+|thicken\w+|fibro(?:sis|tic)|bronchiect\w+|bronch(?:iol)?itis",
-            r"prominent|prominence|crowding|peribronchial|widen\w+|enlarge[dm]\w*|volume loss|shift",
+            r"honeycomb\w*|fullness|prominent|prominence|crowding|peribronchial|widen\w+|enlarge[dm]\w*|volume loss"
+            r"|shift",
             r"clips?|sternotomy|wires?|sutures?|staples|cabg|bypass|post-?(?:surgical|operative)|spinal fusion",
             r"(?:surgical|operative) (?:changes?|material)|resection|\w+ectomy|thoracotomy|arthroplast\w+|stents?",
             r"(?:fusion|fixation) (?:hardware|plates?|rods?)|fusion|rods?|screws?|implants?",
@@ -329,7 +336,7 @@ _HEART = (
     r"(?:[ /-](?:sizes?|silhouettes?|shadow|contours?|borders?|outline|structures|diameter))*"
 )
 _MEDIASTINUM = (
-    r"(?:cardio-?\s?)?mediastin(?:um|al)(?: and [\w-]+)?"
+    r"(?:(?:superior|upper) )?(?:cardio-?\s?)?mediastin(?:um|al)(?: and [\w-]+)?"
     r"(?:[ /](?:silhouettes?|contours?|structures|borders?|width|shadow))*"
 )
 _NOT_NORMAL = r"not (?:quite |entirely )?normal|no longer normal|abnormal(?! contours?)(?:ly (?:large|big|wide))?"
@@ -344,7 +351,7 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement(
         "Cardiomegaly",
         _HEART,
-        r"(?:(?:(?:upper|top) (?:limits )?(?:of )?normal (?:to"
+        r"(?:(?:(?:(?:upper|top) (?:limits )?(?:of )?)?normal (?:to"
         r"|or) (?:\w+ )?)?(?:(?<!previously )(?<!formerly )enlarged"
         r"|enlargement|borderline|(?:larger|bigger|big)(?= than| in size|\W*$|[.,;])|(?:above|exceeds"
         r"|greater than) normal"

@@ -1,5 +1,8 @@
 """The command line `mambaxray`. What the commands do lies elsewhere and is imported when they run."""
 
+import io
+import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -32,9 +35,29 @@ app = command_group(
 )
 
 
+# What may be empty; an empty path would be the working directory.
+_MAY_BE_EMPTY = ("--prompt", "--indication")
+
+
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal or file in another encoding gets what it can't show as an escape sequence.
+            stream.reconfigure(errors="backslashreplace")
+    for before, argument in pairwise(["", *sys.argv[1:]]):
+        name, separator, value = argument.partition("=")
+        option = name if separator and not value and name.startswith("--") else before if not argument else None
+        if option is not None and option not in _MAY_BE_EMPTY:
+            where = f" for {option}" if option.startswith("-") else ""
+            raise SystemExit(failure(ValueError(f"an empty argument{where}: a variable that is not set?")).exit_code)
+    try:
+        app()
+    except Exception as error:
+        # Of a full disk or a damaged file: not an OSError, and of a package that few commands load.
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise SystemExit(failure(error).exit_code) from error
 
 
 def _show_version(wanted: bool) -> None:

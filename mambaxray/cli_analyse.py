@@ -70,11 +70,13 @@ def reconstruction(
       mambaxray analyse reconstruction prepared/iu_xray \\
         --model runs/bidirectional_iu/checkpoints/checkpoint-900
     """
+    from .data.whole_file import require_writable
     from .evaluation.pages.reconstruction_page import write_reconstruction_page
     from .evaluation.reconstruction import reconstruct_studies
     from .generate import load_pipeline
 
     try:
+        require_writable(output)
         quiet_transformers()
         rows = _studies(dataset, dataset_option, split, studies)
         pipeline = load_pipeline(model, device)
@@ -134,12 +136,14 @@ def embeddings(
       mambaxray analyse embeddings prepared/iu_xray --model runs/v2t/model \\
         --model runs/bidirectional/model
     """
+    from .data.whole_file import require_writable
     from .evaluation.embedding_distances import embedding_distances
     from .evaluation.pages.embedding_page import write_embedding_page
     from .generate import load_pipeline, memory_folders
 
     console = error_console()
     try:
+        require_writable(output)
         quiet_transformers()
         rows, found = _studies(dataset, dataset_option, split, studies), []
         for name in model:

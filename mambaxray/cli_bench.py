@@ -73,6 +73,9 @@ def run(
             _print_plan(*plan_bench(load_bench(bench), output))
             return
         results = run_bench(load_bench(bench), output, progress=show, on_step=show_step)
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command resumes")
+        raise typer.Exit(130) from None
     except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     done = sum(result.state == "done" for _, result in results)

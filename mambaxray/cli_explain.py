@@ -71,6 +71,7 @@ def explain(
         --cam hirescam
     """
     from .configuration.families import families
+    from .data.whole_file import require_writable
     from .info import read_config
 
     console = error_console()
@@ -78,6 +79,7 @@ def explain(
     map_options: dict[str, Any] = {"cam": cam, "threshold": threshold, "most_regions": regions}
     summary = f"{', '.join(map(str, images))}, read by {model}"
     try:
+        require_writable(output)
         quiet_transformers()
         is_classifier = families()[read_config(model).model_type].stage == "classify"
         _refuse(report_options if is_classifier else map_options, model, is_classifier)

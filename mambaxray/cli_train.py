@@ -170,6 +170,9 @@ def _run(stage: str, recipe: str, output: Path, overrides: list[str] | None, res
                 restart=restart,
                 on_start=lambda model: console.print(parameter_table(model)),
             )
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command resumes")
+        raise typer.Exit(130) from None
     except (OSError, TypeError, ValueError) as error:
         raise failure(error) from error
     share = f"{result.trained_parameters:,} of {result.total_parameters:,} parameters"

@@ -1,13 +1,13 @@
 """The engine behind `mambaxray generate`: what to report on, with which model, on which device."""
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .context import IMAGE_COLUMNS, TEXT_COLUMNS
 from .data.csv_table import read_csv_lines
+from .data.image_folder import IMAGE_SUFFIXES, find_images
 from .evaluation.report_files import IMAGE_SEPARATOR
 from .evaluation.study_report import StudyReport
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from .modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline
 
 _T = TypeVar("_T")
-_DICOM_SUFFIXES = {".dcm", ".dicom"}
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"} | _DICOM_SUFFIXES
 _IMAGE_COLUMNS = ("image", "path", "image_path", "file_name", "images")
 _STUDY_COLUMN = "study_id"
 _OUTPUT_SUFFIXES = (".jsonl", ".csv")
@@ -61,48 +59,10 @@ def _studies_of(name: str, on_skip: Callable[[str], None]) -> list[StudyReport]:
 
 
 def _studies_in_folder(folder: Path, on_skip: Callable[[str], None]) -> list[StudyReport]:
-    files = (path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder)))
-    images = []
-    for path in files:
-        is_image, held = _look_at(path)
-        if held is not None:
-            on_skip(held)
-        elif is_image:
-            images.append(path)
+    images = find_images(folder, on_skip)
     if not images:
-        raise ValueError(f"{folder}: no images in this folder (looked for {', '.join(sorted(_IMAGE_SUFFIXES))})")
-    return [StudyReport(path.as_posix(), (str(path),)) for path in sorted(images, key=_natural_order)]
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _look_at(path: Path) -> tuple[bool, str | None]:
-    """Whether a file is an image by its suffix or as a DICOM, and what a DICOM holds if it is none.
-
-    DICOM files often have no suffix, or a part of their UID in its place, and are identified by content.
-    """
-    suffix = path.suffix.lower()
-    try:
-        with path.open("rb") as file:
-            # As `processing.dicom.is_dicom`, whose package takes seconds to load.
-            if file.read(132)[128:] == b"DICM" or suffix in _DICOM_SUFFIXES:
-                from .processing.dicom import class_without_image
-
-                file.seek(0)
-                return True, class_without_image(file)
-    except OSError:
-        pass  # what can't be opened is named when it is to be read
-    return suffix in _IMAGE_SUFFIXES, None
-
-
-def _natural_order(path: Path) -> list[list[str | int]]:
-    """Sorts `image2` before `image10`."""
-    return [
-        [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", part.lower())]
-        for part in path.parts
-    ]
+        raise ValueError(f"{folder}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+    return [StudyReport(path.as_posix(), (str(path),)) for path in images]
 
 
 def _studies_in_csv(path: Path) -> list[StudyReport]:

@@ -10,8 +10,8 @@ from .configuration.saved_parts import read_separate_parts, without_earlier_fiel
 from .info import first_line
 from .model_card import write_model_card
 from .model_facts import SCORES_FILE, public_scores, read_facts
+from .modeling_mambaxray.hub.local_parts import LocalPartError, refuse_local_parts
 from .modeling_mambaxray.hub.published_files import is_settings_file, published_files, without_local_paths
-from .modeling_mambaxray.hub.separate_parts import LocalPartError, refuse_local_parts
 
 _logger = logging.getLogger(__name__)
 _ADVICE = {

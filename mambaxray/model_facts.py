@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from .configuration.saved_parts import is_local, read_separate_parts
 from .data.prepared import CARD_FILE as DATA_CARD_FILE
+from .modeling_mambaxray.hub.local_parts import read_local_parts
 from .modeling_mambaxray.hub.published_files import published_files
-from .modeling_mambaxray.hub.separate_parts import read_local_parts
 from .train.run_folder import ENVIRONMENT_FILE, RECIPE_FILE, RESULT_FILE
 
 SCORES_FILE = "scores.json"

@@ -2,10 +2,10 @@
 
 The base classes of the package's systems. What a system may override or declare, from here or from outside the package:
 `encode_images` (per view), `fuse` (visual tokens to image embeddings, with losses and evidence), `study_inputs` (what
-else a study hands the model), `extra_decoder_inputs` (its decoder's layers are changed), `separate_parts`,
-`start_from_stage1` (an earlier stage of its own), `memory_vectors` (memories that it looks up), and in its
-configuration `num_image_tokens` and `loss_names`. `docs/adding_a_system.md` shows each. What `generate` and `recall` do
-is in `generation/report_generation.py`.
+else a study hands the model), `extra_decoder_inputs` (its decoder's layers are changed), `parts_that_can_freeze` (with
+its vision encoder), `separate_parts`, `start_from_stage1` (an earlier stage of its own), `memory_vectors` (memories
+that it looks up), and in its configuration `num_image_tokens` and `loss_names`. `docs/adding_a_system.md` shows each.
+What is the generator's own in `generate`, and `recall`, is in `generation/report_generation.py`.
 """
 
 import copy
@@ -27,15 +27,17 @@ from ..configuration.study_inputs import PRIOR_IMAGE_INPUTS, StudyInputs
 from ..configuration.vision_tokens import visual_width
 from .generation.pipeline_image_to_text import ImageToTextPipeline
 from .generation.report_generation import ReportGenerationMixin, generation_settings_of
+from .hub.model_location import location_in
 from .hub.private_memory import PrivateMemoryMixin
 from .hub.repository_code import ModelCodeMixin
 from .hub.separate_parts import PartReference, SeparatePartsMixin
 from .layers.decoder_head import check_head_rules
-from .layers.decoder_interface import DecoderInterface, attention_arguments, check_sequence_length
+from .layers.decoder_interface import DecoderInterface, attention_arguments, check_sequence_length, positions_of
 from .layers.frozen_parts import FrozenPartsMixin
 from .layers.given_inputs import IMAGE_ARGUMENTS, check_study_inputs, unexpected_arguments
 from .layers.image_features import ImageFeatures
 from .layers.image_placeholders import merge_image_embeddings, placeholder_mask
+from .layers.input_gradients import InputGradientsMixin
 from .layers.model_outputs import MambaXrayModelOutput, MambaXrayOutput
 from .layers.views import (
     encode_images,
@@ -49,7 +51,7 @@ from .parts.given_parts import build_around, given_part
 from .parts.pretrained_parts import pretrained_part, pretrained_vision_encoder
 
 
-class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
+class MambaXrayPreTrainedModel(InputGradientsMixin, ModelCodeMixin, PreTrainedModel):
     """Weight initialisation and the flags that transformers asks for."""
 
     config_class = MambaXrayConfig
@@ -326,10 +328,8 @@ class MambaXrayModel(FrozenPartsMixin, MambaXrayPreTrainedModel):
                 check_sequence_length(input_ids.shape[1], self.config)
             prior_embeds = None if features is None else features.get("prior_output")
             inputs_embeds = self.merge_image_features(input_ids, image_embeds, prior_embeds)
-        if position_ids is None and cache is None and attention_mask is not None:
-            left_padding = (attention_mask != 0).int().argmax(dim=-1, keepdim=True)
-            positions = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
-            position_ids = (positions - left_padding).clamp(min=0)
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            position_ids = positions_of(attention_mask, inputs_embeds.shape[1], cache)
         inputs = {
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
@@ -485,9 +485,8 @@ class MambaXrayForConditionalGeneration(PrivateMemoryMixin, SeparatePartsMixin, 
         if image_size is not None:
             config = copy.deepcopy(kwargs.get("config"))  # the Auto classes have read it
             if not isinstance(config, PreTrainedConfig):
-                names = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-                where = {name: kwargs[name] for name in names if name in kwargs}
-                config = cls.config_class.from_pretrained(config or pretrained_model_name_or_path, **where)
+                source = config or pretrained_model_name_or_path
+                config = cls.config_class.from_pretrained(source, **location_in(kwargs))
             config.vision_config.image_size = image_size
             kwargs["config"] = config
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)

@@ -18,7 +18,7 @@ from .codestream import (
 )
 from .dicom_header import DicomHeader
 from .image_limits import check_size
-from .pixel_rules import DECODE_ERRORS, ImageReadError, Levels, one_line
+from .pixel_rules import DECODE_ERRORS, ImageReadError, Levels, one_line, refuse_cut_jpeg
 
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
@@ -167,6 +167,8 @@ def read_cells(header: DicomHeader, pydicom: ModuleType, syntax: Any) -> tuple[n
         frame = None
         _check_length(header, described, len(content))
     cells = _decode(header, pydicom, syntax, content, described, frame)
+    if frame is not None and frame.startswith(JPEG_START) and cells.dtype == np.uint8:
+        refuse_cut_jpeg(cells, header.name)
     if described.samples > 1 or described.is_float:
         return cells, described
     cells = cells if cells.dtype.kind == "u" else cells.view(f"{cells.dtype.byteorder}u{cells.dtype.itemsize}")

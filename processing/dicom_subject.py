@@ -89,8 +89,8 @@ def _check_orientation(header: DicomHeader) -> None:
 def _check_aspect(header: DicomHeader) -> None:
     """Whether pixels are square."""
     for keyword in ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing"):
-        sides = header.numbers(keyword)[:2]
-        if len(sides) == 2 and None not in sides and min(sides) > 0 and max(sides) / min(sides) - 1 > _SQUARE:
+        sides = [side for side in header.numbers(keyword)[:2] if side is not None and side > 0]
+        if len(sides) == 2 and max(sides) / min(sides) - 1 > _SQUARE:
             header.doubt(f"{keyword} says that pixels are not square; the picture is read as if they were")
             return
 

@@ -21,7 +21,7 @@ from .deep_pictures import (
 from .dicom import is_dicom, read_dicom
 from .image_content import is_address, read_address, read_file, read_stream
 from .image_limits import check_bytes, check_size
-from .pixel_rules import DECODE_ERRORS, ImageReadError, pillow_decodes, refuse_blank, to_8bit
+from .pixel_rules import DECODE_ERRORS, ImageReadError, pillow_decodes, refuse_blank, refuse_cut_jpeg, to_8bit
 
 __all__ = ["NAME_ATTRIBUTE", "ImageReadError", "load_xray"]
 
@@ -171,6 +171,8 @@ def _decode(picture: Image.Image, name: str, least_side: int | None, content: by
         picture.load()
         upright = ImageOps.exif_transpose(picture)
     refuse_lost_bits(picture, name)
+    if picture.format in ("JPEG", "MPO"):
+        refuse_cut_jpeg(np.asarray(picture), name)
     if not is_deep_grey(picture):
         return upright
     grey = to_8bit(grey_values(upright, picture), name)

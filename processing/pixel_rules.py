@@ -17,6 +17,11 @@ _BLANK_BAND = 8
 # More pixels tell no more about percentiles.
 _SAMPLE = 2**20
 _PREVIEW_SIDE = 256
+# Borders of radiographs are black or white within so many grey levels; what is cut off a JPEG is at least so large.
+_DARKEST = 12
+_FEWEST_ROWS, _CUT_SHARE = 8, 0.03
+# Rows of a JPEG's largest blocks.
+_BLOCK = 16
 
 DECODE_ERRORS = (
     ArithmeticError,
@@ -197,6 +202,27 @@ def is_flat(grey: np.ndarray, counts: np.ndarray, band: int = _BLANK_BAND) -> bo
     histogram = np.bincount(grey, weights=counts, minlength=256)
     below = np.concatenate([[0], np.cumsum(histogram)])
     return bool((below[band:] - below[:-band]).max() >= _FLAT_SHARE * below[-1])
+
+
+def refuse_cut_jpeg(values: np.ndarray, name: str) -> None:
+    """Refuse a decoded JPEG whose data ended early: its decoder repeats the last block to the end, without a word.
+
+    Args:
+        values: `(height, width)` or `(height, width, channels)`, of 8 bits, as it was decoded.
+        name: of the file, for the message.
+
+    Raises:
+        ImageReadError: the lowest rows repeat exactly, and are neither black nor white, as borders are; the uppermost
+            row has several values, as it would not in a picture on a grey page.
+    """
+    lowest = values[-_BLOCK:]
+    is_border = lowest.min() <= _DARKEST or lowest.max() >= 255 - _DARKEST
+    if is_border or len(values) <= _BLOCK or (values[-1] != values[-1 - _BLOCK]).any():
+        return
+    differs = (values[:-_BLOCK] != values[_BLOCK:]).reshape(len(values) - _BLOCK, -1).any(axis=1)
+    rest = len(values) - 1 - int(np.flatnonzero(differs)[-1]) if differs.any() else 0
+    if rest >= max(_BLOCK + _FEWEST_ROWS, _CUT_SHARE * len(values)) and (values[0] != values[0, 0]).any():
+        raise ImageReadError(name, f"truncated or damaged image (its data end early, {rest} rows above its end)")
 
 
 def refuse_blank(picture: Image.Image, name: str, reason: str = "nearly all pixels have one grey value") -> None:

@@ -21,7 +21,7 @@ _HEADINGS: Mapping[str, str] = {
     r"|impressions? ?(?:/|and|&) ?(?:plan|recommendations?)|conclusions?|opinion|interpretation",
     "indication": r"(?:clinical )?indications?(?: for (?:the )?(?:exam(?:ination)?|study))?"
     r"|(?:clinical |patient |brief )?history"
-    r"|clinical (?:context|data|details|information|statement)"
+    r"|clinical (?:context|data|details|information|statement)|(?:admitting|clinical|working) diagnos[ei]s"
     r"|(?:clinical )?(?:history|indications?) ?(?:/|and|&) ?(?:clinical )?(?:history|indications?)"
     r"|reasons? for (?:this |the )?(?:exam(?:ination)?|study|procedure|referral)",
     "comparison": r"comparisons?"
@@ -179,11 +179,16 @@ _PLACEHOLDER = re.compile(
 )
 
 
+_MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|&(?:#\w+|[A-Za-z]+);")
+
+
 def is_missing(text: str) -> bool:
-    """Whether a section holds no report: neither a letter nor a digit, or a placeholder.
+    """Whether a section holds no report: neither a letter nor a digit (tags of HTML aside), or a placeholder.
 
     Placeholders are what data sets and dictation write where nothing is: `nan`, `None.`, `N/A`, `See impression.`
     """
+    if "<" in text or "&" in text:
+        text = _MARKUP.sub(" ", text)
     return _PLACEHOLDER.fullmatch(text.replace("_", " ")) is not None
 
 

@@ -23,9 +23,9 @@ from .checkpoints import last_complete_checkpoint
 from .recipe import make_recipe, read_recipe
 from .recipe_base import Recipe
 from .recipe_text import RecipeError
-from .run_result import RECIPE_FILE, RESULT_FILE
+from .run_inputs import changed_inputs, run_inputs
+from .run_result import ENVIRONMENT_FILE, RECIPE_FILE, RESULT_FILE
 
-ENVIRONMENT_FILE = "environment.json"
 CHECKPOINTS, MODEL, BASE, PICTURES = "checkpoints", "model", "base", "pictures"
 PAIRS = "pairs.jsonl"
 CLASSIFICATION_FILES = ("classification.json", "classification.md")
@@ -50,6 +50,8 @@ _FREE = (
     *("description", "metrics", "picture_every", "picture_images", "early_stopping_patience", "data.max_validation"),
     *("training.max_steps", "training.num_train_epochs", "training.per_device_eval_batch_size", "training.report_to"),
 )
+# With another number of processes it keeps the studies of a step together; `check_same_batches` looks at the product.
+_FREE_TO_GO_ON = "training.per_device_train_batch_size"
 _FREE_PREFIXES = ("training.eval_", "training.save_", "training.logging_", "training.dataloader_")
 
 
@@ -72,12 +74,16 @@ def check_run_folder(folder: Path, recipe: Recipe) -> bool:
     decisive = [name for name in differences if name not in _FREE and not name.startswith(_FREE_PREFIXES)]
     checkpoint = last_complete_checkpoint(folder / CHECKPOINTS)
     finished = (folder / RESULT_FILE).is_file()
+    longer = {name for name in ("training.max_steps", "training.num_train_epochs") if name in differences}
+    if checkpoint is not None and (longer or not finished):
+        decisive = [name for name in decisive if name != _FREE_TO_GO_ON]
     if decisive and (finished or checkpoint is not None):
         raise RecipeError(
             f"{folder} holds a run of another recipe: {_describe(differences, decisive)}. Choose another output "
             "folder, or begin again in this one with --restart, which deletes that run"
         )
-    longer = {name for name in ("training.max_steps", "training.num_train_epochs") if name in differences}
+    if finished or checkpoint is not None:
+        _refuse_changed_inputs(folder, recipe)
     if not finished or not longer:
         return finished
     if checkpoint is None:
@@ -88,11 +94,21 @@ def check_run_folder(folder: Path, recipe: Recipe) -> bool:
     return False
 
 
+def _refuse_changed_inputs(folder: Path, recipe: Recipe) -> None:
+    environment = json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+    if changed := changed_inputs(environment.get("inputs", {}), recipe.to_dict()):
+        raise RecipeError(
+            f"{folder} holds a run that began with other content of {', '.join(changed)}. Choose another output "
+            "folder, or begin again in this one with --restart, which deletes that run"
+        )
+
+
 def claim_run_folder(folder: Path, recipe: Recipe) -> None:
     """Writes recipe and environment into the folder, which `check_run_folder` has found free; an old result goes."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT_FILE).unlink(missing_ok=True)
-    write_whole(folder / ENVIRONMENT_FILE, json.dumps(describe_run(recipe.seed), indent=2))
+    environment = describe_run(recipe.seed) | {"inputs": run_inputs(recipe.to_dict())}
+    write_whole(folder / ENVIRONMENT_FILE, json.dumps(environment, indent=2))
     write_whole(folder / RECIPE_FILE, recipe.to_yaml())
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from .recipe import read_recipe, with_defaults
 from .recipe_text import RecipeError
+from .run_inputs import changed_inputs
 
-RECIPE_FILE, RESULT_FILE = "recipe.yaml", "result.json"
+RECIPE_FILE, RESULT_FILE, ENVIRONMENT_FILE = "recipe.yaml", "result.json", "environment.json"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def read_result(output: str | Path) -> RunResult:
 
 
 def finished_result(values: Mapping[str, Any], output: str | Path) -> RunResult | None:
-    """The result of a recipe that was finished in this folder, None where it was not.
+    """The result of a recipe that was finished in this folder, None where it was not, or with other data or models.
 
     Args:
         values: the recipe's plain data, which need not have been checked: it equals a recipe that was.
@@ -56,10 +57,11 @@ def finished_result(values: Mapping[str, Any], output: str | Path) -> RunResult 
     output = Path(output)
     try:
         same = with_defaults(values) == read_recipe(output / RECIPE_FILE)
-        return read_result(output) if same else None
+        environment = json.loads((output / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+        return read_result(output) if same and not changed_inputs(environment.get("inputs", {}), values) else None
     except (OSError, TypeError, ValueError, RecipeError):
         # Nothing to rely on: the run itself reports what is wrong.
         return None
 
 
-__all__ = ["RECIPE_FILE", "RESULT_FILE", "RunResult", "finished_result", "read_result"]
+__all__ = ["ENVIRONMENT_FILE", "RECIPE_FILE", "RESULT_FILE", "RunResult", "finished_result", "read_result"]

@@ -94,7 +94,10 @@ def _concatenated(parts: Sequence[tuple["Dataset", int | None]]) -> "Dataset":
 
 
 def _load_source(source: SourceSection, for_training: bool = False) -> dict[str, "Dataset"]:
-    splits = dict(load_studies(source.source, **source.options))
+    try:
+        splits = dict(load_studies(source.source, **source.options))
+    except TypeError as error:
+        raise RecipeError(f"data.options: {error} (data.options={{}} gives none)") from error
     if for_training and not len(splits.get("train", ())):
         raise RecipeError(f"{source.source} has no training studies; it has {', '.join(splits) or 'nothing'}")
     if source.prefix is None:

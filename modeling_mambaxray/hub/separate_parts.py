@@ -2,12 +2,10 @@
 
 A part that was loaded from somewhere (a language model, a text encoder) is known by where it came from and by what it
 was then. What is saved leaves out its weights that are still as they came, bit by bit, and the configuration says where
-to get them; loading puts both together again. A folder of this machine is noted beside the model, in a file that is
-not uploaded (`LOCAL_PARTS_FILE`).
+to get them; loading puts both together again. A folder of this machine is noted elsewhere (`local_parts.py`).
 """
 
 import copy
-import json
 import logging
 import os
 import re
@@ -21,16 +19,16 @@ import transformers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import load_state_dict
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import resolve_revision
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from ...configuration.saved_parts import LANGUAGE_MODEL, is_local
-from .repository_code import LOCAL_PARTS_FILE, is_checkpoint
+from .local_parts import read_local_parts, refuse_local_parts, write_local_parts
+from .model_location import LOCATION_ARGUMENTS, location_in
+from .repository_code import is_checkpoint
 from .saved_dtypes import SavedDtypesMixin, loading_in
+from .saved_files import resolve_adapter, weight_files
 from .tensor_digests import fingerprint, tensor_digests
 
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _logger = logging.getLogger(__name__)
 
 
@@ -40,28 +38,6 @@ class PartNotFoundError(OSError):
 
 class PartChangedError(ValueError):
     """What lies where a saved model's part should be is another one."""
-
-
-class LocalPartError(ValueError):
-    """A model is not published: it needs another one that is in a folder of this machine."""
-
-
-def refuse_local_parts(sources: Mapping[str, str]) -> None:
-    """The check that every push of ours makes before anything is uploaded.
-
-    Args:
-        sources: where the models come from that a model needs and does not hold, by what they are to it.
-
-    Raises:
-        LocalPartError: one is in a folder of this machine.
-    """
-    for name, source in sources.items():
-        if is_local(source):
-            raise LocalPartError(
-                f"the model needs its {name} from {source}, which is a folder of this machine that nobody else can "
-                f"load. Make it with the {name}'s name on the Hub, or save it whole (part_references[{name!r}] = None; "
-                "for an adapter, merge it)"
-            )
 
 
 def check_can_be_published(model: torch.nn.Module) -> None:
@@ -305,7 +281,7 @@ class SeparatePartsMixin(SavedDtypesMixin):
             for config, quantization in zip(quantized, quantizations, strict=True):
                 config.quantization_config = quantization
         if is_main_process:
-            _write_local_parts(save_directory, {part: reference.source for part, reference in left_out.items()})
+            write_local_parts(save_directory, {part: reference.source for part, reference in left_out.items()})
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """As `PreTrainedModel.push_to_hub`.
@@ -342,15 +318,15 @@ class SeparatePartsMixin(SavedDtypesMixin):
             PartChangedError: it is not the one that the model was saved with.
             ValueError: a part is given that the saved model does not leave out.
         """
-        path, hub = pretrained_model_name_or_path, {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+        path, hub = pretrained_model_name_or_path, location_in(kwargs)
         given = {part: kwargs.pop(part) for part in cls.separate_parts if part in kwargs}
         given = {part: os.fspath(source) for part, source in given.items() if source is not None}
         if "quantization_config" in kwargs:
             kwargs["quantization_config"] = _for_language_model(kwargs["quantization_config"])
         if path is None or "state_dict" in kwargs or "gguf_file" in kwargs:
             return super().from_pretrained(path, *model_args, config=config, **kwargs)
-        adapter, base = _resolve_adapter(path, kwargs, hub)
-        files = _weight_files(base, hub, kwargs.get("variant"))
+        adapter, base = resolve_adapter(path, kwargs, hub)
+        files = weight_files(base, hub, kwargs.get("variant"))
         stored = {name: tensor.dtype for file in files for name, tensor in load_state_dict(file, "meta").items()}
         saved = config
         if not isinstance(saved, PreTrainedConfig):
@@ -366,10 +342,10 @@ class SeparatePartsMixin(SavedDtypesMixin):
             model._settle(base, stored)
             return loaded
         if not isinstance(config, PreTrainedConfig):
-            fields = {n: value for n, value in kwargs.items() if n not in _HUB_OPTIONS and hasattr(saved, n)}
+            fields = {n: value for n, value in kwargs.items() if n not in LOCATION_ARGUMENTS and hasattr(saved, n)}
             for name in fields.keys() - {"dtype"}:
                 setattr(saved, name, kwargs.pop(name))
-        for name in (*_HUB_OPTIONS, "adapter_kwargs", "variant"):
+        for name in (*LOCATION_ARGUMENTS, "adapter_kwargs", "variant"):
             kwargs.pop(name, None)
         references, tensors = cls._fetch_parts(base, saved, given, stored, hub)
         for file in files:
@@ -481,21 +457,6 @@ def _check_fingerprint(
     )
 
 
-def read_local_parts(folder: str | os.PathLike) -> dict[str, str]:
-    """From which folders of this machine the parts came that the model in a folder leaves out, by name."""
-    file = Path(folder, LOCAL_PARTS_FILE)
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def _write_local_parts(folder: str | os.PathLike, sources: Mapping[str, str]) -> None:
-    file, local = Path(folder, LOCAL_PARTS_FILE), {part: source for part, source in sources.items() if is_local(source)}
-    if local:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(local, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    else:
-        file.unlink(missing_ok=True)
-
-
 def _for_language_model(quantization: Any) -> Any:
     """The same, and all modules but the language model's, and its output, keep their numbers (bitsandbytes)."""
     if getattr(quantization, "llm_int8_skip_modules", ()) is not None:
@@ -505,44 +466,10 @@ def _for_language_model(quantization: Any) -> Any:
     return quantization
 
 
-def _resolve_adapter(path: Any, kwargs: Mapping[str, Any], hub: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The adapter's folder or None, and the folder of the model below it."""
-    given = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
-    if given is not None:
-        return given, path
-    file = find_adapter_config_file(path, **{k: v for k, v in hub.items() if v is not None})
-    if file is None:
-        return None, path
-    if os.path.isfile(os.path.join(path, "config.json")):
-        return path, path
-    return path, json.loads(Path(file).read_text(encoding="utf-8"))["base_model_name_or_path"]
-
-
-def _weight_files(path: Any, hub: Mapping[str, Any], variant: str | None) -> list[str]:
-    """The files with the tensors that were saved with a model itself, one or its shards; none where it has others."""
-
-    def find(name: str) -> str | None:
-        if variant is not None:
-            stem, _, ending = name.rpartition(".")
-            name = f"{stem}.{variant}.{ending}"
-        return cached_file(path, name, _raise_exceptions_for_missing_entries=False, **hub)
-
-    index = find(SAFE_WEIGHTS_INDEX_NAME)
-    if index is None:
-        file = find(SAFE_WEIGHTS_NAME)
-        return [] if file is None else [file]
-    names = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
-    return [cached_file(path, name, **hub) for name in sorted(names)]
-
-
 __all__ = [
-    "LOCAL_PARTS_FILE",
-    "LocalPartError",
     "PartChangedError",
     "PartNotFoundError",
     "PartReference",
     "SeparatePartsMixin",
     "check_can_be_published",
-    "read_local_parts",
-    "refuse_local_parts",
 ]

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
+from ..hub.model_location import location_in
+
 POOLINGS = ("last", "cls", "mean", "tokens")
 UNITS = ("report", "sentence")
 
@@ -98,8 +100,7 @@ class ReportEncoder(nn.Module):
         Args:
             kwargs: passed to `AutoModel.from_pretrained` (`revision`, `dtype`, …).
         """
-        where = {name: kwargs[name] for name in ("revision", "cache_dir", "token", "subfolder") if name in kwargs}
-        config = AutoConfig.from_pretrained(name_or_path, **where)
+        config = AutoConfig.from_pretrained(name_or_path, **location_in(kwargs, "trust_remote_code"))
         model = AutoModel.from_pretrained(name_or_path, **without_pooler(config), **kwargs)
         model = getattr(model, "text_encoder", model)
         return cls(model, pooling=pooling, unit=unit, frozen=frozen)

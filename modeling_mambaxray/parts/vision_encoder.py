@@ -4,11 +4,9 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from ..hub.model_location import location_in
 from ..modeling_mambaxray_pretraining import MambaXrayForPreTraining, encoder_from_pretraining
 from ..modeling_vision_mamba import VisionMambaModel, resize_encoder
-
-# Arguments of `from_pretrained` that say where a model is, and so hold for its configuration, too.
-_WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 
 
 def load_vision_encoder(name_or_path: str, *, image_size: int | None = None, **kwargs: Any) -> PreTrainedModel:
@@ -24,7 +22,7 @@ def load_vision_encoder(name_or_path: str, *, image_size: int | None = None, **k
     Raises:
         ValueError: the encoder was taken out of another model and cannot change its image size.
     """
-    config = AutoConfig.from_pretrained(name_or_path, **{name: kwargs[name] for name in _WHERE if name in kwargs})
+    config = AutoConfig.from_pretrained(name_or_path, **location_in(kwargs, "trust_remote_code"))
     is_part = "vision_config" in config.sub_configs
     if image_size is not None and not is_part and config.model_type != MambaXrayForPreTraining.config_class.model_type:
         if not hasattr(config, "image_size"):  # a ResNet, which takes any

@@ -14,6 +14,7 @@ import source_trees
 from PIL import Image
 
 from mambaxray import load_prepared, load_studies, prepare_studies, read_source
+from mambaxray.data import prepare
 from mambaxray.data.prepare import encode_xray
 from mambaxray.data.prepared import PreparedError
 from mambaxray.data.schema import STUDY_KEYS
@@ -123,6 +124,39 @@ def test_bad_images_are_named_and_counted_and_nothing_else_is_lost(tmp_path):
     for part, reason in zip(("truncated", "no such file", "not an image", "empty", "none of"), reasons, strict=True):
         assert part in reason
     assert sum(card["left_out"].values()) == 5
+
+
+def test_images_that_come_later_are_read_by_the_same_command_or_it_says_that_they_are_missing(tmp_path):
+    """As where a download was not complete, or a disk not mounted."""
+    rows = [{"id": name, "report": "Clear.", "image_path": f"{name}.png"} for name in "ab"]
+    (tmp_path / "annotation.json").write_text(json.dumps({"train": rows}))
+    source, out = read_source("annotation-json", tmp_path, section="findings"), tmp_path / "out"
+    with pytest.raises(SourceError, match="no image could be read"):
+        prepare_studies(source, out)
+    assert not out.exists()
+    Image.linear_gradient("L").save(tmp_path / "a.png")
+    assert prepare_studies(source, out)["counts"] == {"train": 1}
+    assert prepare_studies(source, out)["counts"] == {"train": 1}
+    Image.linear_gradient("L").save(tmp_path / "b.png")
+    with pytest.raises(PreparedError, match=r"lacks 1 images that were absent and are there now, such as .*b\.png"):
+        prepare_studies(source, out)
+
+
+def test_a_resumed_run_reads_images_that_have_come_meanwhile(tmp_path, monkeypatch):
+    rows = [{"id": name, "report": "Clear.", "image_path": f"{name}.png"} for name in "ab"]
+    (tmp_path / "annotation.json").write_text(json.dumps({"train": rows}))
+    Image.linear_gradient("L").save(tmp_path / "a.png")
+    source = read_source("annotation-json", tmp_path, section="findings")
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_studies(source, tmp_path / "out")
+    Image.linear_gradient("L").save(tmp_path / "b.png")
+    assert prepare_studies(source, tmp_path / "out")["counts"] == {"train": 2}
+
+
+def killed(*arguments):
+    raise KeyboardInterrupt
 
 
 def test_a_data_set_without_any_readable_image_is_refused(tmp_path):

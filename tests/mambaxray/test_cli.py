@@ -130,6 +130,7 @@ def test_small_things_load_no_large_library(arguments: list[str], absent: tuple[
     (tmp_path / "run/recipe.yaml").write_text(make_recipe(recipe).to_yaml())
     result = {"model_dir": "model", "metrics": {}, "history": [], "steps": 7, "seconds": 60}
     result |= {"trained_parameters": 1, "total_parameters": 2}
+    (tmp_path / "run/environment.json").write_text("{}")
     (tmp_path / "run/result.json").write_text(json.dumps(result))
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *COMMAND[1:], *arguments], capture_output=True, text=True, cwd=tmp_path
@@ -287,6 +288,42 @@ def test_mistakes_get_one_line_and_exit_code_2(arguments: list[str], told: str, 
     assert line.startswith("error: ")
     assert told in line
     assert (tmp_path / "taken.csv").read_text() == "study_id,images,report,error\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["generate", "", "-m", "model"], "an empty argument: "),
+        (["finetune", "-r", "finetune_phantoms", "-o", ""], "an empty argument for -o: "),
+        (["finetune", "-r", "finetune_phantoms", "--output="], "an empty argument for --output: "),
+    ],
+)
+def test_an_empty_name_is_not_the_working_directory(arguments: list[str], told: str, tmp_path: Path) -> None:
+    Image.linear_gradient("L").save(tmp_path / "a.png")
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == f"error: {told}a variable that is not set?\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_names_that_an_encoding_lacks_are_printed_as_escape_sequences(tiny_folder: Path, tmp_path: Path) -> None:
+    Image.linear_gradient("L").save(tmp_path / "röntgen Ω.png")
+    command = [*COMMAND, "generate", "röntgen Ω.png", "-m", tiny_folder, "--max-new-tokens", "4"]
+    environment = {**ENVIRONMENT, "PYTHONIOENCODING": "latin-1"}
+    result = subprocess.run(command, capture_output=True, check=False, env=environment, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("röntgen \\u03a9.png\n".encode("latin-1"))
+
+
+def test_damaged_weights_are_told_on_one_line(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    weights = tmp_path / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    Image.linear_gradient("L").save(tmp_path / "a.png")
+    result = run("generate", "a.png", "-m", "model", cwd=tmp_path)
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: ")
 
 
 def test_a_hub_model_that_cannot_be_had_is_told_on_one_line() -> None:

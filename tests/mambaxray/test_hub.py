@@ -24,7 +24,9 @@ from mambaxray import (
 )
 from mambaxray.cli import app
 from mambaxray.data.phantoms import make_study
-from mambaxray.modeling_mambaxray.hub.separate_parts import LOCAL_PARTS_FILE, LocalPartError, PartNotFoundError
+from mambaxray.modeling_mambaxray.hub.local_parts import LocalPartError
+from mambaxray.modeling_mambaxray.hub.repository_code import LOCAL_PARTS_FILE
+from mambaxray.modeling_mambaxray.hub.separate_parts import PartNotFoundError
 from mambaxray.modeling_mambaxray.ops.selective_scan import use_scan_backend
 
 

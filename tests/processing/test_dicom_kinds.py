@@ -594,6 +594,12 @@ def test_bytes_in_another_order_than_the_syntax_says_are_refused(bits: int, sign
     assert "in another order" in _refusal(make_dicom(stored.byteswap(), bits=bits, **options))
 
 
+def test_jpeg_frame_whose_data_end_early_is_refused(light: np.ndarray) -> None:
+    frame = codestream(light, "JPEG")
+    cut = encapsulate([frame[: len(frame) // 2] + b"\xff\xd9"])
+    assert "its data end early" in _refusal(make_dicom(light, syntax=JPEGBaseline8Bit, encapsulated=cut))
+
+
 def test_colours_have_no_sign(light: np.ndarray) -> None:
     content = make_dicom(np.repeat(light[..., None], 3, axis=2), photometric="RGB", PixelRepresentation=1)
     assert np.abs(_loaded(content)[..., 0] - light).max() <= 1

@@ -288,3 +288,17 @@ def test_git_lfs_pointer_says_how_to_get_the_image() -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
     with pytest.raises(ImageReadError, match="git lfs pull"):
         load_xray(pointer)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_jpeg_whose_data_end_early_is_refused(mode: str, grey: np.ndarray) -> None:
+    content = _encode(Image.fromarray(grey).convert(mode), "JPEG", quality=95)
+    with pytest.raises(ImageReadError, match="its data end early"):
+        load_xray(content[: len(content) // 2] + b"\xff\xd9")
+
+
+def test_jpeg_on_a_grey_page_or_with_a_dark_border_is_whole(grey: np.ndarray) -> None:
+    for value, top in ((128, 20), (3, 0), (252, 0)):
+        page = np.full((grey.shape[0] + top + 40, grey.shape[1]), value, np.uint8)
+        page[top : top + grey.shape[0]] = grey
+        assert _difference(_encode(Image.fromarray(page), "JPEG", quality=95), page) < 40

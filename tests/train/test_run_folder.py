@@ -1,12 +1,13 @@
 """What becomes of a folder that holds a run already, and of one that holds something else."""
 
 import json
+import re
 import shutil
 
 import pytest
 from tiny_training import TINY
 
-from mambaxray import load_recipe, run_recipe
+from mambaxray import load_recipe, make_phantoms, run_recipe
 from mambaxray.data.output_lock import OutputInUseError, locked_output
 from mambaxray.train.recipe import RecipeError
 
@@ -45,6 +46,16 @@ def test_a_finished_run_is_extended_from_its_last_checkpoint(trained, folder):
     assert run_recipe(recipe("training.max_steps=6"), folder) == result
 
 
+def test_a_run_that_was_killed_after_its_last_step_takes_no_further_one(trained, folder):
+    """Four steps end in the middle of an epoch."""
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder / "model")
+    result = run_recipe(recipe(), folder)
+    assert steps(result) == [1, 2, 3, 4]
+    weights = "model/model.safetensors"
+    assert (folder / weights).read_bytes() == (trained[0] / weights).read_bytes()
+
+
 def test_a_run_of_another_recipe_is_refused_with_what_differs(folder):
     before = (folder / "recipe.yaml").read_bytes()
     with pytest.raises(RecipeError, match=r"training\.learning_rate is 0\.002 there, 0\.001 here.*--restart"):
@@ -80,6 +91,45 @@ def test_a_run_that_a_killed_restart_has_set_aside_comes_back_or_goes(trained, f
     shutil.copytree(folder / "checkpoints", aside / "checkpoints")
     assert run_recipe(recipe(), folder).history == trained[1].history
     assert not aside.exists()
+
+
+@pytest.fixture
+def annotated(tmp_path):
+    """A data set in R2Gen's format of drawn X-rays."""
+    source = tmp_path / "data"
+    (source / "images").mkdir(parents=True)
+    lists = {}
+    for split, studies in make_phantoms(12, image_size=32).items():
+        lists[split] = []
+        for row in studies:
+            row["images"][0].save(source / "images" / f"{row['study_id']}.png")
+            study = {"id": row["study_id"], "report": row["report"], "image_path": [f"{row['study_id']}.png"]}
+            lists[split].append(study | {"patient_id": row["patient_id"]})
+    (source / "annotation.json").write_text(json.dumps(lists))
+    return source
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_is_not_gone_on_with_when_its_data_or_models_have_changed(annotated, finished, tmp_path):
+    of_data = [f"data.source={annotated}", "data.options={}", "training.save_steps=1", "training.max_steps=2"]
+    first = run_recipe(recipe(*of_data), tmp_path / "first")
+    # A second run begins with the encoder of the first one.
+    encoder = ["model.image_size=null", f"model.vision_encoder={first.model_dir}"]
+    run_recipe(recipe(*of_data, *encoder), tmp_path / "run")
+    if not finished:
+        (tmp_path / "run/result.json").unlink()
+    assert run_recipe(recipe(*of_data, *encoder), tmp_path / "run").steps == 2
+    weights, annotation = first.model_dir / "model.safetensors", annotated / "annotation.json"
+    for file, key in ((weights, "model.vision_encoder"), (annotation, "data.source")):
+        content = file.read_bytes()
+        file.write_bytes(content[:-9] + b"}" + content[-8:] if file == weights else content.replace(b"the", b"THE"))
+        with pytest.raises(RecipeError, match=rf"began with other content of {re.escape(key)}\. Choose another"):
+            run_recipe(recipe(*of_data, *encoder), tmp_path / "run")
+        file.write_bytes(content)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    if finished:
+        # The result of what is there no more can still be had.
+        assert run_recipe(recipe(*of_data, *encoder), tmp_path / "run").steps == 2
 
 
 def test_a_run_that_failed_can_be_corrected_in_its_folder(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModel, AutoProcessor, ViTMAEForPreTraining
 from typer.testing import CliRunner
 
@@ -79,9 +80,13 @@ def test_stages_2_and_3_go_on_with_what_the_one_before_left(stage_1, tmp_path):
 def test_pretraining_on_a_folder_of_pictures(pictures, tmp_path, streaming):
     data = ["data.source=null", "data.options={}", f"data.folders=[{pictures}]"]
     data += ["data.streaming=true", "training.eval_strategy=no"] if streaming else ["data.validation_share=0.2"]
-    result = run_recipe(load_recipe("pretrain_phantoms", [*PRETRAIN, *data]), tmp_path)
+    recipe = load_recipe("pretrain_phantoms", [*PRETRAIN, *data, "training.save_steps=4"])
+    result = run_recipe(recipe, tmp_path)
     assert result.steps == 4
     assert bool(result.metrics) is not streaming
+    # Killed after its last step.
+    (tmp_path / "result.json").unlink()
+    assert run_recipe(recipe, tmp_path).steps == 4
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -134,11 +139,26 @@ def test_a_masked_autoencoder_that_is_resumed_ends_with_the_same_weights(picture
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_batch_of_one_study_has_nothing_to_be_compared_with(tmp_path):
+    recipe = load_recipe("contrast_phantoms", ["data.max_train=1", "data.options.num_studies=20"])
+    with pytest.raises(RecipeError, match="needs two or more: there are 1 training studies"):
+        run_recipe(recipe, tmp_path)
+
+
+def test_data_without_validation_studies_is_told_in_the_recipes_words(tmp_path):
+    table = tmp_path / "one.csv"
+    Image.linear_gradient("L").save(tmp_path / "a.png")
+    table.write_text("image,report,split\na.png,Clear.,train\n")
+    with pytest.raises(RecipeError, match=r"training\.eval_strategy is steps: give training\.eval_strategy=no"):
+        run_recipe(load_recipe("finetune_phantoms", [f"data.source={table}", "data.options={}"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_folders_are_read_whole_and_only_their_pictures(pictures):
     rows = load_images([pictures])
     assert rows.column_names == ["image"]
     assert len(rows) == 10
-    assert len(list(load_images([pictures, pictures / "train" / "below"], streaming=True))) == 15
+    assert len(list(load_images([pictures, pictures / "train" / "below"], streaming=True))) == 10  # each once
 
 
 def test_folders_without_pictures_are_named(tmp_path):

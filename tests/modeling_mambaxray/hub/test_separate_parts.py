@@ -25,12 +25,8 @@ from transformers import (
 )
 
 from mambaxray import MambaXrayForConditionalGeneration
-from mambaxray.modeling_mambaxray.hub.separate_parts import (
-    PartChangedError,
-    PartNotFoundError,
-    PartReference,
-    read_local_parts,
-)
+from mambaxray.modeling_mambaxray.hub.local_parts import read_local_parts
+from mambaxray.modeling_mambaxray.hub.separate_parts import PartChangedError, PartNotFoundError, PartReference
 from mambaxray.modeling_mambaxray.hub.tensor_digests import tensor_digests
 
 

@@ -1,5 +1,7 @@
 """Reports as vectors: each pooling, sentences and reports, frozen or trained."""
 
+import json
+
 import pytest
 import torch
 from tiny import TEXT_CONFIGS, VOCABULARY, tiny_tokenizer
@@ -91,6 +93,25 @@ def test_the_body_of_a_saved_language_model_is_taken_and_no_pooler_is_made(tmp_p
     language = ReportEncoder.from_pretrained(tmp_path / "llm", pooling="last")
     assert type(language.model).__name__ == "LlamaModel"
     assert ReportEncoder.from_pretrained(tmp_path / "bert", pooling="cls").model.pooler is None
+
+
+def test_a_text_encoder_with_code_of_its_own_is_loaded_when_it_is_trusted(tmp_path):
+    model = tiny_bert()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "own_bert.py").write_text(
+        "from transformers import BertConfig, BertModel\n\n\n"
+        "class OwnConfig(BertConfig):\n    model_type = 'own_bert'\n\n\n"
+        "class OwnModel(BertModel):\n    config_class = OwnConfig\n"
+    )
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {
+        "model_type": "own_bert",
+        "auto_map": {"AutoConfig": "own_bert.OwnConfig", "AutoModel": "own_bert.OwnModel"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = ReportEncoder.from_pretrained(str(tmp_path), trust_remote_code=True)
+    assert type(loaded.model).__name__ == "OwnModel"
+    assert torch.equal(loaded.model.embeddings.word_embeddings.weight, model.embeddings.word_embeddings.weight)
 
 
 @pytest.mark.parametrize(
