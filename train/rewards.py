@@ -162,7 +162,25 @@ def _label_f1(report: Reading, reference: Reading, uncertain: Uncertain) -> floa
         {name for name, value in reading.labels.items() if value in positive} - skipped
         for reading in (report, reference)
     )
+    return _f1(stated, true)
+
+
+def _f1(stated: set[str], true: set[str]) -> float:
     return 2 * len(stated & true) / (len(stated) + len(true)) if stated or true else 1.0
+
+
+@register_reward("denial_f1")
+def denial_f1(context: RewardContext) -> Callable[[Texts, Texts], list[float]]:
+    """F1 of the observations that report and reference rule out, per study; 1 where neither rules out any. A denial
+    that the reference does not make costs precision, or a report that denies everything would be the best."""
+
+    def score(reports: Texts, references: Texts) -> list[float]:
+        return [_f1(*map(denied, pair)) for pair in zip(reports, references, strict=True)]
+
+    def denied(text: str) -> set[str]:
+        return {name for name, sides in context.read(text)[1].ruled_out.items() if not sides}
+
+    return score
 
 
 @register_reward("located_f1")

@@ -49,6 +49,13 @@ def value(name: str, report: str, reference: str, **context: object) -> float | 
         ("contradiction_penalty", "Effusion. Pneumothorax.", "No effusion or pneumothorax.", -2),
         ("contradiction_penalty", "No effusion.", "No effusion or pneumothorax.", 0),
         ("contradiction_penalty", "Effusion.", "The lungs are clear.", 0),
+        ("denial_f1", "No effusion.", "No effusion or pneumothorax.", 2 / 3),
+        ("denial_f1", "No effusion or pneumothorax.", "No effusion.", 2 / 3),  # denying everything does not pay
+        ("denial_f1", "No effusion. Cardiomegaly.", "Effusion. Cardiomegaly.", 0),
+        ("denial_f1", "Cardiomegaly.", "No effusion.", 0),
+        ("denial_f1", "Cardiomegaly.", "Effusion.", 1),  # neither rules out anything
+        ("denial_f1", "Left effusion. No right effusion.", "Left effusion.", 1),  # present, if on one side only
+        ("denial_f1", "No acute disease.", "Normal chest.", 1),  # "No Finding" is stated, not ruled out
         ("repetition", "a b c d a b c d", "x", -1 / 5),
         ("repetition", "a b c d e", "x", 0),
         ("length", "a " * 10, "b " * 10, 0),
