@@ -196,7 +196,7 @@ def operation_costs() -> str:
 
     works = {
         "product": lambda: torch.mul(step, rate, out=decays),
-        "exp2": lambda: torch.exp2(decays, out=states),
+        "exp": lambda: torch.exp(decays, out=states),
         "recurrence": recurrence,
         "sum over the state": lambda: torch.bmm(weights, states.view(32, state, channels)),
     }

@@ -233,6 +233,7 @@ _REMARKS = (
     "have no report and are left out",
     "are the same as earlier ones and are left out",
     "have tags of HTML in the report, which are kept",
+    "have labels in other words than the schema's, which are not read",
     "have no patient_id, so that each study there counts as another patient",
 )
 
@@ -346,6 +347,9 @@ def _read(table: _Table, columns: Mapping[str, str], section: str | None) -> lis
                     counts["are the same as earlier ones and are left out"] += 1
                     continue
                 seen.add(cells)
+            counts["have labels in other words than the schema's, which are not read"] += (
+                row.get("labels") not in (None, "", [], {}) and read_table_labels(row, where) is None
+            )
             counts["have tags of HTML in the report, which are kept"] += has_markup(study["report"])
             counts["have no patient_id, so that each study there counts as another patient"] += (
                 "patient_id" in columns and not plain_identifier(row.get(columns["patient_id"]), "patient_id", where)

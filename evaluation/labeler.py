@@ -20,6 +20,7 @@ from .labeler_vocabulary import FINDINGS, OTHER_ABNORMALITY, STATEMENTS
 
 _SILENT = (
     r"indications?|(?:clinical |patient )?history|clinical (?:indications?|information|statement)|"
+    r"(?:admitting|clinical|working) diagnos[ei]s|"
     r"reasons?(?: for (?:the |this )?(?:exam(?:ination)?|study|procedure|referral))?|"
     r"comparisons?|techniques?|exam(?:ination)?|procedure|recommendations?"
 )

@@ -190,7 +190,10 @@ CUES: tuple[Cue, ...] = (
     Cue(
         Reach.BACK,
         NOT_MENTIONED,
-        (rf"(?:may|might|could|would) not{_SLIGHTLY} {_SEEN}",),
+        (
+            rf"(?:may|might|could|would) not{_SLIGHTLY} {_SEEN}",
+            r"(?<=¤ )(?:can ?not|can't|could not) be (?:assessed|evaluated|judged)",
+        ),
     ),
     # What has gone from one place only.
     Cue(
@@ -242,6 +245,9 @@ CUES: tuple[Cue, ...] = (
             r"|masked"
             r"|an? (?:\w+ )?(?:consideration|possibility|concern))",
             r"in the differential",
+            r"(?:could|may|might|can) (?:all |also )?(?:have|give|produce|cause|look) (?:this|such|a similar|the same"
+            r"|like this)"
+            r"(?: \w+)? (?:appearance|picture|pattern|findings?)",
             r"(?:felt|thought|believed|judged|deemed|considered)(?: to be)? (?:\w+ )?(?:unlikely|less likely"
             r"|doubtful|possible|improbable|not likely)",
             r"less likely than",
@@ -277,6 +283,7 @@ CUES: tuple[Cue, ...] = (
         UNCERTAIN,
         (
             r"absence of(?=[^.;]{1,60} cannot be)",
+            r"whether(?: or not)?(?: there (?:is|are))?(?=[^.;]{1,80} (?:is|remains) (?:uncertain|unclear|unknown))",
             rf"{_UNCLEAR} (?:whether|if)(?: (?:this|these|it|they|there))?(?: (?:represents?|reflects?|is|are))?",
             r"exclusion of(?=[^.]{1,50}(?:possible|difficult|hard|limited))|possibly|possibilit(?:y|ies)(?: of"
             r"| for)?|may|might|could|versus|vs|either|(?<!most )suggest\w*|perhaps|maybe",

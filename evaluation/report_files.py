@@ -152,7 +152,7 @@ def matched_reports(
 
     Raises:
         FileNotFoundError, ValueError: see `read_reports`; also studies that only one of the files holds, unless
-            `only_present` allows for them.
+            `only_present` allows for them, and a model's reports in the place of references.
     """
     generated = read_reports(predictions, split=split)
     if references is None:
@@ -161,6 +161,11 @@ def matched_reports(
         return generated
     known = {}
     for row in read_reports(references, split=split):
+        if row.reference is None and row.made_with is not None:
+            raise ValueError(
+                f"{references}: holds reports that a model has written (study {row.study_id!r} says what with), no "
+                "references"
+            )
         text = row.report if row.reference is None else row.reference
         if text is None:
             raise ValueError(f"{references}: study {row.study_id!r} has no report")
@@ -171,7 +176,7 @@ def matched_reports(
     for studies, where, lacking in ((missing, references, predictions), (unknown, predictions, references)):
         if studies:
             shown = ", ".join(studies[:3]) + (" …" if len(studies) > 3 else "")
-            hint = "; score those that are there with --only-present" if studies is missing else ""
+            hint = "; mambaxray evaluate --only-present scores those that are there" if studies is missing else ""
             raise ValueError(f"{len(studies)} studies of {where} are not in {lacking}: {shown}{hint}")
     return [
         replace(

@@ -5,6 +5,7 @@ the processes that `torchrun` started each write a part of the studies. Everybod
 studies, some at a time, so that they can be written to a file meanwhile.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Dataset
-from transformers import ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from ..modeling_mambaxray.generation.continuous_generation import is_sharded
 from ..modeling_mambaxray.generation.pipeline_image_to_text import ImageToTextPipeline, as_study
@@ -24,6 +25,7 @@ from ..processing.pixel_rules import ImageReadError
 from .study_report import StudyReport
 
 _T = TypeVar("_T")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def write_reports(
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     state = process_state()
+    if state.is_main_process:
+        _warn_of_remembered(pipeline.model, studies)
     # All processes must call a sharded model equally often, so they get equally many studies.
     is_even = is_sharded(pipeline.model)
     per_step = batch_size * state.num_processes
@@ -107,6 +111,21 @@ def write_reports(
             )
             for outcome in outcomes
         ]
+
+
+def _warn_of_remembered(model: PreTrainedModel, studies: Sequence[StudyReport]) -> None:
+    """Says which studies the model looks up while it writes of them, as it does where a test study was trained on."""
+    memories = getattr(model, "study_memory", None)
+    held = memories.values() if isinstance(memories, Mapping) else ()
+    remembered = {study for memory in held for study in getattr(memory, "study_ids", ())}
+    if shared := [study.study_id for study in studies if study.study_id in remembered]:
+        logger.warning(
+            "%d of %d studies, such as %s, are training studies in the model's memory: what it writes of them says "
+            "nothing of what it would write of others",
+            len(shared),
+            len(studies),
+            shared[0],
+        )
 
 
 def process_state() -> PartialState:

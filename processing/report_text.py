@@ -21,7 +21,7 @@ _HEADINGS: Mapping[str, str] = {
     r"|impressions? ?(?:/|and|&) ?(?:plan|recommendations?)|conclusions?|opinion|interpretation",
     "indication": r"(?:clinical )?indications?(?: for (?:the )?(?:exam(?:ination)?|study))?"
     r"|(?:clinical |patient |brief )?history"
-    r"|clinical (?:context|data|details|information|statement)"
+    r"|clinical (?:context|data|details|information|statement)|(?:admitting|clinical|working) diagnos[ei]s"
     r"|(?:clinical )?(?:history|indications?) ?(?:/|and|&) ?(?:clinical )?(?:history|indications?)"
     r"|reasons? for (?:this |the )?(?:exam(?:ination)?|study|procedure|referral)",
     "comparison": r"comparisons?"

@@ -10,6 +10,7 @@ from ..modeling_mambaxray.modeling_mambaxray_dual_encoder import MambaXrayDualEn
 from ..processing.image_processing_mambaxray import MambaXrayImageProcessor
 from .collator import ContrastiveCollator
 from .recipe_contrast import ContrastRecipe, DualEncoderSection
+from .recipe_text import RecipeError
 from .stage_parts import freeze, limit_length, load_splits, make_text_encoder, make_vision_encoder, named_part
 
 
@@ -22,6 +23,11 @@ def make_trainer(recipe: ContrastRecipe, arguments: TrainingArguments, output: P
         output: the run's folder.
     """
     train, validation = load_splits(recipe.data)
+    if min(len(train), arguments.train_batch_size * arguments.world_size) < 2:
+        raise RecipeError(
+            "a step compares the studies of its batch with each other, so it needs two or more: there are "
+            f"{len(train)} training studies, and training.per_device_train_batch_size is {arguments.train_batch_size}"
+        )
     model, processor = make_dual_encoder(recipe.model, train["report"])
     freeze(model, recipe.model.freeze)
     return Trainer(

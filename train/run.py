@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, Trainer, TrainerState, TrainingArguments, set_seed
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..configuration.families import import_plugins
 from ..data.output_lock import locked_output
@@ -28,6 +28,7 @@ from .checkpoints import CheckpointSeal, last_complete_checkpoint
 from .parameter_table import parameter_groups
 from .recipe import STAGES
 from .recipe_base import Recipe
+from .recipe_text import RecipeError
 from .run_folder import CHECKPOINTS, MODEL, check_run_folder, claim_run_folder, unchanged_if_refused
 from .run_result import RESULT_FILE, RunResult, read_result
 
@@ -97,7 +98,15 @@ def _make_trainer(
     set_seed(recipe.seed)
     make_trainer: Callable[[Recipe, TrainingArguments, Path], Trainer]
     make_trainer = import_module(STAGES[recipe.stage].module, __package__).make_trainer
-    trainer = make_trainer(recipe, arguments, output)
+    try:
+        trainer = make_trainer(recipe, arguments, output)
+    except ValueError as error:
+        if "eval_dataset" not in str(error):
+            raise
+        raise RecipeError(
+            f"the data has no validation studies, but training.eval_strategy is {arguments.eval_strategy.value}: give "
+            "training.eval_strategy=no, or data with a validation split"
+        ) from error
     trainer.add_callback(CheckpointSeal())
     if recipe.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
@@ -140,7 +149,7 @@ def _train(trainer: Trainer, output: Path) -> RunResult:
 def _train_no_further(trainer: Trainer, checkpoint: Path) -> None:
     """Lets a run that was killed after its last step only end: in the middle of an epoch, the Trainer would take one
     step beyond `max_steps` (transformers 5.24)."""
-    done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+    done = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).global_step
     if not 0 < trainer.args.max_steps <= done:
         return
     trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0

@@ -154,6 +154,12 @@ def test_labels_in_other_words_are_none(row):
     assert read_table_labels(row, "row 0") is None
 
 
+def test_labels_in_other_words_are_told_not_to_be_read(folder, caplog):
+    lines = [json.dumps({"image": f"{i}.png", "report": "Clear.", "labels": ["Effusion"]}) for i in range(3)]
+    assert len(rows_of(folder, "\n".join(lines), "jsonl")) == 3
+    assert "3 rows have labels in other words than the schema's" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

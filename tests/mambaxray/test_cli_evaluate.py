@@ -118,6 +118,16 @@ def test_studies_of_only_one_file_are_named(predictions, annotation, tmp_path):
     assert "1 studies of" in unknown.stderr
 
 
+def test_a_models_reports_are_no_references(tmp_path):
+    """Or a model would be scored against itself, or against another one."""
+    generated = tmp_path / "generated.jsonl"
+    line = {"study_id": "s0", "images": [], "report": "Clear.", "error": None, "made_with": "model=1"}
+    generated.write_text(json.dumps(line) + "\n")
+    done = evaluate(generated, "--references", generated)
+    assert done.returncode == 2
+    assert "holds reports that a model has written (study 's0' says what with), no references" in done.stderr
+
+
 def test_an_input_is_never_overwritten_by_the_output(predictions, annotation):
     before = {file: file.read_bytes() for file in (predictions, annotation)}
     for option, file in (("--output", predictions), ("--html", annotation)):

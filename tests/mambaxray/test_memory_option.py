@@ -87,6 +87,13 @@ def test_reports_with_other_memories_are_no_continuation(run: Any, place: Path) 
     assert "settings" in result.stderr
 
 
+def test_a_study_that_the_memory_holds_is_told(run: Any, place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    study = StudyMemory.from_pretrained(place / "report").study_ids[0]
+    (place / "studies.csv").write_text(f"study_id,image\n{study},a.png\nelsewhere,a.png\n")
+    assert run("generate studies.csv -m model").exit_code == 0
+    assert f"1 of 2 studies, such as {study}, are training studies in the model's memory" in caplog.text
+
+
 def test_a_page_shows_what_is_recalled_from_a_given_memory(run: Any, place: Path) -> None:
     result = run("explain a.png -m pulled -o page.html --memory visual=visual --memory report=report")
     assert result.exit_code == 0, result.output

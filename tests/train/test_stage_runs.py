@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModel, AutoProcessor, ViTMAEForPreTraining
 from typer.testing import CliRunner
 
@@ -136,6 +137,21 @@ def test_a_masked_autoencoder_that_is_resumed_ends_with_the_same_weights(picture
     resumed = run_recipe(load_recipe("pretrain_phantoms", overrides), tmp_path / "resumed")
     first, second = (ViTMAEForPreTraining.from_pretrained(run.model_dir).state_dict() for run in (straight, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_batch_of_one_study_has_nothing_to_be_compared_with(tmp_path):
+    recipe = load_recipe("contrast_phantoms", ["data.max_train=1", "data.options.num_studies=20"])
+    with pytest.raises(RecipeError, match="needs two or more: there are 1 training studies"):
+        run_recipe(recipe, tmp_path)
+
+
+def test_data_without_validation_studies_is_told_in_the_recipes_words(tmp_path):
+    table = tmp_path / "one.csv"
+    Image.linear_gradient("L").save(tmp_path / "a.png")
+    table.write_text("image,report,split\na.png,Clear.,train\n")
+    with pytest.raises(RecipeError, match=r"training\.eval_strategy is steps: give training\.eval_strategy=no"):
+        run_recipe(load_recipe("finetune_phantoms", [f"data.source={table}", "data.options={}"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_folders_are_read_whole_and_only_their_pictures(pictures):
