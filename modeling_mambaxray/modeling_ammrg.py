@@ -58,23 +58,26 @@ class MemoryAssociations(nn.Module):
         recalled, weights = {}, {}
         for name, memory in memories.items():
             association = self.get_submodule(name)
-            bank = self.bank(name, memory)
+            bank = self.bank(name, memory, states.device)
             recalled[name], found = association(states, bank, output_weights=output_weights, are_standardized=True)
             if found is not None:
                 weights[name] = found
         return recalled, weights
 
-    def bank(self, name: str, memory: StudyMemory) -> Tensor:
-        """The vectors of a memory `(rows, width)`, standardized, where and in the dtype that its association needs.
+    def bank(self, name: str, memory: StudyMemory, device: torch.device) -> Tensor:
+        """The vectors of a memory `(rows, width)`, standardized, on a device and in the dtype that its association
+        needs.
 
         They depend on no weight, so they are kept until the memory, the device or the dtype is another one.
         """
         association = self.get_submodule(name)
-        weight = association.k_proj.weight
+        dtype = association.k_proj.weight.dtype
         kept, bank = self._banks.get(name, (None, None))
-        if kept is not memory or bank.device != weight.device or bank.dtype != weight.dtype:
-            exact = memory.vectors["values"].to(weight.device)
-            bank = F.layer_norm(exact, exact.shape[-1:], eps=association.layer_norm_eps).to(weight.dtype)
+        if kept is not memory or bank.device != device or bank.dtype != dtype:
+            # What is made in inference mode could never be trained with.
+            with torch.inference_mode(False), torch.no_grad():
+                exact = memory.vectors["values"].to(device)
+                bank = F.layer_norm(exact, exact.shape[-1:], eps=association.layer_norm_eps).to(dtype)
             self._banks[name] = (memory, bank)
         return bank
 

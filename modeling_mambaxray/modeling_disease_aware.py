@@ -114,14 +114,15 @@ class DiseaseAwareForConditionalGeneration(StudyMemoriesMixin, MambaXrayForCondi
                 "the pipeline, the commands and evaluate_model do by themselves, or set config.exemplars to False"
             )
         tokens = visual_tokens.to(self.disease_queries.queries.dtype)
-        diseases = self.disease_queries(tokens, output_attentions=not self.training)
+        is_explained = not (self.training or torch.compiler.is_compiling())
+        diseases = self.disease_queries(tokens, output_attentions=is_explained)
         fused = visual_tokens
         if self.fusion is not None:
             tokens = visual_tokens.to(self.projector.weight.dtype)
             further = self.fusion(diseases.last_hidden_state.to(tokens.dtype), tokens)
             fused = torch.cat([tokens, further], dim=1)
         features = super().fuse(fused)
-        if not self.training:
+        if is_explained:
             features.evidence = self._evidence(diseases, exemplar_row, exemplar_similarities)
         return features
 

@@ -16,6 +16,7 @@ from .hub.separate_parts import SeparatePartsMixin
 from .layers.classification import classification_loss
 from .layers.disease_queries import DiseaseQueries, DiseaseQueriesOutput
 from .layers.frozen_parts import FrozenPartsMixin
+from .layers.input_gradients import InputGradientsMixin
 from .layers.views import encode_views
 from .parts.given_parts import given_part
 
@@ -42,7 +43,9 @@ class DiseaseClassificationOutput(ModelOutput):
     losses: dict[str, Tensor] | None = None
 
 
-class DiseaseClassificationModel(SeparatePartsMixin, FrozenPartsMixin, ModelCodeMixin, PreTrainedModel):
+class DiseaseClassificationModel(
+    SeparatePartsMixin, FrozenPartsMixin, InputGradientsMixin, ModelCodeMixin, PreTrainedModel
+):
     """A vision encoder and `disease_queries`, one query per observation, that look at its tokens.
 
     A system says in `make_queries` what its queries are, and in `forward` which losses it adds.

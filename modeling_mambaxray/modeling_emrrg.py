@@ -88,9 +88,9 @@ class EMRRGForConditionalGeneration(MambaXrayForConditionalGeneration):
         )
 
     def _cross_attention_states(self, image_embeds: list[Tensor]) -> dict[int, CrossAttentionStates]:
-        layers = self.get_decoder().layers
-        norms = {index: layers[index].input_layernorm for index in self.config.hybrid_layers}
-        return self.cross_attention(torch.stack(image_embeds), norms)
+        layers, visual_tokens = self.get_decoder().layers, torch.stack(image_embeds)
+        normed = {index: layers[index].input_layernorm(visual_tokens) for index in self.config.hybrid_layers}
+        return self.cross_attention(normed)
 
     def extra_decoder_inputs(self, input_ids: Tensor | None, image_features: ImageFeatures | None) -> dict[str, Any]:
         if image_features is None:

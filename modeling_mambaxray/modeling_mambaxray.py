@@ -32,11 +32,12 @@ from .hub.private_memory import PrivateMemoryMixin
 from .hub.repository_code import ModelCodeMixin
 from .hub.separate_parts import PartReference, SeparatePartsMixin
 from .layers.decoder_head import check_head_rules
-from .layers.decoder_interface import DecoderInterface, attention_arguments, check_sequence_length
+from .layers.decoder_interface import DecoderInterface, attention_arguments, check_sequence_length, positions_of
 from .layers.frozen_parts import FrozenPartsMixin
 from .layers.given_inputs import IMAGE_ARGUMENTS, check_study_inputs, unexpected_arguments
 from .layers.image_features import ImageFeatures
 from .layers.image_placeholders import merge_image_embeddings, placeholder_mask
+from .layers.input_gradients import InputGradientsMixin
 from .layers.model_outputs import MambaXrayModelOutput, MambaXrayOutput
 from .layers.views import (
     encode_images,
@@ -50,7 +51,7 @@ from .parts.given_parts import build_around, given_part
 from .parts.pretrained_parts import pretrained_part, pretrained_vision_encoder
 
 
-class MambaXrayPreTrainedModel(ModelCodeMixin, PreTrainedModel):
+class MambaXrayPreTrainedModel(InputGradientsMixin, ModelCodeMixin, PreTrainedModel):
     """Weight initialisation and the flags that transformers asks for."""
 
     config_class = MambaXrayConfig
@@ -327,10 +328,8 @@ class MambaXrayModel(FrozenPartsMixin, MambaXrayPreTrainedModel):
                 check_sequence_length(input_ids.shape[1], self.config)
             prior_embeds = None if features is None else features.get("prior_output")
             inputs_embeds = self.merge_image_features(input_ids, image_embeds, prior_embeds)
-        if position_ids is None and cache is None and attention_mask is not None:
-            left_padding = (attention_mask != 0).int().argmax(dim=-1, keepdim=True)
-            positions = torch.arange(attention_mask.shape[-1], device=attention_mask.device)
-            position_ids = (positions - left_padding).clamp(min=0)
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            position_ids = positions_of(attention_mask, inputs_embeds.shape[1], cache)
         inputs = {
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,

@@ -16,6 +16,7 @@ from ..configuration.vision_tokens import visual_width
 from .hub.repository_code import ModelCodeMixin
 from .layers.contrastive import contrastive_loss
 from .layers.frozen_parts import FrozenPartsMixin
+from .layers.input_gradients import InputGradientsMixin
 from .layers.report_encoder import drop_pooler, last_valid_token, without_pooler
 from .layers.views import encode_views
 from .parts.given_parts import build_around, given_part
@@ -41,7 +42,7 @@ class MambaXrayDualEncoderOutput(ModelOutput):
     logits_per_text: Tensor | None = None
 
 
-class MambaXrayDualEncoder(FrozenPartsMixin, ModelCodeMixin, PreTrainedModel):
+class MambaXrayDualEncoder(FrozenPartsMixin, InputGradientsMixin, ModelCodeMixin, PreTrainedModel):
     """Puts studies and reports into one space, where a study lies close to its own report.
 
     Any `AutoModel` vision encoder and any text encoder fit; of a causal language model the body is taken. A study is

@@ -123,21 +123,34 @@ class VisionMambaEmbeddings(nn.Module):
         return tokens + self.position_embeddings
 
 
+class VisionMambaConvolution(nn.Conv1d):
+    """A direction's causal depthwise convolution, which the mixer computes."""
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """The weight `(D, kernel)` and the bias `(D,)`."""
+        return self.weight.squeeze(1), self.bias
+
+
 class VisionMambaDirection(nn.Module):
     """What each scan direction has of its own: convolution, input-dependent projections, decay and skip.
 
-    The mixer runs those of all directions at once.
+    The mixer runs those of all directions at once. It calls for weights, since what keeps them elsewhere between calls,
+    as accelerate does for models that are larger than a GPU, brings them for a call.
     """
 
     def __init__(self, config: VisionMambaConfig):
         super().__init__()
         width, state, rank = config.hidden_size, config.state_size, config.time_step_rank
-        self.conv1d = nn.Conv1d(width, width, config.conv_kernel, groups=width, padding=config.conv_kernel - 1)
+        self.conv1d = VisionMambaConvolution(width, width, config.conv_kernel, groups=width)
         self.x_proj = nn.Linear(width, rank + 2 * state, bias=False)
         self.dt_proj = nn.Linear(rank, width)
         self.A_log = nn.Parameter(torch.zeros(width, state))
         self.D = nn.Parameter(torch.ones(width))
         self.splits = (rank, state, state)  # of what x_proj gives: low-rank step, B, C
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The convolution's weight `(D, kernel)` and bias `(D,)`, `A_log` `(D, N)` and `D` `(D,)`."""
+        return *self.conv1d(), self.A_log, self.D
 
 
 class VisionMambaMixer(nn.Module):
@@ -155,17 +168,15 @@ class VisionMambaMixer(nn.Module):
         """`(B, L, D)` to `(B, L, D)`; `orders` and their inverses are `(K, L)`. Mamba, algorithm 2."""
         directions = self.directions
         x, gate = self.in_proj(hidden_states).chunk(2, dim=-1)
-        weight = torch.stack([direction.conv1d.weight.squeeze(1) for direction in directions])
-        bias = torch.stack([direction.conv1d.bias for direction in directions])
+        own = zip(*(direction() for direction in directions), strict=True)
+        weight, bias, A_log, D = (torch.stack(of_directions) for of_directions in own)
         u = directional_convolution(x, orders, weight, bias, inverse_orders)
         projected, _ = project_directions([direction.x_proj for direction in directions], u)
         low_rank_step, B, C = projected.split(directions[0].splits, dim=-1)
         # dt_proj stays in float32 when the model is loaded in half precision: the step sizes are small differences.
         low_rank_step = low_rank_step.to(directions[0].dt_proj.weight.dtype)
         delta, delta_bias = project_directions([direction.dt_proj for direction in directions], low_rank_step)
-        A = -torch.exp(torch.stack([direction.A_log for direction in directions]).float())
-        D = torch.stack([direction.D for direction in directions])
-        scanned = selective_scan(u, delta, A, B, C, D, delta_bias)
+        scanned = selective_scan(u, delta, -torch.exp(A_log.float()), B, C, D, delta_bias)
         return self.out_proj(merge_directions(scanned, gate, orders, inverse_orders))
 
 

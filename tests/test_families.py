@@ -224,6 +224,24 @@ def test_a_study_gives_the_same_alone_and_beside_others(subject):
         torch.testing.assert_close(among[tuple(slice(n) for n in alone.shape)], alone, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:The following device_map keys do not match any submodules")
+@pytest.mark.parametrize("offloaded", ["the first part", "all other parts"])
+def test_weights_that_lie_on_disk_between_calls_give_the_same(subject, offloaded, tmp_path):
+    parts = [name for name, part in subject.model.named_children() if any(True for _ in part.parameters())]
+    on_disk = parts[:1] if offloaded == "the first part" else parts[1:]
+    devices = {name: "disk" if name in on_disk else "cpu" for name, _ in subject.model.named_children()}
+    own = (subject.model.named_parameters(recurse=False), subject.model.named_buffers(recurse=False))
+    devices |= {name: "cpu" for tensors_of_model in own for name, _ in tensors_of_model}
+    model = subject.load(device_map=devices, offload_folder=tmp_path)
+    assert any(weight.is_meta for weight in model.parameters())
+    inputs = subject.inputs(training=False)
+    with torch.no_grad():
+        pairs = zip(tensors(model(**inputs)), tensors(subject.model(**inputs)), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
+    if subject.generates:
+        assert torch.equal(*(generate(each, inputs, **MODES["beams"]) for each in (model, subject.model)))
+
+
 # Generation
 
 
@@ -252,6 +270,24 @@ def test_a_left_padded_batch_generates_what_single_studies_do(generator, mode):
     together = generate(generator.model, batch, **MODES[mode])
     alone = torch.cat([generate(generator.model, inputs, **MODES[mode]) for inputs in (first, second)])
     assert torch.equal(together, alone)
+
+
+def test_a_loop_of_forward_passes_over_a_left_padded_batch_writes_what_generate_does(generator):
+    inputs = generator.inputs(training=False)
+    pad = generator.processor.tokenizer.pad_token_id
+    inputs["input_ids"] = F.pad(inputs["input_ids"], (3, 0), value=pad)
+    inputs["attention_mask"] = F.pad(inputs["attention_mask"], (3, 0))
+    length = LENGTH["max_new_tokens"]
+    options = {"output_logits": True, "return_dict_in_generate": True, "do_sample": False}
+    expected = generator.model.generate(**inputs, **LENGTH, **options)
+    written, step, mask, found = expected.sequences[:, -length:], dict(inputs), inputs["attention_mask"], []
+    with torch.no_grad():
+        for token in written.T:
+            output = generator.model(**step, use_cache=True)
+            found.append(output.logits[:, -1])
+            mask = F.pad(mask, (0, 1), value=1)
+            step = {"input_ids": token.unsqueeze(1), "attention_mask": mask, "cache": output.cache}
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected.logits), rtol=1e-5, atol=1e-5)
 
 
 def test_prompts_computed_beside_steps_are_in_order_and_give_the_same_reports(generator, monkeypatch):

@@ -12,6 +12,7 @@ from .collator import ContrastiveCollator
 from .recipe_contrast import ContrastRecipe, DualEncoderSection
 from .recipe_text import RecipeError
 from .stage_parts import freeze, limit_length, load_splits, make_text_encoder, make_vision_encoder, named_part
+from .weight_decay import SelectiveDecayTrainer
 
 
 def make_trainer(recipe: ContrastRecipe, arguments: TrainingArguments, output: Path) -> Trainer:
@@ -30,7 +31,7 @@ def make_trainer(recipe: ContrastRecipe, arguments: TrainingArguments, output: P
         )
     model, processor = make_dual_encoder(recipe.model, train["report"])
     freeze(model, recipe.model.freeze)
-    return Trainer(
+    return SelectiveDecayTrainer(
         model=model,
         args=arguments,
         train_dataset=train,

@@ -1,4 +1,4 @@
-"""A `Trainer` that logs a model's named losses and metrics beside the loss. Everything else is the plain one's."""
+"""A `Trainer` that logs a model's named losses and metrics beside the loss."""
 
 from typing import Any
 
@@ -6,10 +6,11 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+
+from .weight_decay import SelectiveDecayTrainer
 
 
-class NamedLossTrainer(Trainer):
+class NamedLossTrainer(SelectiveDecayTrainer):
     """A `Trainer` that logs each of the `losses` and `metrics` of a model's output under its name: its mean over the
     steps since the last log, and over the processes. At evaluation they are among the metrics, with their prefix."""
 

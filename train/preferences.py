@@ -1,7 +1,8 @@
 """Preference pairs for DPO: of several sampled reports of a study, the one that the rewards like best and the worst.
 
 The file grows while reports are sampled, and an interrupted run goes on where it stopped: the reports of a study depend
-on the recipe's seed and the study's place only, not on when they were sampled.
+on the recipe and the study's place only, not on when they were sampled. Each line says of which recipe, data and model
+it is, since a run that has come to no checkpoint may be given again with others.
 """
 
 import json
@@ -16,8 +17,11 @@ from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 from ..evaluation.report_writing import in_main_process
 from .recipe_align import AlignRecipe
 from .rewards import Reward, normalized_sum
+from .run_inputs import run_inputs
+from .training_studies import digest_of
 
 _STUDIES_AT_A_TIME = 8
+_DECISIVE = ("seed", "data", "rewards", "uncertain", "radeval_python", "num_samples", "generation")
 
 
 def preference_pairs(
@@ -35,15 +39,17 @@ def preference_pairs(
         studies: of the package's schema.
         rewards: functions of `make_rewards`; their sum, each normalised within the study, ranks the reports.
         recipe: says how reports are sampled, and the rewards' weights.
-        file: JSON lines, one per study, complete ones of which are kept: `study_id`, `chosen`, `rejected`, and the
-            values of each reward for both. Where all reports are worth the same, `chosen` and `rejected` are null.
+        file: JSON lines, one per study, complete ones of which are kept if they are of this recipe, its data and its
+            model: `study_id`, `chosen`, `rejected`, the values of each reward for both, and `made_from`, a digest of
+            recipe, data and model. Where all reports are worth the same, `chosen` and `rejected` are null.
 
     Returns:
         Those with a difference, in the order of the studies, the same in every process; the main one samples.
     """
 
     def sample() -> list[dict[str, Any]]:
-        done = _read(file)
+        made_from = _made_from(recipe)
+        done = [pair for pair in _read(file) if pair.get("made_from") == made_from]
         groups = range(0, len(studies), _STUDIES_AT_A_TIME)
         todo = [start for start in groups if min(start + _STUDIES_AT_A_TIME, len(studies)) > len(done)]
         # A group that was interrupted is sampled anew, from its own seed.
@@ -54,12 +60,18 @@ def preference_pairs(
             for start in todo:
                 group = studies.select(range(start, min(start + _STUDIES_AT_A_TIME, len(studies))))
                 for pair in _pairs_of(model, processor, group, rewards, recipe, recipe.seed + start):
-                    lines.write(f"{json.dumps(pair, ensure_ascii=False)}\n")
-                    done.append(pair)
+                    done.append(pair | {"made_from": made_from})
+                    lines.write(f"{json.dumps(done[-1], ensure_ascii=False)}\n")
                 lines.flush()
         return done
 
     return [pair for pair in in_main_process(sample) if pair["chosen"] is not None]
+
+
+def _made_from(recipe: AlignRecipe) -> str:
+    values = recipe.to_dict()
+    inputs = run_inputs(values | {"model": {"checkpoint": recipe.model.checkpoint}})
+    return digest_of([{name: values[name] for name in _DECISIVE}, recipe.model.checkpoint, inputs])[:16]
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from .patch_prediction_callback import PatchPredictionCallback
 from .recipe_pretrain import ImageDataSection, PretrainerSection, PretrainRecipe
 from .recipe_text import RecipeError
 from .stage_parts import load_splits, named_part
+from .weight_decay import SelectiveDecayTrainer
 
 
 def make_trainer(recipe: PretrainRecipe, arguments: TrainingArguments, output: Path) -> Trainer:
@@ -47,7 +48,7 @@ def make_trainer(recipe: PretrainRecipe, arguments: TrainingArguments, output: P
     if isinstance(model, ViTMAEForPreTraining) and arguments.label_names is None:
         # The Trainer reports the evaluation loss of such a model only where it finds labels.
         arguments.label_names = ["pixel_values"]
-    return Trainer(
+    return SelectiveDecayTrainer(
         model=model,
         args=arguments,
         train_dataset=train,

@@ -18,13 +18,15 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, Trainer, TrainerState, TrainingArguments, set_seed
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers import Trainer, TrainerState, TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
-from ..configuration.families import import_plugins
+from ..configuration.families import families_of_stage, import_plugins
 from ..data.output_lock import locked_output
 from ..data.whole_file import flush_to_disk, write_whole
-from .checkpoints import CheckpointSeal, last_complete_checkpoint
+from ..evaluation.score_tables import LOWER_IS_BETTER
+from .checkpoints import CheckpointSeal, check_same_batches, last_complete_checkpoint
+from .early_stopping import ResumableEarlyStopping
 from .parameter_table import parameter_groups
 from .recipe import STAGES
 from .recipe_base import Recipe
@@ -80,6 +82,7 @@ def run_recipe(
                 state.wait_for_everyone()
                 if finished:
                     return read_result(output)
+                _check_going_on(arguments)
                 trainer = _make_trainer(recipe, arguments, output, on_start)
             return _train(trainer, output)
     finally:
@@ -107,9 +110,10 @@ def _make_trainer(
             f"the data has no validation studies, but training.eval_strategy is {arguments.eval_strategy.value}: give "
             "training.eval_strategy=no, or data with a validation split"
         ) from error
-    trainer.add_callback(CheckpointSeal())
+    trainer.add_callback(CheckpointSeal(trainer.args.save_total_limit))
+    trainer.args.save_total_limit = None
     if recipe.early_stopping_patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
+        trainer.add_callback(ResumableEarlyStopping(recipe.early_stopping_patience))
     if trainer.is_world_process_zero():
         if on_start is not None:
             on_start(trainer.model)
@@ -146,11 +150,21 @@ def _train(trainer: Trainer, output: Path) -> RunResult:
     return result
 
 
+def _check_going_on(arguments: TrainingArguments) -> None:
+    checkpoint = last_complete_checkpoint(Path(arguments.output_dir))
+    if checkpoint is None:
+        return
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    if not 0 < arguments.max_steps <= state.global_step:
+        check_same_batches(checkpoint, arguments)
+
+
 def _train_no_further(trainer: Trainer, checkpoint: Path) -> None:
     """Lets a run that was killed after its last step only end: in the middle of an epoch, the Trainer would take one
-    step beyond `max_steps` (transformers 5.24)."""
-    done = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).global_step
-    if not 0 < trainer.args.max_steps <= done:
+    step beyond `max_steps`, and some more where it had stopped early (transformers 5.24)."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    stopping = [c for c in trainer.callback_handler.callbacks if isinstance(c, ResumableEarlyStopping)]
+    if not (0 < trainer.args.max_steps <= state.global_step or any(each.has_stopped(state) for each in stopping)):
         return
     trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0
     if not hasattr(trainer.train_dataset, "__len__"):
@@ -162,6 +176,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
     """The arguments of a recipe's Trainer, with defaults that depend on the machine.
 
     Raises:
+        RecipeError: the best model may be in no checkpoint.
         ValueError: transformers finds that they contradict each other.
     """
     values: dict[str, Any] = {"report_to": ["tensorboard"]}
@@ -175,7 +190,23 @@ def training_arguments(recipe: Recipe, folder: Path) -> TrainingArguments:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             values |= {"ddp_backend": "gloo"}
     values |= {"ddp_find_unused_parameters": False} | recipe.fixed_arguments() | recipe.training
-    return recipe.arguments_class()(str(folder), seed=recipe.seed, remove_unused_columns=False, **values)
+    if (metric := values.get("metric_for_best_model")) and values.get("greater_is_better") is None:
+        values["greater_is_better"] = not _is_better_low(metric, recipe.stage)
+    arguments = recipe.arguments_class()(str(folder), seed=recipe.seed, remove_unused_columns=False, **values)
+    by_steps = arguments.load_best_model_at_end and arguments.save_strategy == "steps"
+    if by_steps and arguments.save_steps != arguments.eval_steps:
+        raise RecipeError(
+            f"training.load_best_model_at_end needs a checkpoint of each evaluation, or the best model may be in none: "
+            f"training.save_steps is {arguments.save_steps}, training.eval_steps {arguments.eval_steps}"
+        )
+    return arguments
+
+
+def _is_better_low(metric: str, stage: str) -> bool:
+    """The Trainer takes all for better high whose name does not end in `loss` (5.24)."""
+    losses = {n for family in families_of_stage(stage).values() for n in getattr(family.config_class, "loss_names", ())}
+    name = metric.removeprefix("eval_")
+    return name.endswith("loss") or name in losses or name in LOWER_IS_BETTER
 
 
 __all__ = ["RunResult", "read_result", "run_recipe", "training_arguments"]

@@ -50,6 +50,8 @@ _FREE = (
     *("description", "metrics", "picture_every", "picture_images", "early_stopping_patience", "data.max_validation"),
     *("training.max_steps", "training.num_train_epochs", "training.per_device_eval_batch_size", "training.report_to"),
 )
+# With another number of processes it keeps the studies of a step together; `check_same_batches` looks at the product.
+_FREE_TO_GO_ON = "training.per_device_train_batch_size"
 _FREE_PREFIXES = ("training.eval_", "training.save_", "training.logging_", "training.dataloader_")
 
 
@@ -72,6 +74,9 @@ def check_run_folder(folder: Path, recipe: Recipe) -> bool:
     decisive = [name for name in differences if name not in _FREE and not name.startswith(_FREE_PREFIXES)]
     checkpoint = last_complete_checkpoint(folder / CHECKPOINTS)
     finished = (folder / RESULT_FILE).is_file()
+    longer = {name for name in ("training.max_steps", "training.num_train_epochs") if name in differences}
+    if checkpoint is not None and (longer or not finished):
+        decisive = [name for name in decisive if name != _FREE_TO_GO_ON]
     if decisive and (finished or checkpoint is not None):
         raise RecipeError(
             f"{folder} holds a run of another recipe: {_describe(differences, decisive)}. Choose another output "
@@ -79,7 +84,6 @@ def check_run_folder(folder: Path, recipe: Recipe) -> bool:
         )
     if finished or checkpoint is not None:
         _refuse_changed_inputs(folder, recipe)
-    longer = {name for name in ("training.max_steps", "training.num_train_epochs") if name in differences}
     if not finished or not longer:
         return finished
     if checkpoint is None:

@@ -205,7 +205,8 @@ class ReportGenerationMixin(GenerationMixin):
         placeholders = [self.config.image_token_id, self.config.prior_image_token_id]
         vocabulary = self.get_input_embeddings().num_embeddings
         if suppressed := [token for token in placeholders if token is not None and token < vocabulary]:
-            processors.append(SuppressTokensLogitsProcessor(suppressed, device=self.device))
+            # First, so that what picks or scales by rank and sum, such as top-k, does so among the others.
+            processors.insert(0, SuppressTokensLogitsProcessor(suppressed, device=self.device))
         return processors
 
     def _expand_multimodal_outputs(

@@ -6,8 +6,10 @@ import sys
 from dataclasses import dataclass
 from typing import Self
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import TransformersKwargs
 
@@ -59,6 +61,25 @@ def attention_arguments(text_config: PreTrainedConfig) -> set[str]:
     return named | {"cross_attention", "attention_instances"}
 
 
+def positions_of(attention_mask: Tensor, length: int, cache: Cache | None = None) -> Tensor | None:
+    """Positions of new tokens, `(batch, length)`, counted from the first token of each row that is not padding.
+
+    Args:
+        attention_mask: `(batch, tokens)`, of what the cache holds and of the new tokens.
+        length: new tokens.
+        cache: what was computed before.
+
+    Returns:
+        None where the mask is too short to tell.
+    """
+    start = 0 if cache is None else int(cache.get_seq_length())
+    if attention_mask.shape[-1] < start + length:
+        return None
+    left_padding = (attention_mask != 0).int().argmax(dim=-1, keepdim=True)
+    tokens = torch.arange(start, start + length, device=attention_mask.device)
+    return (tokens - left_padding).clamp(min=0)
+
+
 def longest_sequence(text_config: PreTrainedConfig) -> int:
     """Number of positions that the decoder was made for."""
     limit = getattr(text_config, "max_position_embeddings", None)
@@ -79,4 +100,10 @@ def check_sequence_length(length: int, config: MambaXrayConfig) -> None:
         )
 
 
-__all__ = ["DecoderInterface", "attention_arguments", "check_sequence_length", "longest_sequence"]
+__all__ = [
+    "DecoderInterface",
+    "attention_arguments",
+    "check_sequence_length",
+    "longest_sequence",
+    "positions_of",
+]

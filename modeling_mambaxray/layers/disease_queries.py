@@ -165,10 +165,11 @@ class DiseaseQueries(nn.Module):
             output_attentions=output_attentions,
             return_dict=True,
         )
-        features, head = output.last_hidden_state, self.classifier
+        features = output.last_hidden_state
+        logits = None if self.classifier is None else self.classifier(features).diagonal(dim1=-2, dim2=-1)
         return DiseaseQueriesOutput(
             last_hidden_state=features,
-            logits=None if head is None else (features * head.weight).sum(-1) + head.bias,
+            logits=logits,
             cross_attentions=output.cross_attentions if output_attentions else None,
         )
 

@@ -11,6 +11,18 @@ from torch.nn import functional as F
 _NEGLIGIBLE = 69.0
 
 
+def bring_weights(module: nn.Module) -> None:
+    """Brings the weights of a module that is not called, where accelerate keeps them elsewhere between calls."""
+    if (hook := getattr(module, "_hf_hook", None)) is not None:
+        hook.pre_forward(module)
+
+
+def put_weights_back(module: nn.Module) -> None:
+    """Undoes `bring_weights`."""
+    if (hook := getattr(module, "_hf_hook", None)) is not None:
+        hook.post_forward(module, None)
+
+
 class HopfieldProjection(nn.Linear):
     """Makes queries, keys or values. It starts as those of hflayers do, for which how sharp a fresh recall is hardly
     depends on its sizes."""
@@ -126,6 +138,9 @@ class HopfieldAssociation(nn.Module):
             ValueError: the memories do not have the width or the batch that they should.
         """
         self._check_memories(states, memories, value_memories)
+        folded = [part for part in (self.k_proj, self.v_proj, self.key_norm, self.value_norm) if part is not None]
+        for part in folded:
+            bring_weights(part)
         prepared = (lambda bank: bank.to(self.k_proj.weight.dtype)) if are_standardized else self.standardized
         keys = prepared(memories)
         values = keys if value_memories is None else prepared(value_memories)
@@ -134,6 +149,8 @@ class HopfieldAssociation(nn.Module):
         patterns = self._updated(patterns, keys)
         weights = self._weights(patterns, keys)
         recalled = self._head_by_head(weights @ values, self.v_proj, self.value_norm)
+        for part in folded:
+            put_weights_back(part)
         output = self.out_proj(recalled.flatten(2))
         return output, weights.unflatten(1, (-1, self.num_heads)).transpose(1, 2) if output_weights else None
 

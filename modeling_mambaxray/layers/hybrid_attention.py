@@ -137,12 +137,13 @@ class HybridCrossAttention(nn.Module):
         self.layers = nn.ModuleDict({str(index): GatedCrossAttention(config) for index in config.hybrid_layers})
 
     def forward(
-        self, visual_tokens: Tensor, norms: Mapping[int, nn.Module], mask: Tensor | None = None
+        self, visual_tokens: Mapping[int, Tensor], mask: Tensor | None = None
     ) -> dict[int, CrossAttentionStates]:
-        """Keys and values of visual tokens `(S, L, hidden)`, normed by each layer's own norm of its input."""
+        """Keys and values of visual tokens `(S, L, hidden)`, by the layer's index as its own norm of its input gives
+        them."""
         states = {}
         for name, layer in self.layers.items():
-            keys, values = layer.keys_and_values(norms[int(name)](visual_tokens))
+            keys, values = layer.keys_and_values(visual_tokens[int(name)])
             states[int(name)] = CrossAttentionStates(layer, keys, values, mask)
         return states
 

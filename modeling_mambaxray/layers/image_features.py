@@ -95,9 +95,10 @@ class ImageFeatures(ModelOutput):
     prior_output: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
-        if self.pooler_output is None and self.embeddings is not None:
-            self.pooler_output = list(self.embeddings)
+        # First, since this may be made of a dict of the fields, as where accelerate moves it to a device.
         super().__post_init__()
+        if self.pooler_output is None and self.embeddings is not None:
+            self["pooler_output"] = list(self.embeddings)
 
 
 __all__ = ["Evidence", "ImageFeatures", "RelatedStudy"]

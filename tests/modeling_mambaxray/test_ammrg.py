@@ -139,7 +139,7 @@ def inputs_of(model, studies=3, seed=1, views=1):
 
 def bank_of(model, name):
     """A memory as the model reads it."""
-    return model.associations.bank(name, model.study_memory[name])
+    return model.associations.bank(name, model.study_memory[name], model.device)
 
 
 GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
@@ -261,6 +261,17 @@ def test_gradients_reach_every_projection_and_no_memory(model):
         assert not bank_of(model, name).requires_grad
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
             assert model.associations.get_submodule(name).get_parameter(f"{part}.weight").grad.abs().sum() > 0
+
+
+def test_a_model_can_be_trained_after_it_was_used_in_inference_mode():
+    model = tiny_ammrg()
+    inputs = inputs_of(model)
+    with torch.inference_mode():
+        expected = model(**inputs).logits.clone()
+    logits = model(**inputs).logits
+    logits.sum().backward()
+    assert torch.equal(logits, expected)
+    assert model.associations.visual.k_proj.weight.grad is not None
 
 
 def test_memories_are_used_where_and_in_the_dtype_that_the_model_is(model):

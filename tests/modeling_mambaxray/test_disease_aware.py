@@ -492,6 +492,18 @@ def test_the_evidence_is_each_diseases_probability_map_and_exemplar(model, proce
     model.eval()
 
 
+def test_the_model_compiles_as_one_graph_which_gives_no_evidence(model, processor, studies):
+    inputs = dict(prepare_for_generation(model, processor, studies[:1]))
+    pixels = {"pixel_values": processor.prepare_images(studies[:1])["pixel_values"]}
+    inputs = {name: value for name, value in inputs.items() if name not in ("visual_tokens", "view_mask")} | pixels
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        found, expected = compiled(**inputs), model(**inputs)
+    torch.testing.assert_close(found.logits, expected.logits)
+    assert found.evidence is None
+    assert expected.evidence is not None
+
+
 def test_the_page_shows_the_exemplar_once_with_both_similarities(model, processor, studies, tmp_path):
     explanation = explain_report(model, processor, studies[0]["images"], max_new_tokens=6, min_new_tokens=6)
     page = write_attention_page(tmp_path / "page.html", explanation, title="t", summary="s").read_text()

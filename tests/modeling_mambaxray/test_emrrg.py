@@ -72,8 +72,8 @@ class ReleasedLayer:
     def __call__(self, io, visual_tokens=None):
         options = {}
         if visual_tokens is not None:
-            norms = {0: self.layer.input_layernorm}
-            states = self.model.cross_attention(visual_tokens, norms, io["cross_attn_mask"].bool())
+            normed = {0: self.layer.input_layernorm(visual_tokens)}
+            states = self.model.cross_attention(normed, io["cross_attn_mask"].bool())
             options["cross_attention"] = CrossAttentionInputs(states, self.model._attending(io["token_type"]))
         positions = io["position_ids"]
         rotations = self.model.language_model.model.rotary_emb(io["hidden_states"], positions)

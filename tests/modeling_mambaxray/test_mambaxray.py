@@ -161,6 +161,15 @@ def test_a_left_padded_forward_pass_gives_the_logits_of_the_unpadded_one():
     torch.testing.assert_close(padded, plain, rtol=1e-4, atol=1e-4)
 
 
+def test_a_mask_of_four_dimensions_gives_the_logits_of_the_one_that_it_is_made_of():
+    model = tiny_model()
+    inputs = left_pad(make_inputs(model), 5)
+    seen = inputs["attention_mask"][:, None, None].bool() & torch.ones(inputs["input_ids"].shape[1:] * 2).tril().bool()
+    added = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+    logits = model(**inputs | {"attention_mask": added}).logits[:, 5:]
+    torch.testing.assert_close(logits, model(**inputs).logits[:, 5:], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("vision", "text"), COMBINATIONS)
 @pytest.mark.parametrize("mode", list(MODES))
 def test_generation_with_and_without_cache_agree(vision, text, mode):
@@ -227,6 +236,8 @@ def test_the_placeholder_is_never_generated():
         head.weight[IMAGE_TOKEN_ID] = 100 * head.weight.abs().sum(0)
     tokens = new_tokens(model, make_inputs(model), do_sample=True, use_cache=False)
     assert IMAGE_TOKEN_ID not in tokens
+    # Not even as the one that is left of all.
+    assert IMAGE_TOKEN_ID not in new_tokens(model, make_inputs(model), do_sample=True, top_k=1)
 
 
 # Views
@@ -327,6 +338,25 @@ def test_one_batch_can_be_learned_by_heart(vision, text):
     assert losses[-1] < 0.5 * losses[0]
     encoder_gradients = [p.grad for p in model.vision_encoder.parameters() if p.grad is not None]
     assert any(gradient.abs().sum() > 0 for gradient in encoder_gradients)
+
+
+@pytest.mark.parametrize("vision", VISION_CONFIGS)
+def test_gradient_checkpointing_changes_no_gradient_whatever_the_encoder(vision):
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny_model(vision).train()
+        for module in model.modules():
+            # Of a Swin and of VMamba, whole branches are left out at random.
+            for name in ("p", "rate", "drop_prob"):
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, 0.0)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        inputs = make_inputs(model)
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad})
+    assert all(gradient is not None for name, gradient in gradients[0].items() if "pooler" not in name)
+    torch.testing.assert_close(*gradients)
 
 
 def test_a_frozen_encoder_stays_as_it_is_used_while_the_rest_trains():

@@ -264,6 +264,11 @@ def test_pairs_are_the_best_and_the_worst_and_go_on_where_they_stopped(start, tm
     file.write_text("".join(whole.splitlines(keepends=True)[:9]) + '{"study_id": "half')
     assert preference_pairs(model, processor, studies, rewards, recipe, file) == pairs
     assert file.read_text() == whole
+    # Those of another recipe, which a run may be corrected by before its first checkpoint, are not gone on with.
+    other = make_recipe(values | {"generation": {"max_new_tokens": 2}})
+    assert preference_pairs(model, processor, studies, rewards, other, file) != pairs
+    assert all(len(pair["chosen"]) < 30 for pair in map(json.loads, file.read_text().splitlines()) if pair["chosen"])
+    assert preference_pairs(model, processor, studies, rewards, recipe, file) == pairs
     reports = sampled_reports(model, processor, studies.select([0, 1]), 3, {"max_new_tokens": 8}, 5)
     assert len(reports) == 6
     assert reports == sampled_reports(model, processor, studies.select([0, 1]), 3, {"max_new_tokens": 8}, 5)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,33 @@ from safetensors.torch import load_file
 from tiny_training import TINY
 
 from mambaxray import load_recipe, run_recipe
+from mambaxray.train import checkpoints as checkpoints_module
 from mambaxray.train.checkpoints import is_complete, last_complete_checkpoint
 from mambaxray.train.processes import run_in_processes
+from mambaxray.train.recipe import RecipeError
+from mambaxray.train.report_trainer import ReportTrainer
 
 # 21 training studies in batches of 4: checkpoint 9 lies in the middle of the second epoch.
 KILLED = [*TINY, "training.max_steps=24", "training.save_steps=3", "training.eval_strategy=no", "metrics=null"]
+
+
+class PowerCut(Exception):
+    pass
+
+
+@contextmanager
+def stopping_at(step):
+    """Training ends by an error when so many steps are done and saved."""
+    real = ReportTrainer.training_step
+
+    def training_step(trainer, *args, **kwargs):
+        if trainer.state.global_step == step:
+            raise PowerCut
+        return real(trainer, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):  # noqa: PT012
+        patch.setattr(ReportTrainer, "training_step", training_step)
+        yield
 
 
 def run_tiny(output, batch_size):
@@ -102,3 +125,86 @@ def test_an_incomplete_checkpoint_is_passed_over(checkpoints, harm):
 
 def test_without_a_checkpoint_there_is_none(tmp_path):
     assert last_complete_checkpoint(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize("best", [[], ["training.load_best_model_at_end=true", "training.metric_for_best_model=loss"]])
+def test_a_checkpoint_is_deleted_only_when_the_next_one_is_complete(tmp_path, monkeypatch, best):
+    """Power fails while the second checkpoint is on its way to the disk, and both may be of use."""
+    overrides = [*TINY, "metrics=null", "training.save_total_limit=1", *best]
+
+    def flush(paths):
+        if any("checkpoint-4" in str(path) for path in paths):
+            raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_module, "flush_to_disk", flush)
+        with pytest.raises(PowerCut):
+            run_recipe(load_recipe("finetune_phantoms", overrides), tmp_path)
+    assert last_complete_checkpoint(tmp_path / "checkpoints").name == "checkpoint-2"
+    run_recipe(load_recipe("finetune_phantoms", overrides), tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+def test_incomplete_checkpoints_are_deleted_before_those_that_can_be_used(tmp_path):
+    overrides = [*TINY, "metrics=null", "training.eval_strategy=no", "training.save_steps=1"]
+    half = tmp_path / "checkpoints" / "checkpoint-9"
+    with stopping_at(2):
+        run_recipe(load_recipe("finetune_phantoms", overrides), tmp_path)
+    half.mkdir()
+    run_recipe(load_recipe("finetune_phantoms", [*overrides, "training.save_total_limit=2"]), tmp_path)
+    left = {path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")}
+    assert left == {"checkpoint-3", "checkpoint-4"}
+
+
+def test_early_stopping_counts_on_after_an_interruption(tmp_path):
+    """Without a step that changes anything, the metric of the first evaluation stays the best."""
+    overrides = [
+        *(*TINY, "metrics=null", "training.max_steps=12", "training.eval_steps=1", "training.save_steps=1"),
+        *("training.learning_rate=1e-30", "early_stopping_patience=3", "training.metric_for_best_model=loss"),
+        "training.load_best_model_at_end=true",
+    ]
+    recipe = load_recipe("finetune_phantoms", overrides)
+    with stopping_at(3):
+        run_recipe(recipe, tmp_path)
+    assert last_complete_checkpoint(tmp_path / "checkpoints").name == "checkpoint-3"
+    assert run_recipe(recipe, tmp_path).steps == 4
+    # Killed after it had stopped, it takes no step further; with more patience it does.
+    (tmp_path / "result.json").unlink()
+    assert run_recipe(recipe, tmp_path).steps == 4
+    (tmp_path / "result.json").unlink()
+    assert run_recipe(load_recipe("finetune_phantoms", [*overrides, "early_stopping_patience=5"]), tmp_path).steps == 6
+
+
+def test_a_run_goes_on_with_as_many_studies_a_step_and_with_the_state_of_its_optimizer(tmp_path):
+    overrides = [*TINY, "metrics=null", "training.eval_strategy=no"]
+    with stopping_at(3):
+        run_recipe(load_recipe("finetune_phantoms", overrides), tmp_path / "run")
+    recipe = tmp_path / "run" / "recipe.yaml"
+    before = recipe.read_bytes()
+    message = r"1 process with 4 studies at a time, and here 1 would take 2: .*per_device_train_batch_size"
+    halved = [*overrides, "training.per_device_train_batch_size=2"]
+    with pytest.raises(RecipeError, match=message):
+        run_recipe(load_recipe("finetune_phantoms", halved), tmp_path / "run")
+    assert recipe.read_bytes() == before
+    # As a checkpoint of two processes.
+    checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint-2"
+    shutil.copy(checkpoint / "rng_state.pth", checkpoint / "rng_state_0.pth")
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_1.pth")
+    (checkpoint / "complete.json").write_text(
+        json.dumps({"rng_state_0.pth": os.stat(checkpoint / "rng_state_0.pth").st_size})
+    )
+    with pytest.raises(RecipeError, match=r"2 processes with 8 studies at a time, and here 1 would take 4: "):
+        run_recipe(load_recipe("finetune_phantoms", overrides), tmp_path / "run")
+    doubled = [*overrides, "training.per_device_train_batch_size=8"]
+    assert run_recipe(load_recipe("finetune_phantoms", doubled), tmp_path / "run").steps == 4
+
+
+def test_a_checkpoint_of_the_model_alone_is_not_gone_on_with(tmp_path):
+    recipe = load_recipe(
+        "finetune_phantoms", [*TINY, "metrics=null", "training.eval_strategy=no", "training.save_only_model=true"]
+    )
+    with stopping_at(3):
+        run_recipe(recipe, tmp_path)
+    with pytest.raises(RecipeError, match=r"checkpoint-2 holds the model alone \(training\.save_only_model\)"):
+        run_recipe(recipe, tmp_path)
+    assert run_recipe(recipe, tmp_path, restart=True).steps == 4

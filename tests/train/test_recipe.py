@@ -196,3 +196,25 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path):
 def test_a_training_value_that_is_no_possible_number_is_refused_by_its_key(override, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe("finetune_phantoms", [override])
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_high"),
+    [
+        *[("wrong_side_rate", False), ("eval_contradiction_rate", False), ("loss", False), ("report", False)],
+        *[("text_to_vision", False), ("F1_micro_14_uncertain-negative", True), ("unique_ratio", True)],
+    ],
+)
+def test_the_best_model_is_the_one_with_the_lowest_of_what_should_be_low(tmp_path, metric, is_high):
+    recipe = load_recipe("finetune_phantoms", [f"training.metric_for_best_model={metric}"])
+    assert training_arguments(recipe, tmp_path).greater_is_better is is_high
+    told = load_recipe(
+        "finetune_phantoms", [f"training.metric_for_best_model={metric}", "training.greater_is_better=true"]
+    )
+    assert training_arguments(told, tmp_path).greater_is_better
+
+
+def test_the_best_model_must_be_in_a_checkpoint(tmp_path):
+    steps = ["training.eval_steps=2", "training.save_steps=4", "training.load_best_model_at_end=true"]
+    with pytest.raises(RecipeError, match=r"training\.save_steps is 4, training\.eval_steps 2"):
+        training_arguments(load_recipe("finetune_phantoms", steps), tmp_path)
