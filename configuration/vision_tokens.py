@@ -19,7 +19,13 @@ _FAMILIES: dict[str, PatchPositions] = {}
 
 
 def register_vision_family(model_type: str, positions: PatchPositions) -> None:
-    """Makes a family of vision encoders known, by its configuration's `model_type`."""
+    """Makes a family of vision encoders known, by its configuration's `model_type`.
+
+    Args:
+        model_type: the family's; one that is known already is replaced.
+        positions: from a configuration to the length of `last_hidden_state` for one image, and the positions in it that
+            are patches, by the rows of a square grid.
+    """
     _FAMILIES[model_type] = positions
 
 

@@ -61,7 +61,7 @@ def load_studies(
     if is_table(source):
         return call_with_options(load_table, f"{source} (a table)", {"source": source}, options)
     raise FileNotFoundError(
-        f"{source!s} names no studies: give 'phantoms', a folder finished by `mambaxray prepare`, one with an "
+        f"{str(source)!r} names no studies: give 'phantoms', a folder finished by `mambaxray prepare`, one with an "
         "annotation.json in R2Gen's format, or a table of images and reports (a data set's folder, a .csv, .tsv, "
         ".jsonl or .parquet file, or hf://datasets/USER/NAME on the Hub)"
     )

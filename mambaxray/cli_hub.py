@@ -115,7 +115,7 @@ def card(
     """Write or update a model card.
 
     FOLDER/README.md states what the model is, what it was trained on and how, its scores, limits, licences and
-    citations. Unknown values are listed as "not measured". Text that you add yourself is kept.
+    citations. Unknown values are listed as "not recorded". Text that you add yourself is kept.
 
     \b
     Example:

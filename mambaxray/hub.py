@@ -83,7 +83,7 @@ def push_folder(
         changed[SCORES_FILE] = _scores(folder / SCORES_FILE)
     left = sum(path.is_file() for path in folder.rglob("*")) - len({*files, *map(PurePath, changed)})
     if left:
-        _logger.warning("%d files in %s are none that a model needs, and stay here", left, folder)
+        _logger.warning("%d files in %s do not belong to a model and are not pushed", left, folder)
     names = sorted({path.as_posix() for path in files} | changed.keys())
     operations = [CommitOperationAdd(name, changed.get(name, folder / name)) for name in names]
     api = HfApi(token=token)

@@ -53,8 +53,9 @@ def write_model_card(
 ) -> Path:
     """Writes `README.md` of a model's folder, or brings the generated parts of an existing one up to date.
 
-    It says what the folder and its run's folder say (`read_facts`), and "not measured" where they say nothing. Three
-    phantoms with the report that was drawn and the one that the model writes go into the sub-folder `examples`.
+    It says what the folder and its run's folder say (`read_facts`), and "not recorded" or "not measured" where they
+    say nothing. Three phantoms with the report that goes with each and the one that the model writes go into the
+    sub-folder `examples`.
 
     Args:
         folder: what `save_pretrained` wrote.
@@ -142,6 +143,7 @@ def _template_values(facts: ModelFacts, needed: Mapping[str, str], repo_id: str)
         "baselines": public_scores(facts.scores)["honesty"]["baselines"],
         "losses": losses,
         "papers": _papers(facts),
+        "memories": facts.memories,
         "patient_text_folder": PATIENT_TEXT_FOLDER,
     }
 

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from .configuration.saved_parts import is_local, read_separate_parts
 from .data.prepared import CARD_FILE as DATA_CARD_FILE
 from .modeling_mambaxray.hub.local_parts import read_local_parts
+from .modeling_mambaxray.hub.private_memory import MEMORY_FOLDER
 from .modeling_mambaxray.hub.published_files import published_files
 from .train.run_folder import ENVIRONMENT_FILE, RECIPE_FILE, RESULT_FILE
 
@@ -44,6 +45,8 @@ class ModelFacts:
         scores: what `evaluate_reports` returned for its reports.
         saved_parameters: how many numbers its weight files hold.
         local_parts: from which folders of this machine the parts came that it leaves out, by name.
+        memories: names of the memories of training studies that it looks up, as far as they have names; None for a
+            model that looks up none.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -55,6 +58,7 @@ class ModelFacts:
     scores: Mapping[str, Any] = field(default_factory=dict)
     saved_parameters: int = 0
     local_parts: Mapping[str, str] = field(default_factory=dict)
+    memories: Sequence[str] | None = None
 
     @property
     def agreement(self) -> str | None:
@@ -137,6 +141,7 @@ def read_facts(folder: str | Path, scores: str | Path | None = None) -> ModelFac
         scored,
         sum(_count_parameters(folder / file) for file in published_files(folder) if file.suffix == ".safetensors"),
         read_local_parts(folder),
+        _read_memories(folder, config),
     )
 
 
@@ -145,6 +150,13 @@ def _locate(model: str, folder: Path) -> str:
     that of its adapter; other names as they are."""
     above = [Path.cwd(), *folder.resolve().parents]
     return next((str(path / model) for path in above if (path / model).is_dir()), model)
+
+
+def _read_memories(folder: Path, config: Mapping[str, Any]) -> list[str] | None:
+    """Those that lie in the folder, and those that the configuration notes, which a folder from the Hub lacks."""
+    within = folder / MEMORY_FOLDER
+    names = {path.name for path in within.iterdir() if path.is_dir()} if within.is_dir() else set()
+    return sorted(names | (config.get("memory_models") or {}).keys()) or ([] if within.is_dir() else None)
 
 
 def _count_parameters(file: Path) -> int:

@@ -89,7 +89,7 @@ class AMMRGForConditionalGeneration(StudyMemoriesMixin, MambaXrayForConditionalG
     training studies, one of image regions and one of reports, by a Hopfield association each. The decoder reads
     `[image | queries | recalled regions | recalled reports]`: 197 + 14 + 14 + 14 tokens for 224 px.
 
-    The memories are no weights. They are saved in the folder of the model that is never pushed by default; a model
+    The memories are not weights. They are saved in the folder of the model that is never pushed by default; a model
     without them writes no reports (`MissingMemoryError`).
 
     Attributes:

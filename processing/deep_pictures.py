@@ -1,4 +1,4 @@
-"""All the bits of what Pillow opens: of pictures with several channels of 16 bits it keeps the upper 8 only."""
+"""All the bits of what Pillow opens: of images with several channels of 16 bits it keeps the upper 8 only."""
 
 import sys
 from io import BytesIO
@@ -17,17 +17,17 @@ _BITS_TAG, _SAMPLE_FORMAT_TAG, _UNSIGNED, _SIGNED = 258, 339, 1, 2
 
 
 def is_deep_colour(picture: Image.Image) -> bool:
-    """Whether a picture that is not loaded yet has several channels of 16 bits."""
+    """Whether an image that is not loaded yet has several channels of 16 bits."""
     return any(";16" in _raw_mode(tile) for tile in getattr(picture, "tile", ())) and not is_deep_grey(picture)
 
 
 def is_deep_grey(picture: Image.Image) -> bool:
-    """Whether a picture has one channel of more than 8 bits, or of 8 bits with a sign."""
+    """Whether an image has one channel of more than 8 bits, or of 8 bits with a sign."""
     return picture.mode.startswith("I") or picture.mode == "F" or _is_signed_byte(picture)
 
 
 def grey_values(picture: Image.Image, opened: Image.Image) -> np.ndarray:
-    """The values of a deep grey picture as its file holds them: Pillow knows neither signed bytes nor 32 bits unsigned.
+    """The values of a deep grey image as its file holds them: Pillow knows neither signed bytes nor 32 bits unsigned.
 
     Args:
         picture: loaded, perhaps turned.
@@ -60,7 +60,7 @@ def is_white_zero(picture: Image.Image) -> bool:
 
 
 def load_deep_colour(content: bytes, name: str) -> Image.Image:
-    """The upright picture in a file of several channels of 16 bits, brought to 8 by `pixel_rules.to_8bit`.
+    """The upright image in a file of several channels of 16 bits, brought to 8 by `pixel_rules.to_8bit`.
 
     Returns:
         Mode "LA", "RGB", "RGBA" or "CMYK".
@@ -125,5 +125,5 @@ def _with_raw_mode(arguments: Any, raw_mode: str) -> Any:
 def _swapped(raw_mode: str, name: str) -> str:
     start, separator, order = raw_mode.partition(";16")
     if order not in _OTHER_ORDER:
-        raise ImageReadError(name, "colours of 16 bits in a form that can't be read; store the picture as grey")
+        raise ImageReadError(name, "colours of 16 bits in a form that can't be read; store the image as grey")
     return f"{start}{separator}{_OTHER_ORDER[order]}"

@@ -1,6 +1,6 @@
 """Reading a radiograph from DICOM as a radiologist's screen would show it. Only then pydicom is imported.
 
-No header field leaves this module unless it is asked for by name, and fields that neither the picture nor the
+No header field leaves this module unless it is asked for by name, and fields that neither the image nor the
 caller needs are not even parsed, so they can't reach a log or an error message either.
 """
 
@@ -30,7 +30,7 @@ _PREAMBLE_LENGTH = 128
 _META_START = _PREAMBLE_LENGTH + len(_DICOM_MAGIC)
 _DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 
-# All that the picture depends on; `dcmread` skips the rest of the header.
+# All that the image depends on; `dcmread` skips the rest of the header.
 _PIXEL_FIELDS = (
     "SOPClassUID",
     "Modality",
@@ -162,11 +162,11 @@ def read_dicom(
 
     Args:
         source: a path, or the file's content.
-        fields: DICOM keywords (such as `"ViewPosition"`) of header fields to hand out beside the picture. They
+        fields: DICOM keywords (such as `"ViewPosition"`) of header fields to hand out beside the image. They
             may identify the patient.
         name: what to call the file in error messages; by default its path.
         strict: refuse what otherwise is only logged.
-        allow_blank: read pictures in which there is nothing to see.
+        allow_blank: read images in which there is nothing to see.
 
     Raises:
         ImageReadError: naming the file and the reason: empty, truncated or damaged, no pixel data, several frames,

@@ -1,6 +1,6 @@
 """From stored values of a DICOM to 8-bit grey values: modality LUT, VOI LUT or window, padding, polarity.
 
-No step may leave a picture without anything to see: what would (a window that lies beside the values, an empty table)
+No step may leave an image without anything to see: what would (a window that lies beside the values, an empty table)
 is passed over with a word in the log, and the next way is tried.
 """
 

@@ -49,7 +49,7 @@ class DicomHeader:
         self._value_type = value_type
 
     def doubt(self, text: str) -> None:
-        """Log that the picture may not be what is expected.
+        """Log that the image may not be what is expected.
 
         Raises:
             ImageReadError: the same, where strictness was asked for.

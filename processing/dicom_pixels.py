@@ -37,7 +37,7 @@ _JPEG2000_SYNTAXES = ("1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.20")
 _RLE_SYNTAX = "1.2.840.10008.1.2.5"
 # Some encoders add a few bytes to a segment; a wrong size is off by a row or a column at least.
 _RLE_PADDING = 8
-# Enough pixels to tell a smooth picture from one with jumps.
+# Enough pixels to tell a smooth image from one with jumps.
 _SAMPLE = 2**17
 # Fewer are enough where rows are compared, and keep the check below a tenth of the reading.
 _ROWS_SAMPLE = 2**16
@@ -249,7 +249,7 @@ def _check_rle(header: DicomHeader, described: PixelFormat, frame: bytes) -> Non
 
 
 def _as_coded(header: DicomHeader, described: PixelFormat, frame: bytes) -> PixelFormat:
-    """The format with what the codestream says better, where header and codestream agree on the picture."""
+    """The format with what the codestream says better, where header and codestream agree on the image."""
     coded = read_frame_header(frame)
     if coded is None:
         return described
@@ -262,7 +262,7 @@ def _as_coded(header: DicomHeader, described: PixelFormat, frame: bytes) -> Pixe
     if coded != wanted:
         raise ImageReadError(
             header.name,
-            f"the header asks for {_in_words(wanted)}, but the compressed picture has {_in_words(coded)}",
+            f"the header asks for {_in_words(wanted)}, but the compressed image has {_in_words(coded)}",
         )
     if coded.precision > described.allocated:
         raise ImageReadError(
@@ -326,7 +326,7 @@ def _decode(
 
 
 def _check_unused_bits(header: DicomHeader, described: PixelFormat, cells: np.ndarray) -> None:
-    """Bits beside the value may hold an overlay; where they are needed to get a smooth picture, the header is wrong."""
+    """Bits beside the value may hold an overlay; where they are needed to get a smooth image, the header is wrong."""
     if described.shift and (cells & (2**described.shift - 1)).any():
         raise ImageReadError(
             header.name,
@@ -348,7 +348,7 @@ def _check_order(header: DicomHeader, described: PixelFormat, cells: np.ndarray)
     if described.rows != described.columns:
         turned = _middle_rows(cells.reshape(described.columns, described.rows))
         if found > _MUCH_ROUGHER * _vertical_roughness(described.values_of(turned)):
-            raise ImageReadError(header.name, "Rows and Columns are exchanged (the picture is smooth the other way)")
+            raise ImageReadError(header.name, "Rows and Columns are exchanged (the image is smooth the other way)")
     if described.allocated == 16:
         # With bits beside the value, which hold the upper ones where bytes are exchanged.
         found = _vertical_roughness(described.whole_cells(middle))

@@ -54,13 +54,11 @@ def check_subject(header: DicomHeader) -> None:
     if part is not None:
         header.doubt(f"body part {part}, which is no chest radiograph")
     if header.word("PresentationIntentType") == "FOR PROCESSING":
-        header.doubt(
-            "presentation intent FOR PROCESSING: detector values, not the picture that a radiologist would see"
-        )
+        header.doubt("presentation intent FOR PROCESSING: detector values, not the image that a radiologist would see")
     shape, photometric = header.word("PresentationLUTShape"), header.word("PhotometricInterpretation")
     if (shape, photometric) in (("INVERSE", "MONOCHROME2"), ("IDENTITY", "MONOCHROME1")):
         header.doubt(
-            f"PresentationLUTShape {shape} contradicts {photometric}, which counts; the picture may be a negative"
+            f"PresentationLUTShape {shape} contradicts {photometric}, which counts; the image may be a negative"
         )
     _check_orientation(header)
     _check_aspect(header)
@@ -83,7 +81,7 @@ def _check_orientation(header: DicomHeader) -> None:
         turned = "mirrored, the patient's left where the right should be"
     else:
         return
-    header.doubt(f"PatientOrientation {row}, {column}: the picture is {turned}; it is read as it is stored")
+    header.doubt(f"PatientOrientation {row}, {column}: the image is {turned}; it is read as it is stored")
 
 
 def _check_aspect(header: DicomHeader) -> None:
@@ -91,7 +89,7 @@ def _check_aspect(header: DicomHeader) -> None:
     for keyword in ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing"):
         sides = [side for side in header.numbers(keyword)[:2] if side is not None and side > 0]
         if len(sides) == 2 and max(sides) / min(sides) - 1 > _SQUARE:
-            header.doubt(f"{keyword} says that pixels are not square; the picture is read as if they were")
+            header.doubt(f"{keyword} says that pixels are not square; the image is read as if they were")
             return
 
 

@@ -1,4 +1,4 @@
-"""`MambaXrayImageProcessor`: X-ray pictures to the tensors that the models take."""
+"""`MambaXrayImageProcessor`: X-ray images to the tensors that the models take."""
 
 import math
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class MambaXrayImagesKwargs(TypedDict, total=False):
 class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
     """Turn studies of one or several X-ray views into `pixel_values` and `view_mask`.
 
-    Each view is read by `load_xray` (8- or 16-bit pictures, DICOM, arrays …), resized to `size` without keeping its
+    Each view is read by `load_xray` (8- or 16-bit images, DICOM, arrays …), resized to `size` without keeping its
     aspect ratio (bicubic, antialiased), brought to [0, 1] and normalized with ImageNet's mean and standard
     deviation, as the released code of MambaXray-VL and R2GenGPT does. It needs Pillow and numpy only.
 
@@ -54,22 +54,22 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
             which keeps the aspect ratio and needs `do_center_crop`.
         reducing_gap: resize in two steps as in Pillow, first coarsely to no less than this many times `size`, where
             JPEGs are decoded at 1/2, 1/4 or 1/8 of their size already; 1 or more, None (the default) for one step. At
-            3 large pictures are read several times faster and values differ by about one of 255 grey levels
+            3 large images are read several times faster and values differ by 0.2 of 255 grey levels on average
             (`docs/input.md`); train and generate with the same.
-        do_center_crop, crop_size: cut `crop_size` out of the middle of the resized picture.
+        do_center_crop, crop_size: cut `crop_size` out of the middle of the resized image.
         crop_positions: of a call, for each study the places of its views' cuts in place of the middle, or None: which
             share of the room is above and to the left of the cut, each from 0 to 1, `(0.5, 0.5)` for the middle.
         do_rescale, rescale_factor: multiply 8-bit values by 1/255.
         do_normalize, image_mean, image_std: per channel.
-        do_convert_rgb: repeat grey pictures to three channels. Without it grey ones keep one channel.
+        do_convert_rgb: repeat grey images to three channels. Without it grey ones keep one channel.
         strict: refuse DICOMs about which there are doubts (`docs/input.md`) that otherwise are logged.
-        allow_blank: take pictures in which there is nothing to see, for tests; they are refused otherwise.
+        allow_blank: take images in which there is nothing to see, for tests; they are refused otherwise.
 
     Call it with `images` as
 
-    - one picture: one study with one view;
-    - a list of pictures (or an array or tensor (batch, 3, H, W)): one study per picture;
-    - a list of lists of pictures (or an array (batch, views, 3, H, W)): the views of each study; studies may differ
+    - one image: one study with one view;
+    - a list of images (or an array or tensor (batch, 3, H, W)): one study per image;
+    - a list of lists of images (or an array (batch, views, 3, H, W)): the views of each study; studies may differ
       in their number of views, missing ones are zero with `view_mask` False.
 
     Returns:
@@ -77,10 +77,10 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
         bool.
 
     Raises:
-        ImageReadError: a picture that can't be read; names the file and the reason.
+        ImageReadError: an image that can't be read; names the file and the reason.
         TypeError: an option that this class does not have.
-        ValueError: no pictures at all, a study without views, a `size` or `crop_size` that does not say what size the
-            result has, a cut that is larger than the picture or outside of it, a `reducing_gap` below 1, or pictures of
+        ValueError: no images at all, a study without views, a `size` or `crop_size` that does not say what size the
+            result has, a cut that is larger than the image or outside of it, a `reducing_gap` below 1, or images of
             different sizes with `do_resize=False`.
     """
 
@@ -137,7 +137,7 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
         least_side = math.ceil(reducing_gap * largest) if is_coarse and reducing_gap is not None else None
 
         def to_array(view: Any, position: tuple[float, float]) -> np.ndarray:
-            # One picture after the other, so that no batch of full-size pictures is held in memory.
+            # One image after the other, so that no batch of full-size images is held in memory.
             picture = load_xray(view, least_side=least_side, strict=strict, allow_blank=allow_blank)
             # Resizing one grey channel and repeating it afterwards equals, and is faster than, the reverse.
             if do_resize:
@@ -161,7 +161,7 @@ class MambaXrayImageProcessor(ProcessorCodeMixin, PilBackend):
         shapes = {array.shape for study in arrays for array in study}
         if len(shapes) > 1:
             raise ValueError(
-                f"pictures of different shapes {sorted(shapes)} in one batch: use do_resize and do_convert_rgb"
+                f"images of different shapes {sorted(shapes)} in one batch: use do_resize and do_convert_rgb"
             )
         most_views = max(len(study) for study in arrays)
         pixel_values = np.zeros((len(arrays), most_views, *shapes.pop()), dtype=np.float32)
@@ -176,7 +176,7 @@ _MIDDLE = (0.5, 0.5)
 
 
 def _check_sizes(do_resize: bool, size: SizeDict, do_center_crop: bool, crop_size: SizeDict | None) -> None:
-    """Refuses settings that do not say which size all pictures get."""
+    """Refuses settings that do not say which size all images get."""
     if do_center_crop and not (crop_size is not None and crop_size.height and crop_size.width):
         raise ValueError(f"do_center_crop needs crop_size with height and width in pixels; it is {crop_size}")
     is_exact = bool(size.height and size.width)
@@ -188,7 +188,7 @@ def _check_sizes(do_resize: bool, size: SizeDict, do_center_crop: bool, crop_siz
 
 
 def _resized(picture: tuple[int, int], size: SizeDict) -> tuple[int, int]:
-    """Width and height of a picture, given as such, after resizing."""
+    """Width and height of an image, given as such, after resizing."""
     if size.height and size.width:
         return size.width, size.height
     shorter = min(picture)
@@ -197,11 +197,11 @@ def _resized(picture: tuple[int, int], size: SizeDict) -> tuple[int, int]:
 
 
 def _cut(picture: Image.Image, size: SizeDict, position: tuple[float, float]) -> Image.Image:
-    """The part of a picture at a position: shares of the room above and to the left of it."""
+    """The part of an image at a position: shares of the room above and to the left of it."""
     room = picture.height - size.height, picture.width - size.width
     if min(room) < 0:
         raise ValueError(
-            f"a picture of {picture.width} x {picture.height} px is too small to cut {size.width} x {size.height} px "
+            f"an image of {picture.width} x {picture.height} px is too small to cut {size.width} x {size.height} px "
             "out of it: make crop_size smaller or size larger"
         )
     if not all(0 <= share <= 1 for share in position):
@@ -216,7 +216,7 @@ def _positions(images: list[list[Any]], given: Sequence[Any] | None) -> list[lis
     counts = [None if study is None else len(study) for study in studies]
     if len(studies) != len(images) or any(c not in (None, len(study)) for c, study in zip(counts, images, strict=True)):
         raise ValueError(
-            f"crop_positions are for {counts} views of {len(studies)} studies, the pictures are "
+            f"crop_positions are for {counts} views of {len(studies)} studies, the images are "
             f"{[len(study) for study in images]}"
         )
     return [

@@ -1,4 +1,4 @@
-"""From whatever a user has (file, bytes, array, DICOM) to an 8-bit picture. `docs/input.md` lists the rules."""
+"""From whatever a user has (file, bytes, array, DICOM) to an 8-bit image. `docs/input.md` lists the rules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class _Options:
 def load_xray(
     source: Any, *, least_side: int | None = None, strict: bool = False, allow_blank: bool = False
 ) -> Image.Image:
-    """Read one X-ray picture.
+    """Read one X-ray image.
 
     Args:
         source: a path (`str` or `Path`) of a regular file, the content of a file (`bytes`; PNG, JPEG, DICOM …), a
@@ -55,10 +55,10 @@ def load_xray(
         least_side: a JPEG may come out at 1/2, 1/4 or 1/8 of its size, which decodes faster, as long as no side gets
             shorter than this. Other sources, and all when it is not given, keep their size.
         strict: refuse DICOMs about which there are doubts, see `dicom.read_dicom`, that otherwise are logged.
-        allow_blank: read pictures in which there is nothing to see, such as test pictures of one grey value.
+        allow_blank: read images in which there is nothing to see, such as test images of one grey value.
 
     Returns:
-        The upright picture with 8 bits per channel: mode "L" where the source is grey, "RGB" where it has colour
+        The upright image with 8 bits per channel: mode "L" where the source is grey, "RGB" where it has colour
         channels (even if they are equal). How deeper grey values become 8-bit ones: `pixel_rules.to_8bit`; DICOM:
         `dicom.read_dicom`. Transparent parts lie on black, the background of an X-ray.
 
@@ -136,7 +136,7 @@ def _load_array(values: np.ndarray, kind: str, options: _Options) -> Image.Image
     if values.ndim == 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if not (values.ndim == 2 or (values.ndim == 3 and values.shape[-1] in _CHANNELS)):
-        raise ImageReadError(name, "not a picture; expected (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4")
+        raise ImageReadError(name, "not an image; expected (H, W), (H, W, C) or (C, H, W) with C = 1, 3 or 4")
     check_size(values.shape[1], values.shape[0], name)
     return _finish(Image.fromarray(np.ascontiguousarray(to_8bit(values, name))), name, options)
 
@@ -157,14 +157,14 @@ def _finish(picture: Image.Image, name: str, options: _Options, content: bytes |
 
 
 def _decode(picture: Image.Image, name: str, least_side: int | None, content: bytes | None) -> Image.Image:
-    """The upright picture, loaded, with 8 bits per channel."""
+    """The upright image, loaded, with 8 bits per channel."""
     with pillow_decodes(name):
         if least_side is not None:
             picture.draft(None, (least_side, least_side))  # does nothing but for JPEGs that are larger
         frames = getattr(picture, "n_frames", 1)
     # MPO is what some cameras and phones make: a JPEG that carries its own preview.
     if frames > 1 and picture.format != "MPO":
-        raise ImageReadError(name, f"{picture.format} with {frames} pictures; give each as a view of its own")
+        raise ImageReadError(name, f"{picture.format} with {frames} images; give each as a view of its own")
     if is_deep_colour(picture):
         return load_deep_colour(_content_of(picture) if content is None else content, name)
     with pillow_decodes(name):

@@ -213,7 +213,7 @@ def refuse_cut_jpeg(values: np.ndarray, name: str) -> None:
 
     Raises:
         ImageReadError: the lowest rows repeat exactly, and are neither black nor white, as borders are; the uppermost
-            row has several values, as it would not in a picture on a grey page.
+            row has several values, as it would not in an image on a grey page.
     """
     lowest = values[-_BLOCK:]
     is_border = lowest.min() <= _DARKEST or lowest.max() >= 255 - _DARKEST
@@ -240,4 +240,4 @@ def refuse_blank(picture: Image.Image, name: str, reason: str = "nearly all pixe
 
 def blank_error(name: str, reason: str) -> ImageReadError:
     """The error of an image in which there is nothing to see, with the reason."""
-    return ImageReadError(name, f"blank picture ({reason}); allow_blank (--allow-blank) reads it all the same")
+    return ImageReadError(name, f"blank image ({reason}); allow_blank (--allow-blank) reads it all the same")

@@ -320,7 +320,7 @@ class MambaXrayProcessor(ProcessorCodeMixin, StudyPromptMixin, ProcessorMixin):
             height, width) and `prior_view_mask` (batch, views), zeros and False for a study without them.
 
         Raises:
-            ImageReadError: a picture that can't be read.
+            ImageReadError: an image that can't be read.
             TypeError: an option that neither this class nor the image processor has.
             ValueError: neither images nor text, counts that don't match, a prompt with images whose number of
                 image tokens is not one, a truncation that cuts placeholders, reports for a tokenizer without eos, or a

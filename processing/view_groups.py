@@ -1,4 +1,4 @@
-"""The ways in which the pictures of studies can be given, brought to one."""
+"""The ways in which the images of studies can be given, brought to one."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from transformers.utils import is_torch_tensor
 
 
 def group_views(images: Any) -> list[list[Any]]:
-    """Bring the ways in which pictures can be given to one: a list of studies, each a list of views.
+    """Bring the ways in which images can be given to one: a list of studies, each a list of views.
 
     Raises:
-        ValueError: no pictures, a study without views, or single pictures and lists of views mixed.
+        ValueError: no images, a study without views, or single images and lists of views mixed.
     """
     studies = _as_list(images)
     if studies is None:
@@ -29,7 +29,7 @@ def group_views(images: Any) -> list[list[Any]]:
 
 
 def _as_list(images: Any) -> list[Any] | None:
-    """The members of a batch, or None if `images` is a single picture."""
+    """The members of a batch, or None if `images` is a single image."""
     if isinstance(images, (list, tuple)):
         return list(images)
     is_array = isinstance(images, np.ndarray) or is_torch_tensor(images)

@@ -1,4 +1,4 @@
-"""`pipeline("image-to-text")`: from X-ray pictures to reports in one call."""
+"""`pipeline("image-to-text")`: from X-ray images to reports in one call."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
@@ -34,7 +34,7 @@ _IMAGE_KEYS = ("images", "image")
 class ImageToTextPipeline(Pipeline):
     """Writes one report per study.
 
-    What the tasks of this name gave before transformers 5 dropped them, plus studies of several views. A picture is
+    What the tasks of this name gave before transformers 5 dropped them, plus studies of several views. An image is
     whatever the processor reads: a path (DICOM, PNG, JPEG, …), a URL, bytes, a PIL image, an array or a tensor.
 
     Args:
@@ -98,7 +98,7 @@ class ImageToTextPipeline(Pipeline):
             generate_kwargs: arguments of `model.generate` (`num_beams`, `do_sample`, …). They can also be given
                 directly.
             batch_size: studies per batch.
-            num_workers: processes that read and prepare pictures.
+            num_workers: processes that read and prepare images.
 
         Returns:
             For one study a list `[{"generated_text": report}]`, with `num_return_sequences` as many members; for a
@@ -106,8 +106,8 @@ class ImageToTextPipeline(Pipeline):
             reports hold neither the prompt nor special tokens.
 
         Raises:
-            ImageReadError: a picture that can't be read; names the file and the reason.
-            ValueError: a study without pictures, or an argument of `generate` given twice.
+            ImageReadError: an image that can't be read; names the file and the reason.
+            ValueError: a study without images, or an argument of `generate` given twice.
         """
         studies = _as_studies(images)
         return [] if isinstance(studies, list) and not studies else super().__call__(studies, **kwargs)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from .repository_code import PATIENT_TEXT_FOLDER
 
-_FOLDER = Path(PATIENT_TEXT_FOLDER, "study_memory")
+MEMORY_FOLDER = Path(PATIENT_TEXT_FOLDER, "study_memory")
 
 
 class Memory(Protocol):
@@ -61,14 +61,14 @@ class PrivateMemoryMixin:
     ) -> None:
         """As usual, and the memory."""
         if is_main_process and self.study_memory is not None:
-            self.study_memory.save(Path(save_directory) / _FOLDER)
+            self.study_memory.save(Path(save_directory) / MEMORY_FOLDER)
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         """As usual, and the memory where the folder has one."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        folder = None if pretrained_model_name_or_path is None else Path(pretrained_model_name_or_path) / _FOLDER
+        folder = None if pretrained_model_name_or_path is None else Path(pretrained_model_name_or_path) / MEMORY_FOLDER
         if cls.memory_class is not None and folder is not None and folder.is_dir():
             model = loaded[0] if isinstance(loaded, tuple) else loaded
             model.study_memory = cls.memory_class.load(folder)

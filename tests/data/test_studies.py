@@ -30,5 +30,5 @@ def test_an_absent_option_is_named():
 
 
 def test_a_source_that_is_none_says_what_there_is(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere names no studies: give 'phantoms', a folder finished by"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere' names no studies: give 'phantoms', a folder finished by"):
         load_studies(tmp_path / "nowhere")

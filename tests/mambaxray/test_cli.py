@@ -204,7 +204,7 @@ def test_other_modalities_are_told_or_refused_and_blank_images_refused_or_allowe
     strict = run(*arguments, "--strict")
     assert strict.returncode == 1
     assert f"skipped: {tmp_path / 'hand.dcm'}: body part HAND, which is no chest radiograph" in strict.stderr
-    assert f"skipped: {tmp_path / 'white.png'}: blank picture" in strict.stderr
+    assert f"skipped: {tmp_path / 'white.png'}: blank image" in strict.stderr
     assert "Secretname" not in lenient.stdout + lenient.stderr + strict.stdout + strict.stderr
 
 

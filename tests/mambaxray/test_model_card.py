@@ -82,15 +82,22 @@ def test_a_model_of_credentialed_data_is_gated(run):
     assert "checkbox" in data.extra_gated_fields.values()
 
 
-def test_what_is_unknown_is_called_not_measured(models):
+def test_what_is_unknown_is_called_so(models):
     card = ModelCard.load(write_model_card(models / "r2gengpt", examples=False))
     for row in ("data set", "studies by split", "time", "hardware", "parameters in all"):
-        assert f"| {row} | not measured |" in card.text
+        assert f"| {row} | not recorded |" in card.text
     assert "On a test split: not measured." in card.text
     assert "r2gengpt" in card.text.split("## Citation")[1]
     assert card.data.eval_results is None
     assert "extra_gated_prompt" not in card.data.to_dict()
     assert "license" not in card.data.to_dict()
+
+
+def test_the_card_of_a_model_that_looks_up_memories_says_that_they_are_not_published(models):
+    text = write_model_card(models / "ammrg", examples=False).read_text(encoding="utf-8")
+    assert "**It looks up a memory of training studies** (report, visual)" in text
+    assert "--memory NAME=FOLDER" in text
+    assert "looks up" not in write_model_card(models / "mambaxray", examples=False).read_text(encoding="utf-8")
 
 
 def test_what_the_author_wrote_stays_and_the_rest_follows_the_run(run):

@@ -1,4 +1,4 @@
-"""Files with more than 8 bits per channel, and blank pictures, whatever the mode."""
+"""Files with more than 8 bits per channel, and blank images, whatever the mode."""
 
 import io
 import struct
@@ -182,7 +182,7 @@ BLANK = {
 
 @pytest.mark.parametrize("kind", BLANK)
 def test_blank_picture_is_refused_unless_allowed(kind: str) -> None:
-    with pytest.raises(ImageReadError, match=r"blank picture \(.*--allow-blank") as caught:
+    with pytest.raises(ImageReadError, match=r"blank image \(.*--allow-blank") as caught:
         load_xray(BLANK[kind]())
     assert ": " not in caught.value.reason, "reasons are counted by what follows the last colon"
     assert load_xray(BLANK[kind](), allow_blank=True).size == (100, 100)

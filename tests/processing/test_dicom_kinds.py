@@ -358,7 +358,7 @@ def test_padding_beyond_the_stored_bits_is_padding(deep: np.ndarray, light: np.n
 def test_nothing_but_padding_is_a_blank_picture(deep: np.ndarray) -> None:
     raw = {"PixelPaddingValue": ("US", words(0)), "PixelPaddingRangeLimit": ("US", words(4095))}
     content = make_dicom(deep, bits=12, raw=raw, **FULL)
-    assert _refusal(content).startswith("blank picture (all pixels are padding)")
+    assert _refusal(content).startswith("blank image (all pixels are padding)")
     assert (_loaded(content, allow_blank=True) == 0).all()
 
 
@@ -385,7 +385,7 @@ def test_compressed_picture_of_another_size_than_the_header_says_is_refused(
 ) -> None:
     for file_format, syntax in (("JPEG", JPEGBaseline8Bit), ("JPEG2000", JPEG2000Lossless)):
         content = make_dicom(light, encapsulated=compressed(light, file_format), syntax=syntax, **elements)
-        assert "but the compressed picture has 80 x 96 pixels" in _refusal(content)
+        assert "but the compressed image has 80 x 96 pixels" in _refusal(content)
 
 
 def test_rle_of_another_size_than_the_header_says_is_refused(light: np.ndarray) -> None:
@@ -623,7 +623,7 @@ def test_nearly_constant_values_are_a_blank_picture_unless_allowed(noise: int, d
     stored[0, :10] = 4000
     for elements in ({}, FULL):
         content = make_dicom(stored, bits=12, **elements)
-        assert _refusal(content).startswith("blank picture (its pixels have nearly one value)")
+        assert _refusal(content).startswith("blank image (its pixels have nearly one value)")
         assert _loaded(content, allow_blank=True).shape == deep.shape
 
 

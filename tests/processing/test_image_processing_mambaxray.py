@@ -213,7 +213,7 @@ def test_cuts_that_can_not_be_made_are_refused():
         cutting(do_center_crop=False)(picture)
     with pytest.raises(ValueError, match=r"two numbers from 0 to 1, got \(0.5, 1.5\)"):
         cutting()(picture, crop_positions=[[(0.5, 1.5)]])
-    with pytest.raises(ValueError, match=r"crop_positions are for \[2\] views of 1 studies, the pictures are \[1\]"):
+    with pytest.raises(ValueError, match=r"crop_positions are for \[2\] views of 1 studies, the images are \[1\]"):
         cutting()(picture, crop_positions=[[(0.5, 0.5)] * 2])
 
 

@@ -236,7 +236,7 @@ def test_array_with_nan_or_infinity_is_refused(value: float, grey: np.ndarray) -
 
 @pytest.mark.parametrize("shape", [(64,), (64, 64, 2), (5, 64, 64), (2, 3, 64, 64)])
 def test_array_that_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
-    _refused(np.zeros(shape, dtype=np.uint8), str(shape), "not a picture")
+    _refused(np.zeros(shape, dtype=np.uint8), str(shape), "not an image")
 
 
 def test_array_of_strings_is_refused() -> None:
@@ -246,7 +246,7 @@ def test_array_of_strings_is_refused() -> None:
 def test_file_with_several_pictures_is_refused(tmp_path: Path, grey: np.ndarray) -> None:
     path = tmp_path / "two.tif"
     Image.fromarray(grey).save(path, save_all=True, append_images=[Image.fromarray(grey)])
-    _refused(path, "two.tif", "TIFF with 2 pictures")
+    _refused(path, "two.tif", "TIFF with 2 images")
 
 
 def test_source_of_another_kind_is_a_type_error() -> None:
