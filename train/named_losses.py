@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import find_batch_size, gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -12,11 +12,13 @@ from .weight_decay import SelectiveDecayTrainer
 
 class NamedLossTrainer(SelectiveDecayTrainer):
     """A `Trainer` that logs each of the `losses` and `metrics` of a model's output under its name: its mean over the
-    steps since the last log, and over the processes. At evaluation they are among the metrics, with their prefix."""
+    steps since the last log, and over the processes. At evaluation they are among the metrics, with their prefix; each
+    batch counts by its size, as for the loss."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._named_values: dict[str, list[Tensor]] = {}
+        # Each with its weight.
+        self._named_values: dict[str, list[tuple[Tensor, int]]] = {}
 
     def compute_loss(
         self,
@@ -30,8 +32,9 @@ class NamedLossTrainer(SelectiveDecayTrainer):
         losses = outputs.get("losses") or {}
         # The only one is the loss that is logged anyway.
         named = (losses if len(losses) > 1 else {}) | (outputs.get("metrics") or {})
+        weight = 1 if model.training else find_batch_size(inputs) or 1
         for name, value in named.items():
-            self._named_values.setdefault(name, []).append(value.detach().float())
+            self._named_values.setdefault(name, []).append((value.detach().float() * weight, weight))
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -42,7 +45,10 @@ class NamedLossTrainer(SelectiveDecayTrainer):
     def _take_named_values(self) -> dict[str, float]:
         """The mean of each named loss and metric over the batches, of all processes, since they were taken last."""
         # Also where this process has none: a loss may exist in some processes only, and all must gather.
-        own = {name: (torch.stack(values).sum().item(), len(values)) for name, values in self._named_values.items()}
+        own = {
+            name: (torch.stack([value for value, _ in values]).sum().item(), sum(weight for _, weight in values))
+            for name, values in self._named_values.items()
+        }
         of_processes = gather_object([own]) if self.accelerator.num_processes > 1 else [own]
         self._named_values.clear()
         means = {}

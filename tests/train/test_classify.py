@@ -346,3 +346,13 @@ def test_two_processes_learn_as_one_with_the_negatives_and_labels_of_both(name, 
     for part, weight in one["weights"].items():
         # Keys have no use for a bias: its gradient is rounding.
         assert two["weights"][part] == pytest.approx(weight, rel=1e-4, abs=1e-6), part
+
+
+def test_named_losses_at_evaluation_add_up_to_the_loss_whatever_the_batches(tmp_path):
+    """Of three studies in batches of two, the last one is alone in its batch."""
+    recipe = load_recipe(
+        "ammrg_stage1_phantoms", [*AMMRG, "training.max_steps=2", "training.per_device_eval_batch_size=2"]
+    )
+    metrics = run_recipe(recipe, tmp_path).metrics
+    named = metrics["eval_classification"] + metrics["eval_orthogonality"]
+    assert named == pytest.approx(metrics["eval_loss"], rel=1e-5)
