@@ -68,6 +68,11 @@ class AlignRecipe(Recipe):
     )
 
     def model_post_init(self, context: Any) -> None:
+        if self.training.get("push_to_hub"):
+            raise RecipeError(
+                "training.push_to_hub can't be set here: TRL's trainers upload all of their folder, also reports that "
+                "were sampled. Push the finished model: mambaxray push"
+            )
         if self.method not in _TRL_ARGUMENTS:
             raise RecipeError(f"method must be one of {', '.join(_TRL_ARGUMENTS)}, got {self.method!r}")
         super().model_post_init(context)

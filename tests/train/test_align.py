@@ -319,6 +319,7 @@ MINIMAL = {"stage": "align", "model": {"checkpoint": "some/model"}, "rewards": {
         ({"training": {"num_generations": 4}}, "unknown key training.num_generations"),
         ({"training": {"eval_strategy": "steps"}}, "unknown key training.eval_strategy"),
         ({"training": {"epsilonn": 0.1}}, "unknown key training.epsilonn; did you mean epsilon"),
+        ({"training": {"push_to_hub": True}}, "TRL's trainers upload all of their folder"),
         ({"metrics": ["BLUE"]}, "unknown metric 'BLUE'"),
         ({"model": {}}, "model lacks checkpoint"),
         ({"model": {"checkpoint": "a", "vision_encoder": "b"}}, "unknown key model.vision_encoder"),
