@@ -70,25 +70,36 @@ def run_recipe(
     import_plugins(recipe.plugins)
     output = Path(output)
     arguments = training_arguments(recipe, output / CHECKPOINTS)
-    state = PartialState()
     try:
-        with ExitStack() as locks:
-            if state.is_main_process:
-                locks.enter_context(locked_output(output, is_folder=True))
-            with unchanged_if_refused(output, restart=restart) if state.is_main_process else nullcontext():
-                state.wait_for_everyone()
-                finished = check_run_folder(output, recipe)
-                # The folder changes when all have looked at it.
-                state.wait_for_everyone()
-                if finished:
-                    return read_result(output)
-                _check_going_on(arguments)
-                trainer = _make_trainer(recipe, arguments, output, on_start)
-            return _train(trainer, output)
+        # The trainer is gone when this returns: what it holds of the group must not outlive the group.
+        return _run(recipe, arguments, output, restart, on_start)
     finally:
         if torch.distributed.is_initialized():
             # A process that leaves early takes the group's connections down with it.
             torch.distributed.destroy_process_group()
+
+
+def _run(
+    recipe: Recipe,
+    arguments: TrainingArguments,
+    output: Path,
+    restart: bool,
+    on_start: Callable[[torch.nn.Module], None] | None,
+) -> RunResult:
+    state = PartialState()
+    with ExitStack() as locks:
+        if state.is_main_process:
+            locks.enter_context(locked_output(output, is_folder=True))
+        with unchanged_if_refused(output, restart=restart) if state.is_main_process else nullcontext():
+            state.wait_for_everyone()
+            finished = check_run_folder(output, recipe)
+            # The folder changes when all have looked at it.
+            state.wait_for_everyone()
+            if finished:
+                return read_result(output)
+            _check_going_on(arguments)
+            trainer = _make_trainer(recipe, arguments, output, on_start)
+        return _train(trainer, output)
 
 
 def _make_trainer(
