@@ -7,9 +7,9 @@ Shapes: K directions, B batch, L length, D channels, W kernel width.
 """
 
 import numpy as np
-from numba import types
+from numba import njit, types
 
-from .compiled_vectors import LANES, load_first, store_first
+from .compiled_vectors import LANES, OPTIONS, load_first, store_first
 from .selective_scan_kernels import compile_kernel, sigmoid
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
@@ -18,12 +18,23 @@ _i2 = types.Array(types.int64, 2, "C")
 _f2, _f3, _f4 = (types.Array(types.float32, ndim, "C") for ndim in (2, 3, 4))
 
 
+@njit(**OPTIONS)
+def _convolve(x, orders, weight, bias, k, b, t, c, end):
+    """Channels from `c` to `end`, at most a vector, of the convolution at one direction, sample and time step."""
+    length, channels, kernel = orders.shape[1], x.shape[2], weight.shape[1]
+    total = load_first(bias, k * channels + c, end - c)
+    for j in range(min(kernel, t + 1)):
+        tap = load_first(weight, (k * kernel + kernel - 1 - j) * channels + c, end - c)
+        token = load_first(x, (b * length + orders[k, t - j]) * channels + c, end - c)
+        total = total + tap * token
+    return total
+
+
 @compile_kernel(types.void(_int, _int, _int, _f3, _i2, _f3, _f2, _f4))
 def forward(first, last, group_size, x, orders, weight, bias, u):
     """Fills `u (K, B, L, D)` from `x (B, L, D)`, `orders (K, L)`, `weight (K, W, D)` and `bias (K, D)`."""
     directions, length = orders.shape
     batch, _, channels = x.shape
-    kernel = weight.shape[1]
     groups = (channels + group_size - 1) // group_size
     for task in range(first, last):
         b = task // groups
@@ -31,11 +42,7 @@ def forward(first, last, group_size, x, orders, weight, bias, u):
         for k in range(directions):
             for t in range(length):
                 for c in range(begin, end, LANES):
-                    total = load_first(bias, k * channels + c, end - c)
-                    for j in range(min(kernel, t + 1)):
-                        tap = load_first(weight, (k * kernel + kernel - 1 - j) * channels + c, end - c)
-                        token = load_first(x, (b * length + orders[k, t - j]) * channels + c, end - c)
-                        total = total + tap * token
+                    total = _convolve(x, orders, weight, bias, k, b, t, c, end)
                     store_first(u, ((k * batch + b) * length + t) * channels + c, total * sigmoid(total), end - c)
 
 
@@ -58,11 +65,7 @@ def backward(first, last, group_size, grad_u, x, orders, weight, bias, grad_x, g
                 grad_weight[b, k, j][begin:end] = _ZERO
             for t in range(length):
                 for c in range(begin, end, LANES):
-                    total = load_first(bias, k * channels + c, end - c)
-                    for j in range(min(kernel, t + 1)):
-                        tap = load_first(weight, (k * kernel + kernel - 1 - j) * channels + c, end - c)
-                        token = load_first(x, (b * length + orders[k, t - j]) * channels + c, end - c)
-                        total = total + tap * token
+                    total = _convolve(x, orders, weight, bias, k, b, t, c, end)
                     s = sigmoid(total)
                     grad = load_first(grad_u, ((k * batch + b) * length + t) * channels + c, end - c)
                     grad = grad * s * (_ONE + total * (_ONE - s))
