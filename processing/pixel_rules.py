@@ -17,7 +17,7 @@ _BLANK_BAND = 8
 # More pixels tell no more about percentiles.
 _SAMPLE = 2**20
 _PREVIEW_SIDE = 256
-# Borders of radiographs are black or white within so many grey levels; what is cut off a JPEG is at least so large.
+# Grey levels within which a border of a radiograph is black or white; the least that is cut off a JPEG.
 _DARKEST = 12
 _FEWEST_ROWS, _CUT_SHARE = 8, 0.03
 # Rows of a JPEG's largest blocks.

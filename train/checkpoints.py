@@ -58,7 +58,7 @@ class CheckpointSeal(TrainerCallback):
 
 
 def _delete_beyond(limit: int | None, folder: Path, kept: set[str]) -> None:
-    """Deletes checkpoints until there are at most so many: first incomplete ones, then the oldest."""
+    """Deletes checkpoints until there are at most `limit`: first incomplete ones, then the oldest."""
     others = [path for _, path in _by_step(folder) if path.name not in kept]
     excess = len(others) + len(kept) - limit if limit else 0
     for path in sorted(others, key=is_complete)[: max(excess, 0)]:

@@ -97,9 +97,11 @@ def _run(
             state.wait_for_everyone()
             if finished:
                 return read_result(output)
-            _check_going_on(arguments)
+            checkpoint = last_complete_checkpoint(Path(arguments.output_dir))
+            if checkpoint is not None:
+                _check_going_on(checkpoint, arguments)
             trainer = _make_trainer(recipe, arguments, output, on_start)
-        return _train(trainer, output)
+        return _train(trainer, output, checkpoint)
 
 
 def _make_trainer(
@@ -132,8 +134,7 @@ def _make_trainer(
     return trainer
 
 
-def _train(trainer: Trainer, output: Path) -> RunResult:
-    checkpoint = last_complete_checkpoint(Path(trainer.args.output_dir))
+def _train(trainer: Trainer, output: Path, checkpoint: Path | None) -> RunResult:
     if checkpoint is not None:
         _train_no_further(trainer, checkpoint)
     started = perf_counter()
@@ -161,10 +162,7 @@ def _train(trainer: Trainer, output: Path) -> RunResult:
     return result
 
 
-def _check_going_on(arguments: TrainingArguments) -> None:
-    checkpoint = last_complete_checkpoint(Path(arguments.output_dir))
-    if checkpoint is None:
-        return
+def _check_going_on(checkpoint: Path, arguments: TrainingArguments) -> None:
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     if not 0 < arguments.max_steps <= state.global_step:
         check_same_batches(checkpoint, arguments)

@@ -81,7 +81,7 @@ def merge_sources(data: DataSection, loaded: Sequence[Mapping[str, "Dataset"]]) 
 
 
 def _concatenated(parts: Sequence[tuple["Dataset", int | None]]) -> "Dataset":
-    """Studies of several sources, of each at most so many, with the priors that they show wherever these lie."""
+    """Studies of several sources, at most N of each, with the priors that they show wherever these lie."""
     studies = concatenate_datasets([each for each, _ in parts])
     if any(shows_priors(each) for each, _ in parts):
         studies = with_priors(DatasetDict(all=studies))["all"]

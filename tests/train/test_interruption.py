@@ -31,7 +31,7 @@ class PowerCut(Exception):
 
 @contextmanager
 def stopping_at(step):
-    """Training ends by an error when so many steps are done and saved."""
+    """Training ends by an error when a number of steps are done and saved."""
     real = ReportTrainer.training_step
 
     def training_step(trainer, *args, **kwargs):
